@@ -1,0 +1,92 @@
+"""The entry: messages, signals, and the only place that exits."""
+
+import logging
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+
+from btrfs_backup import cli
+from btrfs_backup.commands.backup import backup
+from btrfs_backup.errors import Failure, Interrupted
+from btrfs_backup.report import Report, Tally, exit_status, summary
+from btrfs_backup.settings import Settings
+
+log = logging.getLogger("btrfs_backup")
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do what ARGV (default: the arguments of this process) asks for; returns the exit status."""
+    _set_up_messages()
+    try:
+        settings = cli.parse(sys.argv[1:] if argv is None else argv)
+    except Failure as failure:
+        log.error("%s", failure)
+        return exit_status(None, failure)
+    log.setLevel(settings.verbosity.upper())
+    return _run(settings)
+
+
+def _run(settings: Settings) -> int:
+    report = Report(Tally(settings.source.identity))
+    ended_by: BaseException | None = None
+    try:
+        with _signals_end_the_run():
+            backup(settings, report)
+    except Failure as failure:
+        ended_by = failure
+        log.error("%s", failure)
+        return exit_status(report, failure)
+    except Interrupted as interrupted:
+        ended_by = interrupted
+        log.error("ended by %s; what is recorded as outstanding is sent by the next run", _name(interrupted.signum))
+    for failed, line in summary(report):
+        log.log(logging.ERROR if failed else logging.INFO, "%s", line)
+    return exit_status(report, ended_by)
+
+
+@contextmanager
+def _signals_end_the_run() -> Iterator[None]:
+    """Turn the signals that ask us to end into Interrupted; the first one counts, further ones do not disturb."""
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        for each in handled:
+            signal.signal(each, signal.SIG_IGN)
+        raise Interrupted(signum)
+
+    # What our caller had ignored (nohup) stays ignored.
+    handled = [each for each in _SIGNALS if signal.getsignal(each) != signal.SIG_IGN]
+    before = {each: signal.signal(each, interrupt) for each in handled}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def _name(signum: int) -> str:
+    return signal.Signals(signum).name
+
+
+class _Formatter(logging.Formatter):
+    """Says plainly what it is; only warnings and errors are called so."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        message = record.getMessage()
+        return message if record.levelno == logging.INFO else f"{record.levelname.lower()}: {message}"
+
+
+def _set_up_messages() -> None:
+    # File names need not be UTF-8.
+    sys.stderr.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Formatter())
+    log.handlers = [handler]
+    log.propagate = False
+
+
+if __name__ == "__main__":
+    sys.exit(main())

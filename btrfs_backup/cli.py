@@ -1,0 +1,249 @@
+"""The command line: argv -> Settings, and all help text."""
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from btrfs_backup import __version__, argfiles
+from btrfs_backup.errors import UsageError
+from btrfs_backup.model import location, retention
+from btrfs_backup.model.location import Location, Scheme
+from btrfs_backup.model.snapshot import Naming
+from btrfs_backup.settings import Settings
+
+_DESCRIPTION = """\
+Takes a read-only snapshot of the btrfs subvolume SOURCE, sends it and whatever else is missing to each DEST
+(incrementally where possible), and deletes the snapshots and backups that are not to be kept. A transfer that fails
+is remembered, protected from deletion and made up for by the next run with that destination.
+"""
+
+_EPILOG = """\
+KEEP is a number (the latest so many), or a policy such as "3 24h 7d 4w 12m 5y": the latest 3, and the newest of each
+of the last 24 hours, 7 days, 4 weeks, 12 months and 5 years that have any. 'all' or 0 keeps everything. The newest
+one is never deleted.
+
+@FILE stands for the arguments in FILE: in each line one option with its value, or one SOURCE or DEST. Values are
+taken as they are, without quotes; blank lines and lines that begin with # do not count; @OTHER includes another file.
+
+exit status: 0 all done; 1 nothing could be done; 2 wrong usage; 3 another run works on the same snapshot folder;
+10 something failed (a destination, a deletion, the state file); 128+N ended by signal N.
+
+examples:
+  btrfs-backup /home /mnt/usb/home
+  btrfs-backup -N 5 -n "7d 4w 12m" -p home- /home /mnt/usb/backups /mnt/nas/backups
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, f"'{self.prog} --help' explains the options.")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of everything but @FILE."""
+    parser = _Parser(
+        prog="btrfs-backup",
+        usage="%(prog)s [options] SOURCE [DEST ...]",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
+    )
+    _add_places(parser)
+    _add_retention(parser)
+    _add_snapshots(parser)
+    _add_transfers(parser)
+    _add_display(parser)
+    _add_miscellaneous(parser)
+    return parser
+
+
+def _add_places(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("source and destinations")
+    # Optional for argparse, whose message would ask for a DEST as well.
+    group.add_argument("source", metavar="SOURCE", nargs="?", help="the subvolume to back up: its path")
+    group.add_argument(
+        "destinations",
+        metavar="DEST",
+        nargs="*",
+        help="a folder on btrfs that holds backups; made when it does not exist. "
+        "Without any DEST snapshots are taken and pruned only",
+    )
+    group.add_argument(
+        "--locked-dests",
+        action="store_true",
+        help="add every destination that the record of failed transfers names",
+    )
+
+
+def _add_retention(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what to keep")
+    group.add_argument(
+        "-N",
+        "--num-snapshots",
+        metavar="KEEP",
+        type=_policy,
+        default=retention.KEEP_ALL,
+        help="which snapshots to keep at the source (default: all)",
+    )
+    group.add_argument(
+        "-n",
+        "--num-backups",
+        metavar="KEEP",
+        type=_policy,
+        default=retention.KEEP_ALL,
+        help="which backups to keep at each destination (default: all)",
+    )
+    group.add_argument(
+        "--latest-only",
+        action="store_const",
+        dest="num_snapshots",
+        const=retention.Policy(latest=1),
+        help="deprecated: same as -N 1",
+    )
+
+
+def _add_snapshots(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("snapshots")
+    group.add_argument("-S", "--no-snapshot", action="store_true", help="take no snapshot, transfer the existing ones")
+    group.add_argument(
+        "-f",
+        "--snapshot-folder",
+        metavar="DIR",
+        default="snapshot",
+        help="where the snapshots are: relative to SOURCE, or absolute (default: snapshot)",
+    )
+    group.add_argument(
+        "-p",
+        "--snapshot-prefix",
+        metavar="PREFIX",
+        type=_prefix,
+        default="",
+        help="what the names of the snapshots begin with, before YYYYMMDD-HHMMSS (default: nothing)",
+    )
+
+
+def _add_transfers(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("transfers")
+    group.add_argument("-T", "--no-transfer", action="store_true", help="transfer nothing")
+    group.add_argument(
+        "-I", "--no-incremental", action="store_true", help="always send in full, never only the difference"
+    )
+    group.add_argument(
+        "--remove-locks",
+        action="store_true",
+        help="drop the records of failed transfers to the given destinations, and of what was delivered there: "
+        "for a destination that is gone for good",
+    )
+
+
+def _add_display(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("messages")
+    group.add_argument(
+        "-v",
+        "--verbosity",
+        choices=("debug", "info", "warning", "error"),
+        default="info",
+        help="what to tell at least (default: info)",
+    )
+    group.add_argument(
+        "-q", "--quiet", action="store_true", help="no progress; only warnings and errors: a good run prints nothing"
+    )
+    group.add_argument("-P", "--no-progress", action="store_true", help="no progress display")
+    group.add_argument(
+        "-d",
+        "--btrfs-debug",
+        action="store_true",
+        help="run btrfs send and receive with -vv and show what they print",
+    )
+
+
+def _add_miscellaneous(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("other options")
+    group.add_argument(
+        "-s", "--sync", action="store_true", help="wait until deleted subvolumes are really gone, and their space free"
+    )
+    group.add_argument(
+        "-w",
+        "--convert-rw",
+        action="store_true",
+        help="make a snapshot writable before deleting it: needed by users other than root "
+        "(with the mount option user_subvol_rm_allowed)",
+    )
+    group.add_argument(
+        "--skip-fs-checks",
+        action="store_true",
+        help="do not check that SOURCE is a subvolume and that DEST is on btrfs",
+    )
+    group.add_argument("-h", "--help", action="help", help="print this help and exit")
+    group.add_argument("--version", action="version", version=f"btrfs-backup {__version__}")
+
+
+def parse(argv: Sequence[str]) -> Settings:
+    """What ARGV (without the program's name) asks for; @FILE arguments are read.
+
+    Raises UsageError, and SystemExit for --help and --version.
+    """
+    cwd = os.getcwd()
+    arguments = parser().parse_intermixed_args(argfiles.expand(argv, _read, cwd))
+    if arguments.source is None:
+        raise UsageError("no SOURCE is given", "Example: btrfs-backup /home /mnt/usb/home; see 'btrfs-backup --help'.")
+    destinations = dict.fromkeys(_supported(spelling, cwd) for spelling in arguments.destinations)
+    settings = Settings(
+        source=_supported(arguments.source, cwd),
+        destinations=tuple(destinations),
+        snapshot_folder=arguments.snapshot_folder,
+        naming=Naming(arguments.snapshot_prefix),
+        keep_snapshots=arguments.num_snapshots,
+        keep_backups=arguments.num_backups,
+        take_snapshot=not arguments.no_snapshot,
+        transfer=not arguments.no_transfer,
+        incremental=not arguments.no_incremental,
+        sync=arguments.sync,
+        convert_rw=arguments.convert_rw,
+        remove_locks=arguments.remove_locks,
+        locked_dests=arguments.locked_dests,
+        fs_checks=not arguments.skip_fs_checks,
+        verbosity="warning" if arguments.quiet and arguments.verbosity != "error" else arguments.verbosity,
+        progress=not (arguments.quiet or arguments.no_progress),
+        btrfs_debug=arguments.btrfs_debug,
+    )
+    _check(settings)
+    return settings
+
+
+def _check(settings: Settings) -> None:
+    for destination in settings.destinations:
+        if destination.identity == settings.folder_path:
+            raise UsageError(
+                f"the destination '{destination}' is the snapshot folder of the source",
+                "Backups belong in a folder of their own, best on another disk.",
+            )
+
+
+def _read(path: str) -> str:
+    return os.fsdecode(Path(path).read_bytes())
+
+
+def _supported(spelling: str, cwd: str) -> Location:
+    place = location.parse(spelling, cwd)
+    if place.scheme is not Scheme.LOCAL:
+        raise UsageError(f"'{spelling}': {place.scheme.value}:// is not supported yet", "Use a local path.")
+    return place
+
+
+def _policy(text: str) -> retention.Policy:
+    try:
+        return retention.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is not a KEEP policy: {error} (examples: 5, all, '3 24h 7d 4w 12m 5y')"
+        ) from None
+
+
+def _prefix(text: str) -> str:
+    if "/" in text or any(ord(character) < 32 or ord(character) == 127 for character in text):
+        raise argparse.ArgumentTypeError(f"{text!r} cannot begin a file name: it holds '/' or a control character")
+    return text

@@ -1,0 +1,36 @@
+"""Expected failures: what went wrong, and what to do about it."""
+
+
+class Failure(Exception):
+    """A foreseeable failure. Its text says what was tried and what went wrong.
+
+    hint: what the user can do about it; may be empty.
+    """
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  {self.hint}" if self.hint else self.message
+
+
+class UsageError(Failure):
+    """The command line asks for something that makes no sense."""
+
+
+class LockHeld(Failure):
+    """Another run works on the same snapshot folder."""
+
+
+class StateFileBroken(Failure):
+    """A state file cannot be read or does not parse."""
+
+
+class Interrupted(BaseException):
+    """A signal asks the program to end. Not an Exception, so that no handler of failures swallows it."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum

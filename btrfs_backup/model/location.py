@@ -1,0 +1,113 @@
+"""A SOURCE or DEST as a user spells it, and the one identity behind the spellings."""
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+from posixpath import join, normpath
+
+from btrfs_backup.errors import UsageError
+
+
+class Scheme(Enum):
+    LOCAL = "local"
+    SSH = "ssh"
+    SHELL = "shell"
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where a source or destination is.
+
+    path: absolute and normalised (LOCAL, SSH); command: for `sh -c` (SHELL).
+    host is without the brackets of an IPv6 address.
+    """
+
+    scheme: Scheme
+    path: str = ""
+    user: str = ""
+    host: str = ""
+    port: int | None = None
+    command: str = ""
+
+    @property
+    def identity(self) -> str:
+        """The normalised spelling: what the state files hold and what locations are compared by."""
+        if self.scheme is Scheme.LOCAL:
+            return self.path
+        if self.scheme is Scheme.SHELL:
+            return f"shell://{self.command}"
+        user = f"{self.user}@" if self.user else ""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        port = f":{self.port}" if self.port is not None else ""
+        return f"ssh://{user}{host}{port}{self.path}"
+
+    def __str__(self) -> str:
+        return self.identity
+
+
+_SSH = re.compile(r"ssh://(?:([^@/]*)@)?(\[[^]/]*\]|[^:/\[\]]*)(?::([^/]*))?(/.*)?", re.DOTALL)
+
+
+def parse(spelling: str, cwd: str) -> Location:
+    """The location that SPELLING names; relative local paths start at CWD (absolute).
+
+    Raises UsageError when it names none.
+    """
+    if "\0" in spelling:
+        raise UsageError("a location cannot contain a NUL character")
+    if spelling.startswith("shell://"):
+        return _shell(spelling)
+    if spelling.startswith("ssh://"):
+        return _ssh(spelling)
+    if not spelling:
+        raise UsageError("a location is empty", "Give a path, ssh://[user@]host[:port]/path or shell://COMMAND.")
+    if unknown := re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", spelling):
+        raise UsageError(
+            f"'{spelling}': '{unknown[0]}' is not known",
+            f"Use a path, ssh:// or shell://. For a local folder of that name write './{spelling}'.",
+        )
+    return Location(Scheme.LOCAL, path=normalise(join(cwd, spelling)))
+
+
+def identity(recorded: str) -> str:
+    """The identity of a destination named in a state file, or the text itself when it cannot be understood."""
+    if not recorded.startswith(("/", "ssh://", "shell://")):
+        return recorded
+    try:
+        return parse(recorded, "/").identity
+    except UsageError:
+        return recorded
+
+
+def normalise(path: str) -> str:
+    """An absolute path without `.`, `..`, doubled and trailing slashes."""
+    return "/" + normpath(path).lstrip("/")
+
+
+def _shell(spelling: str) -> Location:
+    command = spelling.removeprefix("shell://")
+    if not command.strip():
+        raise UsageError("'shell://' names no command", "Example: 'shell://cat > /mnt/usb/home.btrfs'")
+    return Location(Scheme.SHELL, command=command)
+
+
+def _ssh(spelling: str) -> Location:
+    example = "Example: ssh://root@nas:22/backups or ssh://[::1]/backups"
+    match = _SSH.fullmatch(spelling)
+    if not match:
+        raise UsageError(f"'{spelling}' is not of the form ssh://[user@]host[:port]/path", example)
+    user, host, port, path = match.groups(default="")
+    host = host.strip("[]")
+    if not host or host.startswith("-") or user.startswith("-"):
+        raise UsageError(f"'{spelling}' names no host", example)
+    if not path:
+        raise UsageError(f"'{spelling}' names no path on the host", example)
+    if match[3] is not None and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        raise UsageError(f"'{spelling}': '{port}' is not a port number", example)
+    return Location(
+        Scheme.SSH,
+        path=normalise(path),
+        user=user,
+        host=host,
+        port=int(port) if port else None,
+    )

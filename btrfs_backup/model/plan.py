@@ -1,0 +1,120 @@
+"""What is missing at each destination, from which parent it is sent, and which destinations share a stream."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from btrfs_backup.model import retention
+from btrfs_backup.model.inventory import Holdings
+from btrfs_backup.model.snapshot import Naming, Subvolume
+
+
+@dataclass(frozen=True)
+class Source:
+    """What there is to send: the subvolume itself and its snapshots by name, in the order of names."""
+
+    subvolume: Subvolume
+    snapshots: Mapping[str, Subvolume]
+
+    @cached_property
+    def lineage(self) -> "Lineage":
+        return Lineage(self.subvolume, self.snapshots)
+
+
+@dataclass(frozen=True)
+class Target:
+    """One destination on the way.
+
+    missing: names still to be sent, oldest first; common: names complete on both sides, the possible parents;
+    occupied: names that would have to be sent but are taken by something foreign, with what it is.
+    """
+
+    destination: str
+    missing: tuple[str, ...] = ()
+    common: frozenset[str] = frozenset()
+    occupied: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def owed(self) -> frozenset[str]:
+        return frozenset(self.missing).union(self.occupied)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One stream: SNAPSHOT, on top of PARENT or in full, to each of the DESTINATIONS."""
+
+    snapshot: str
+    parent: str | None
+    destinations: tuple[str, ...]
+
+
+def target(destination: str, holdings: Holdings, source: Source, naming: Naming, keep: retention.Policy) -> Target:
+    """What DESTINATION, which holds HOLDINGS, lacks; without what its KEEP would delete again."""
+    everything = {*source.snapshots, *holdings.complete}
+    wanted = {kept.name for kept in retention.decide(keep, naming, everything, {}).kept}
+    lacking = [name for name in source.snapshots if name in wanted and name not in holdings.complete]
+    return Target(
+        destination,
+        tuple(name for name in lacking if name not in holdings.foreign),
+        frozenset(source.snapshots).intersection(holdings.complete),
+        {name: holdings.foreign[name] for name in lacking if name in holdings.foreign},
+    )
+
+
+def served(target: Target, snapshot: str) -> Target:
+    """SNAPSHOT has arrived."""
+    missing = tuple(name for name in target.missing if name != snapshot)
+    return replace(target, missing=missing, common=target.common | {snapshot})
+
+
+def next_batch(targets: Sequence[Target], source: Source, incremental: bool = True) -> Batch | None:
+    """The oldest missing snapshot, for all the TARGETS that lack it and would get it from the same parent.
+
+    None when nothing is left to send. A target that failed is not to be among TARGETS.
+    """
+    waiting = [target for target in targets if target.missing]
+    if not waiting:
+        return None
+    snapshot = min(target.missing[0] for target in waiting)
+    parents = {
+        target.destination: source.lineage.parent(snapshot, target.common) if incremental else None
+        for target in waiting
+        if target.missing[0] == snapshot
+    }
+    parent = next(iter(parents.values()))
+    return Batch(snapshot, parent, tuple(name for name, its in parents.items() if its == parent))
+
+
+class Lineage:
+    """Which snapshots stem from one another, as far as parent UUIDs tell.
+
+    Snapshots of one subvolume have the same parent UUID. The chain is followed through a restored subvolume to the
+    backup it was made from, and through received snapshots, each of which is a snapshot of its predecessor.
+    """
+
+    def __init__(self, subvolume: Subvolume, snapshots: Mapping[str, Subvolume]) -> None:
+        parents = {each.uuid: each.parent_uuid for each in (subvolume, *snapshots.values())}
+        self._origins = {name: _origin(each.uuid, parents) for name, each in snapshots.items()}
+
+    def parent(self, snapshot: str, common: frozenset[str]) -> str | None:
+        """The best parent among those COMMON to both sides, or None for a full stream.
+
+        The nearest older one of the same lineage makes the smallest stream, then the nearest newer one. Any other
+        common snapshot works as well (`btrfs send` compares trees); only the stream may be larger.
+        """
+        candidates = sorted(common - {snapshot})
+        own = [name for name in candidates if self._origins[name] == self._origins[snapshot]]
+        for group in (own, candidates):
+            older = [name for name in group if name < snapshot]
+            if older or group:
+                return older[-1] if older else group[0]
+        return None
+
+
+def _origin(uuid: str, parents: Mapping[str, str]) -> str:
+    """UUID of the oldest ancestor that can be told."""
+    seen = set()
+    while (parent := parents.get(uuid)) and parent not in seen:
+        seen.add(uuid)
+        uuid = parent
+    return uuid

@@ -1,0 +1,96 @@
+"""Snapshots: their names, their order, the next name, and what btrfs tells of a subvolume."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from btrfs_backup.errors import Failure
+
+_FORMAT = "%Y%m%d-%H%M%S"
+_STAMP = re.compile(r"(\d{4})(\d\d)(\d\d)-(\d\d)(\d\d)(\d\d)", re.ASCII)
+STAMP_LENGTH = 15
+
+
+@dataclass(frozen=True)
+class Subvolume:
+    """What btrfs tells of a subvolume. UUIDs as 36 characters, empty where there is none."""
+
+    name: str
+    uuid: str
+    parent_uuid: str = ""
+    received_uuid: str = ""
+    readonly: bool = True
+
+    @property
+    def stream_uuid(self) -> str:
+        """The received UUID that a complete copy of this snapshot carries.
+
+        `btrfs send` writes the received UUID of a snapshot that was itself received, and its own UUID otherwise
+        (Linux, fs/btrfs/send.c, send_subvol_begin).
+        """
+        return self.received_uuid or self.uuid
+
+
+@dataclass(frozen=True)
+class Naming:
+    """Names of the form PREFIX + YYYYMMDD-HHMMSS, in local time."""
+
+    prefix: str = ""
+
+    def time(self, name: str) -> datetime | None:
+        """When the snapshot NAME was taken (naive local time), or None when the name is not one of ours."""
+        if not name.startswith(self.prefix):
+            return None
+        # Matched strictly: strptime takes "0261123-..." for the year 261.
+        match = _STAMP.fullmatch(name, len(self.prefix))
+        if not match:
+            return None
+        year, month, day, hour, minute, second = map(int, match.groups())
+        try:
+            return datetime(year, month, day, hour, minute, second)
+        except ValueError:
+            return None
+
+    def __contains__(self, name: str) -> bool:
+        return self.time(name) is not None
+
+    def name(self, time: datetime) -> str:
+        # Not strftime alone: it does not pad years before 1000.
+        return f"{self.prefix}{time.year:04}{time.strftime(_FORMAT[2:])}"
+
+    def newest(self, names: Iterable[str]) -> str | None:
+        """The name that sorts last among those of ours, or None."""
+        return max((name for name in names if name in self), default=None)
+
+    def next(self, now: datetime, names: Iterable[str]) -> str:
+        """A name for a snapshot taken at NOW (naive local time) that sorts after each one of ours in NAMES.
+
+        Raises Failure at the end of the calendar.
+        """
+        newest = self.newest(names)
+        wanted = self.name(now)
+        if newest is None or newest < wanted:
+            return wanted
+        newest_time = self.time(newest)
+        assert newest_time is not None
+        try:
+            return self.name(newest_time + timedelta(seconds=1))
+        except OverflowError:
+            raise Failure(f"no name sorts after '{newest}'", "Delete or rename that snapshot.") from None
+
+    def ahead(self, now: datetime, names: Iterable[str]) -> str | None:
+        """The newest name when it lies in the future, else None.
+
+        A minute is allowed for runs that follow closely, and an hour more in the repeated hour at the end of
+        daylight saving time (NOW.fold is 1 there), when names of the first pass look like the future.
+        """
+        newest = self.newest(names)
+        time = self.time(newest) if newest else None
+        allowed = timedelta(minutes=1) + timedelta(hours=now.fold)
+        return newest if time and time > now.replace(fold=0) + allowed else None
+
+
+def prefix_of(name: str) -> str:
+    """The prefix of a name that is of the form PREFIX + YYYYMMDD-HHMMSS."""
+    return name[:-STAMP_LENGTH]

@@ -1,0 +1,108 @@
+"""What a run came to: summary lines and the exit status. Pure."""
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from btrfs_backup.errors import Failure, Interrupted, LockHeld, UsageError
+
+
+class Exit(IntEnum):
+    DONE = 0
+    NOTHING_DONE = 1
+    USAGE = 2
+    LOCKED = 3
+    FAILED = 10
+    SIGNAL = 128  # plus the number of the signal
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A transfer that ended well. parent: None when it was sent in full."""
+
+    snapshot: str
+    parent: str | None
+    bytes: int
+    seconds: float
+
+
+@dataclass
+class Tally:
+    """What happened at one place: the source, or a destination. Grows during the run.
+
+    kept: names of snapshots or backups there at the end; None when it is not known.
+    """
+
+    place: str
+    sent: list[Sent] = field(default_factory=list)
+    deleted: list[str] = field(default_factory=list)
+    kept: list[str] | None = None
+    outstanding: list[str] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+
+
+@dataclass
+class Report:
+    """What happened in a run. snapshot: the one that was taken."""
+
+    source: Tally
+    snapshot: str | None = None
+    destinations: list[Tally] = field(default_factory=list)
+
+    @property
+    def failed(self) -> bool:
+        return any(tally.failures for tally in (self.source, *self.destinations))
+
+
+def exit_status(report: Report | None, ended_by: BaseException | None) -> int:
+    """The status for a run that came to REPORT or was ended by an error before it had done its work."""
+    if isinstance(ended_by, Interrupted):
+        return Exit.SIGNAL + ended_by.signum
+    if isinstance(ended_by, UsageError):
+        return Exit.USAGE
+    if isinstance(ended_by, LockHeld):
+        return Exit.LOCKED
+    if ended_by:
+        return Exit.NOTHING_DONE
+    return Exit.FAILED if report and report.failed else Exit.DONE
+
+
+def summary(report: Report) -> list[tuple[bool, str]]:
+    """One line for the source and one for each destination, each with whether it reports a failure."""
+    source = report.source
+    taken = f"took {report.snapshot}" if report.snapshot else "took no snapshot"
+    lines = [_line(source, [taken], "snapshot")]
+    lines += [_line(tally, [_sending(tally)], "backup") for tally in report.destinations]
+    return lines
+
+
+def _line(tally: Tally, parts: list[str], noun: str) -> tuple[bool, str]:
+    if tally.outstanding:
+        parts.append(f"{len(tally.outstanding)} outstanding ({', '.join(tally.outstanding)})")
+    if tally.deleted:
+        parts.append(f"deleted {plural(len(tally.deleted), noun)}")
+    if tally.kept is not None:
+        parts.append(f"{plural(len(tally.kept), noun)} there")
+    if tally.failures:
+        parts.insert(0, "FAILED")
+    return bool(tally.failures), f"{tally.place}: {', '.join(parts)}"
+
+
+def _sending(tally: Tally) -> str:
+    if not tally.sent:
+        return "sent nothing"
+    incremental = sum(1 for sent in tally.sent if sent.parent)
+    how = f"{incremental} incremental, " if incremental else ""
+    return f"sent {plural(len(tally.sent), 'snapshot')} ({how}{size(sum(sent.bytes for sent in tally.sent))})"
+
+
+def plural(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def size(count: float) -> str:
+    """A number of bytes with a decimal unit, e.g. 21.3 MB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

@@ -1,0 +1,34 @@
+"""What one invocation was asked to do."""
+
+from dataclasses import dataclass
+from posixpath import join
+
+from btrfs_backup.model.location import Location, normalise
+from btrfs_backup.model.retention import Policy
+from btrfs_backup.model.snapshot import Naming
+
+
+@dataclass(frozen=True)
+class Settings:
+    source: Location
+    destinations: tuple[Location, ...]
+    snapshot_folder: str
+    naming: Naming
+    keep_snapshots: Policy
+    keep_backups: Policy
+    take_snapshot: bool
+    transfer: bool
+    incremental: bool
+    sync: bool
+    convert_rw: bool
+    remove_locks: bool
+    locked_dests: bool
+    fs_checks: bool
+    verbosity: str
+    progress: bool
+    btrfs_debug: bool
+
+    @property
+    def folder_path(self) -> str:
+        """The snapshot folder as an absolute path on the source's host."""
+        return normalise(join(self.source.path, self.snapshot_folder))

@@ -1,0 +1,112 @@
+"""The only file that knows the command lines of btrfs-progs and what they print. No I/O here."""
+
+import re
+from collections.abc import Sequence
+
+from btrfs_backup.errors import Failure
+from btrfs_backup.model.snapshot import Subvolume
+
+Argv = tuple[str, ...]
+
+# Inode number of the root of every subvolume (BTRFS_FIRST_FREE_OBJECTID).
+SUBVOLUME_INODE = 256
+
+
+def snapshot(subvolume: str, path: str) -> Argv:
+    return ("btrfs", "subvolume", "snapshot", "-r", subvolume, path)
+
+
+def send(path: str, parent: str | None, debug: bool) -> Argv:
+    return ("btrfs", "send", *(["-vv"] if debug else []), *(["-p", parent] if parent else []), path)
+
+
+def receive(folder: str, debug: bool) -> Argv:
+    return ("btrfs", "receive", *(["-vv"] if debug else []), folder)
+
+
+def delete(paths: Sequence[str]) -> Argv:
+    """Deletes what it can, goes on past errors, and waits for the commit that frees the names and the space."""
+    return ("btrfs", "subvolume", "delete", "-c", *paths)
+
+
+def sync(folder: str) -> Argv:
+    """Waits until all subvolumes deleted so far on the filesystem of FOLDER are really gone."""
+    return ("btrfs", "subvolume", "sync", folder)
+
+
+def make_writable(path: str, force: bool) -> Argv:
+    """FORCE is needed for received subvolumes since btrfs-progs 5.14.2, and not known before."""
+    return ("btrfs", "property", "set", *(["-f"] if force else []), "-ts", path, "ro", "false")
+
+
+def show(path: str) -> Argv:
+    return ("btrfs", "subvolume", "show", path)
+
+
+def list_children(folder: str, readonly_only: bool = False) -> Argv:
+    """Lists the subvolumes directly below the subvolume that FOLDER is in, with their UUIDs."""
+    return ("btrfs", "subvolume", "list", "-o", "-u", "-q", "-R", *(["-r"] if readonly_only else []), folder)
+
+
+def filesystem_show(mount_point: str) -> Argv:
+    return ("btrfs", "filesystem", "show", mount_point)
+
+
+_ROW_START = re.compile(
+    r"^ID \d+ gen \d+ top level \d+ parent_uuid (?P<parent>[-0-9a-f]+) +received_uuid (?P<received>[-0-9a-f]+) +"
+    r"uuid (?P<uuid>[-0-9a-f]+) path ",
+    re.MULTILINE | re.ASCII,
+)
+
+
+def parse_list(text: str) -> list[tuple[str, Subvolume]]:
+    """What list_children prints: (path from the top of the filesystem, subvolume), all of them taken for writable.
+
+    Raises Failure when the text is not of the expected form.
+    """
+    starts = list(_ROW_START.finditer(text))
+    if text and not (starts and starts[0].start() == 0):
+        raise _not_understood("subvolume list", text)
+    # A path can hold newlines: it goes on until the next line that begins like a row.
+    ends = [start.start() for start in starts[1:]] + [len(text)]
+    rows = []
+    for start, end in zip(starts, ends, strict=True):
+        path = text[start.end() : end].removesuffix("\n")
+        uuid, parent, received = (_uuid(start[field]) for field in ("uuid", "parent", "received"))
+        rows.append((path, Subvolume(path.rpartition("/")[2], uuid, parent, received, readonly=False)))
+    return rows
+
+
+def parse_show(text: str) -> Subvolume:
+    """What show prints. Raises Failure when the text is not of the expected form."""
+    fields = re.findall(r"^\t(Name|UUID|Parent UUID|Received UUID|Flags):[ \t]*(.*)$", text, re.MULTILINE)
+    # The names of its snapshots come last and may look like anything: of each field the first counts.
+    found = dict(reversed(fields))
+    if not found.keys() >= {"UUID", "Parent UUID", "Received UUID", "Flags"}:
+        raise _not_understood("subvolume show", text)
+    return Subvolume(
+        found.get("Name", ""),
+        _uuid(found["UUID"]),
+        _uuid(found["Parent UUID"]),
+        _uuid(found["Received UUID"]),
+        readonly="readonly" in found["Flags"].split(),
+    )
+
+
+def parse_filesystem_uuid(text: str) -> str:
+    """The UUID in what filesystem_show prints. Raises Failure when there is none."""
+    match = re.search(r"uuid: ([-0-9a-f]{36})$", text, re.MULTILINE | re.ASCII)
+    if not match:
+        raise _not_understood("filesystem show", text)
+    return match[1]
+
+
+def _uuid(word: str) -> str:
+    return "" if word == "-" else word
+
+
+def _not_understood(what: str, text: str) -> Failure:
+    return Failure(
+        f"cannot understand what 'btrfs {what}' printed: {text[:200]!r}",
+        "Is the program 'btrfs' in PATH the one of btrfs-progs?",
+    )

@@ -1,0 +1,201 @@
+"""A source, and a folder of snapshots or backups, each on a host."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from posixpath import basename, dirname, join
+
+from btrfs_backup.errors import Failure
+from btrfs_backup.model.inventory import Inventory
+from btrfs_backup.model.snapshot import Naming, Subvolume
+from btrfs_backup.system import btrfs, mounts
+from btrfs_backup.system.host import Host
+from btrfs_backup.system.mounts import Mount
+from btrfs_backup.system.process import Command
+
+_PATHS_AT_ONCE = 100
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What is at a path, or at its nearest existing parent folder.
+
+    path: the path itself or that parent, without symbolic links; exists: whether it is the path itself.
+    """
+
+    path: str
+    exists: bool
+    is_directory: bool
+    is_subvolume: bool
+    mount: Mount
+
+    @property
+    def on_btrfs(self) -> bool:
+        return self.mount.type == "btrfs"
+
+
+def examine(host: Host, path: str) -> Standing:
+    """Look where the absolute PATH stands. Changes nothing. Raises Failure."""
+    ancestors = [path]
+    while ancestors[-1] != "/":
+        ancestors.append(dirname(ancestors[-1]))
+    # One line for each that exists, the deepest first. Exit status 1 is normal: some do not exist.
+    looked = host.attempt(("stat", "-L", "-c", "%i %F", "--", *ancestors)).split("\n")[:-1]
+    if not looked:
+        raise Failure(f"cannot look at '{path}'")
+    nearest = ancestors[-len(looked)]
+    inode, _, kind = looked[0].partition(" ")
+    real = host.run(("readlink", "-f", "--", nearest), f"cannot resolve '{nearest}'").removesuffix("\n")
+    mount = mounts.find(mounts.parse(host.read_file(mounts.MOUNTINFO) or ""), real)
+    if not mount:
+        raise Failure(f"cannot find out on which filesystem '{nearest}' is", f"Is {mounts.MOUNTINFO} readable?")
+    return Standing(
+        real,
+        exists=nearest == path,
+        is_directory=kind == "directory",
+        is_subvolume=mount.type == "btrfs" and inode == str(btrfs.SUBVOLUME_INODE),
+        mount=mount,
+    )
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder that holds snapshots or backups. path: absolute, on HOST."""
+
+    host: Host
+    path: str
+
+    def at(self, name: str) -> str:
+        return join(self.path, name)
+
+    def create(self) -> None:
+        """Make it, with its parents. Raises Failure."""
+        self.host.run(("mkdir", "-p", "--", self.path), f"cannot create the folder '{self.path}'")
+
+    def filesystem(self, standing: Standing) -> str:
+        """UUID of the filesystem that it is on. Raises Failure."""
+        # Works for mount points only.
+        argv = btrfs.filesystem_show(standing.mount.point)
+        return btrfs.parse_filesystem_uuid(self.host.run(argv, f"cannot identify the filesystem of '{self.path}'"))
+
+    def look(self, naming: Naming, standing: Standing) -> Inventory:
+        """What it holds under names of NAMING; the number of processes does not depend on how much. Raises Failure."""
+        if not standing.exists:
+            return Inventory(exists=False)
+        entries = self._entries()
+        ours = {name: is_subvolume for name, is_subvolume in entries.items() if name in naming}
+        listed = self._subvolumes(standing) if any(ours.values()) else {}
+        if unlisted := sorted(name for name, is_subvolume in ours.items() if is_subvolume and name not in listed):
+            raise Failure(
+                f"'{self.at(unlisted[0])}' is a subvolume, but 'btrfs subvolume list' does not show it once",
+                "Look at it with 'btrfs subvolume show'; delete or rename it if it is not yours.",
+            )
+        return Inventory(
+            subvolumes={name: listed[name] for name in sorted(ours) if ours[name]},
+            others=frozenset(name for name in ours if not ours[name]),
+        )
+
+    def names(self) -> list[str]:
+        """The names of all its entries. Raises Failure."""
+        return list(self._entries())
+
+    def _entries(self) -> dict[str, bool]:
+        """Every entry, and whether it is a subvolume."""
+        # Names may hold newlines, hence -print0; the path of a subvolume comes twice. The slash follows a link.
+        inode = str(btrfs.SUBVOLUME_INODE)
+        test = ("-inum", inode, "-print0", "-print0", "-o", "-print0")
+        printed = self.host.run(
+            ("find", self.path + "/", "-mindepth", "1", "-maxdepth", "1", *test), f"cannot list '{self.path}'"
+        )
+        counts = Counter(printed.split("\0")[:-1])
+        return {basename(path): count == 2 for path, count in counts.items()}
+
+    def _subvolumes(self, standing: Standing) -> dict[str, Subvolume]:
+        """The subvolumes directly in it, by name; without those that the list shows more than once."""
+        trying = f"cannot list the subvolumes in '{self.path}'"
+        rows = btrfs.parse_list(self.host.run(btrfs.list_children(self.path), trying))
+        readonly = btrfs.parse_list(self.host.run(btrfs.list_children(self.path, readonly_only=True), trying))
+        inside = standing.mount.inside(standing.path)
+        # A foreign subvolume may have a name that imitates a row: what is listed twice cannot be trusted.
+        times = Counter(path for path, _ in rows)
+        readonly_paths = {path for path, _ in readonly}
+        return {
+            each.name: replace(each, readonly=path in readonly_paths)
+            for path, each in rows
+            if path == join(inside, each.name) and times[path] == 1
+        }
+
+    def show(self, name: str) -> Subvolume:
+        """What btrfs tells of the subvolume NAME in it. Raises Failure."""
+        printed = self.host.run(btrfs.show(self.at(name)), f"cannot look at '{self.at(name)}'")
+        return btrfs.parse_show(printed)
+
+    def delete(self, names: Sequence[str], convert_rw: bool = False) -> dict[str, Failure]:
+        """Delete the subvolumes NAMES; what could not be deleted, with the reason."""
+        failures: dict[str, Failure] = {}
+        for start in range(0, len(names), _PATHS_AT_ONCE):
+            some = names[start : start + _PATHS_AT_ONCE]
+            try:
+                for name in some if convert_rw else ():
+                    self._make_writable(name)
+                self.host.run(btrfs.delete([self.at(name) for name in some]), f"cannot delete in '{self.path}'")
+            except Failure as failure:
+                failures |= dict.fromkeys(self._still_there(some), failure)
+        return failures
+
+    def sync(self) -> None:
+        """Wait until deleted subvolumes are really gone. Raises Failure."""
+        self.host.run(btrfs.sync(self.path), f"cannot wait for deleted subvolumes in '{self.path}'")
+
+    def _make_writable(self, name: str) -> None:
+        trying = f"cannot make '{self.at(name)}' writable"
+        try:
+            self.host.run(btrfs.make_writable(self.at(name), force=False), trying)
+        except Failure:
+            self.host.run(btrfs.make_writable(self.at(name), force=True), trying)
+
+    def _still_there(self, names: Sequence[str]) -> list[str]:
+        try:
+            entries = self._entries()
+        except Failure:
+            return list(names)
+        return [name for name in names if name in entries]
+
+    def sender(self, name: str, parent: str | None, debug: bool) -> Command:
+        return self.host.command(btrfs.send(self.at(name), self.at(parent) if parent else None, debug), logged=debug)
+
+    def receiver(self, debug: bool) -> Command:
+        return self.host.command(btrfs.receive(self.path, debug), logged=debug)
+
+
+@dataclass(frozen=True)
+class Source:
+    """The subvolume to back up (absolute path on HOST) and the folder of its snapshots."""
+
+    host: Host
+    path: str
+    folder: Folder
+
+    def check(self) -> None:
+        """Raises Failure unless it is a subvolume and the snapshot folder is, or can be made, on btrfs."""
+        standing = examine(self.host, self.path)
+        if not standing.exists:
+            raise Failure(f"the source '{self.path}' does not exist", "Give the path of a btrfs subvolume.")
+        if not standing.on_btrfs:
+            raise Failure(
+                f"the source '{self.path}' is not on btrfs but on {standing.mount.type}",
+                "Only subvolumes of a btrfs filesystem can be backed up.",
+            )
+        if not standing.is_subvolume:
+            raise Failure(
+                f"the source '{self.path}' is not a btrfs subvolume",
+                f"'btrfs subvolume list {standing.mount.point}' names those there are.",
+            )
+
+    def describe(self) -> Subvolume:
+        """What btrfs tells of it. Raises Failure."""
+        return btrfs.parse_show(self.host.run(btrfs.show(self.path), f"cannot look at '{self.path}'"))
+
+    def snapshot(self, name: str) -> None:
+        """Make the read-only snapshot NAME. Raises Failure."""
+        self.host.run(btrfs.snapshot(self.path, self.folder.at(name)), f"cannot take the snapshot '{name}'")

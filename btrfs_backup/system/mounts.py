@@ -1,0 +1,48 @@
+"""Which filesystem a path is on, read from /proc/self/mountinfo."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from posixpath import join, relpath
+
+MOUNTINFO = "/proc/self/mountinfo"
+
+
+@dataclass(frozen=True)
+class Mount:
+    """point: where it is mounted; root: which folder of the filesystem is seen there; type: e.g. btrfs."""
+
+    point: str
+    root: str
+    type: str
+
+    def inside(self, path: str) -> str:
+        """The absolute PATH below the mount point as a path from the top of the filesystem, without leading slash."""
+        return join(self.root, relpath(path, self.point)).removesuffix("/.").lstrip("/")
+
+
+def parse(text: str) -> list[Mount]:
+    """The mounts in the order of the file (proc_pid_mountinfo(5)); lines that are not of its form are left out."""
+    mounts = []
+    for line in text.split("\n"):
+        fields = line.split(" ")
+        if "-" in fields[6:] and len(fields) > (dash := fields.index("-", 6)) + 1:
+            mounts.append(Mount(_unescape(fields[4]), _unescape(fields[3]), fields[dash + 1]))
+    return mounts
+
+
+def find(mounts: Sequence[Mount], path: str) -> Mount | None:
+    """The mount that the absolute PATH (without symbolic links) is on: the deepest, and of several the last."""
+    best = None
+    for mount in mounts:
+        # Compared by whole components: /home is no prefix of /home2.
+        if (path + "/").startswith(mount.point.rstrip("/") + "/") and len(mount.point) >= len(
+            best.point if best else ""
+        ):
+            best = mount
+    return best
+
+
+def _unescape(field: str) -> str:
+    """Blank, tab, newline and backslash are written as three octal digits."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)

@@ -1,0 +1,295 @@
+"""Runs commands. Children belong to a scope: whatever way it is left, they are ended and reaped."""
+
+import ctypes
+import logging
+import os
+import selectors
+import shlex
+import signal
+import subprocess
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from types import TracebackType
+
+from btrfs_backup.errors import Failure
+
+log = logging.getLogger(__name__)
+
+STDERR_KEPT = 32 * 1024
+_GRACE = 5.0  # seconds between asking a child to end and killing it
+_READ = 64 * 1024
+_PR_SET_PDEATHSIG = 1
+
+_PACKAGES = {
+    "btrfs": "btrfs-progs (btrfsprogs on openSUSE)",
+    "ssh": "openssh-client (openssh-clients on Fedora and openSUSE, openssh on Arch)",
+}
+
+
+@dataclass(frozen=True)
+class Command:
+    """What to run. ARGV is given to the kernel as it is; no shell is involved.
+
+    title: how messages call it. own_session: detached from the terminal, so that neither Ctrl-Z nor Ctrl-C reaches
+    it; a stopped and continued `btrfs send` silently breaks its stream. logged: each line of its stderr goes to the
+    log as it comes. env: added to our environment.
+    """
+
+    argv: tuple[str, ...]
+    title: str
+    own_session: bool = True
+    logged: bool = False
+    env: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a child ended. status: exit status, or -N when ended by signal N.
+
+    stderr: the last 32 KiB of its messages at most. written: bytes it wrote, to whatever file or pipe.
+    """
+
+    command: Command
+    status: int
+    stdout: bytes
+    stderr: str
+    written: int
+
+    @property
+    def died_of_broken_pipe(self) -> bool:
+        return self.status in (-signal.SIGPIPE, 128 + signal.SIGPIPE)
+
+    def words(self) -> str:
+        """The last lines that it printed on stderr, or how it ended when it did not print any."""
+        lines = [line.strip() for line in self.stderr.splitlines()]
+        spoken = [line for line in lines if line and not line.startswith(("At subvol ", "At snapshot "))]
+        if spoken:
+            return "; ".join(spoken[-3:])
+        if self.status < 0:
+            return f"it was ended by signal {-self.status} ({signal.strsignal(-self.status)})"
+        return f"it ended with exit status {self.status} and no message"
+
+
+class CommandFailed(Failure):
+    """A command was run and did not succeed."""
+
+    def __init__(self, ended: Ended, trying: str) -> None:
+        super().__init__(f"{trying}: {ended.command.title}: {ended.words()}", _hint(ended.stderr))
+        self.ended = ended
+
+
+def run(command: Command, stdin: bytes = b"") -> Ended:
+    """Run COMMAND to its end. Raises Failure when it cannot be started; its exit status is the caller's business."""
+    with open(os.memfd_create("stdin"), "w+b") as source, Children() as children:
+        source.write(stdin)
+        source.seek(0)
+        child = children.start(command, stdin=source.fileno(), capture=True)
+        children.wait()
+        return child.ended
+
+
+class Child:
+    """A running or ended process; made by Children.start."""
+
+    def __init__(self, command: Command, popen: "subprocess.Popen[bytes]", capture: bool) -> None:
+        self.command = command
+        self._popen = popen
+        self._pidfd = os.pidfd_open(popen.pid)
+        self._written = 0
+        self._stdout = bytearray()
+        self._words = bytearray()
+        self._unlogged = b""
+        self._readers = [
+            (stream, _reader(stream.fileno(), keep))
+            for stream, keep in (
+                (popen.stdout, self._stdout.extend if capture else self._keep_words),
+                (popen.stderr, self._keep_words),
+            )
+            if stream
+        ]
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    @property
+    def running(self) -> bool:
+        return self._popen.returncode is None
+
+    @property
+    def ended(self) -> Ended:
+        """How it ended; only to be asked when it is not running."""
+        words = self._words.decode(errors="replace")
+        return Ended(self.command, self._popen.returncode, bytes(self._stdout), words, self._written)
+
+    def written(self) -> int:
+        """Bytes written so far, as the kernel counts them (proc(5), /proc/PID/io)."""
+        try:
+            with open(f"/proc/{self.pid}/io", encoding="ascii") as counters:
+                return int(dict(line.split(": ") for line in counters.read().splitlines())["wchar"])
+        except (OSError, KeyError, ValueError):
+            return self._written
+
+    def register(self, selector: selectors.BaseSelector) -> None:
+        """Have its end and its messages watched; the data of each key is to be called, and tells whether to go on."""
+        selector.register(self._pidfd, selectors.EVENT_READ, self._reap)
+        for stream, read in self._readers:
+            selector.register(stream, selectors.EVENT_READ, read)
+
+    def finish(self) -> None:
+        """Read what is left in its pipes and close them. What a process that it left behind still writes is lost."""
+        for stream, read in self._readers:
+            while read():
+                pass
+            stream.close()
+        self._readers = []
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+    def signal(self, number: int) -> None:
+        with suppress(ProcessLookupError, PermissionError):
+            if self.command.own_session:
+                os.killpg(self.pid, number)
+            else:
+                self._popen.send_signal(number)
+
+    def reaped_within(self, seconds: float) -> bool:
+        try:
+            self._popen.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def _reap(self) -> bool:
+        # A zombie still has its counters.
+        self._written = self.written()
+        self._popen.wait()
+        return False
+
+    def _keep_words(self, data: bytes) -> None:
+        self._words += data
+        del self._words[:-STDERR_KEPT]
+        if self.command.logged:
+            *lines, self._unlogged = (self._unlogged + data).split(b"\n")
+            for line in lines:
+                log.info("%s: %s", self.command.title, line.decode(errors="replace"))
+
+
+class Children:
+    """The scope that owns child processes. Leaving it ends and reaps those that still run."""
+
+    def __init__(self) -> None:
+        self._children: list[Child] = []
+
+    def __enter__(self) -> "Children":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        running = [child for child in self._children if child.running]
+        for child in running:
+            child.signal(signal.SIGTERM)
+        for child in running:
+            if not child.reaped_within(_GRACE):
+                child.signal(signal.SIGKILL)
+                child.reaped_within(_GRACE)
+        for child in self._children:
+            child.finish()
+
+    def start(self, command: Command, stdin: int, stdout: int | None = None, capture: bool = False) -> Child:
+        """Start COMMAND; STDIN and STDOUT are file descriptors and stay the caller's.
+
+        CAPTURE keeps its stdout; without STDOUT and CAPTURE what it prints there counts as its messages.
+        Raises Failure when it cannot be started.
+        """
+        log.debug("running: %s", shlex.join(command.argv))
+        try:
+            popen = subprocess.Popen(
+                command.argv,
+                stdin=stdin,
+                stdout=subprocess.PIPE if stdout is None else stdout,
+                stderr=subprocess.PIPE,
+                start_new_session=command.own_session,
+                env={**os.environ, "LC_ALL": "C", **(command.env or {})},
+                preexec_fn=None if capture else _die_with(os.getpid()),
+            )
+        except OSError as error:
+            raise _cannot_start(command, error) from None
+        child = Child(command, popen, capture)
+        self._children.append(child)
+        return child
+
+    def wait(self) -> None:
+        """Wait until all children have ended."""
+        with selectors.DefaultSelector() as selector:
+            for child in self._children:
+                child.register(selector)
+            while any(child.running for child in self._children):
+                for key, _ in selector.select():
+                    handle: Callable[[], bool] = key.data
+                    if not handle():
+                        selector.unregister(key.fileobj)
+        for child in self._children:
+            child.finish()
+
+
+def _reader(fd: int, keep: Callable[[bytes], None]) -> Callable[[], bool]:
+    """A function that reads once from FD without waiting, hands on what it got and tells whether more may come."""
+    os.set_blocking(fd, False)
+
+    def read() -> bool:
+        try:
+            data = os.read(fd, _READ)
+        except BlockingIOError:
+            return False
+        keep(data)
+        return bool(data)
+
+    return read
+
+
+def _die_with(parent: int) -> Callable[[], None]:
+    """For a child that writes to a destination: it must not outlive us, however we die (prctl(2)).
+
+    The next run would take its work for a transfer that was cut off, and both would write under the same name.
+    """
+
+    def tie() -> None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return tie
+
+
+_LIBC = ctypes.CDLL(None)
+
+
+def _cannot_start(command: Command, error: OSError) -> Failure:
+    program = command.argv[0]
+    if isinstance(error, FileNotFoundError):
+        package = _PACKAGES.get(program)
+        return Failure(
+            f"cannot run {command.title}: there is no program '{program}' in PATH",
+            f"Install the package {package}." if package else "",
+        )
+    return Failure(f"cannot run {command.title}: {error.strerror}: '{program}'")
+
+
+def _hint(stderr: str) -> str:
+    """What to do about a message of btrfs or the kernel."""
+    for words, hint in _HINTS:
+        if words in stderr:
+            return hint
+    return ""
+
+
+_HINTS = (
+    ("No space left on device", "The disk is full: free some space there, or keep fewer backups with '-n'."),
+    ("Operation not permitted", "Run it as root, e.g. with sudo."),
+    ("Permission denied", "Run it as root, e.g. with sudo."),
+    ("Read-only file system", "Mount the filesystem writable; 'dmesg' tells when the kernel made it read-only."),
+)

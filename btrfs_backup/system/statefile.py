@@ -1,0 +1,55 @@
+"""The two JSON files in the snapshot folder that outlive a run."""
+
+from collections.abc import Callable
+from posixpath import join
+from typing import TypeVar
+
+from btrfs_backup.errors import Failure, StateFileBroken
+from btrfs_backup.model import transfers
+from btrfs_backup.model.transfers import Completed, Outstanding, Records
+from btrfs_backup.system.host import Host
+
+OUTSTANDING = ".outstanding_transfers"
+COMPLETED = ".completed_transfers"
+
+_Value = TypeVar("_Value")
+
+
+class StateFiles:
+    """The records on disk. `records` is always what the files hold: it changes only after they did."""
+
+    def __init__(self, host: Host, folder: str) -> None:
+        """Reads both files. Raises StateFileBroken when one cannot be read or does not parse."""
+        self._host = host
+        self._outstanding_path = join(folder, OUTSTANDING)
+        self._completed_path = join(folder, COMPLETED)
+        self.records = Records(
+            self._read(self._outstanding_path, transfers.parse_outstanding),
+            self._read(self._completed_path, transfers.parse_completed),
+        )
+
+    def save_outstanding(self, outstanding: Outstanding) -> None:
+        """Replace the records of outstanding transfers if they changed. Raises Failure."""
+        if outstanding != self.records.outstanding:
+            self._host.replace_file(self._outstanding_path, transfers.format_outstanding(outstanding))
+            self.records = Records(outstanding, self.records.completed)
+
+    def save_completed(self, completed: Completed) -> None:
+        """Replace the records of completed transfers if they changed. Raises Failure."""
+        if completed != self.records.completed:
+            self._host.replace_file(self._completed_path, transfers.format_completed(completed))
+            self.records = Records(self.records.outstanding, completed)
+
+    def _read(self, path: str, parse: Callable[[str], _Value]) -> _Value:
+        try:
+            return parse(self._host.read_file(path) or "")
+        except Failure as failure:
+            raise StateFileBroken(failure.message, _WAY_OUT.format(path=path)) from None
+        except ValueError as error:
+            raise StateFileBroken(f"the state file '{path}' is broken: {error}", _WAY_OUT.format(path=path)) from None
+
+
+_WAY_OUT = (
+    "Nothing is transferred or deleted until it is mended. Without it nothing is lost but the protection of "
+    "unfinished transfers: mv '{path}' '{path}.broken'"
+)

@@ -1,0 +1,1 @@
+"""All tests: `python3 -m unittest` in the top folder."""

@@ -1,0 +1,1 @@
+"""Tests of the whole command on loop-mounted btrfs; they need root."""

@@ -1,0 +1,228 @@
+"""What tests on a real machine need: throw-away btrfs filesystems, the command itself, and independent looks."""
+
+import hashlib
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+TOP = Path(__file__).resolve().parents[2]
+SHORT = 120.0  # seconds that nothing in the tests takes
+
+
+def sh(*argv: object, check: bool = True) -> str:
+    """Run a command; its stdout."""
+    done = subprocess.run(list(map(str, argv)), check=False, capture_output=True, timeout=SHORT, text=True)
+    if check and done.returncode:
+        raise AssertionError(f"{argv}: {done.stderr}")
+    return done.stdout
+
+
+def fast_folder() -> str | None:
+    """Where disk images are made: in memory when it can hold them."""
+    shm = Path("/dev/shm")
+    return str(shm) if shm.is_dir() and shutil.disk_usage(shm).free > 2 << 30 else None
+
+
+class Disk:
+    """A btrfs filesystem in a file, mounted at `path`."""
+
+    def __init__(self, folder: Path, path: Path, megabytes: int) -> None:
+        self.image = folder / f"{path.name}.img".replace("\n", "_")
+        self.path = path
+        with self.image.open("wb") as image:
+            image.truncate(megabytes << 20)
+        sh("mkfs.btrfs", "-q", "-f", *(["--mixed"] if megabytes < 200 else []), self.image)
+        self.mount()
+
+    def mount(self, options: str = "") -> None:
+        self.path.mkdir(exist_ok=True)
+        sh("mount", "-o", ",".join(filter(None, ["loop", options])), self.image, self.path)
+
+    def unmount(self) -> None:
+        for _ in range(50):
+            if not os.path.ismount(self.path):
+                return
+            subprocess.run(["umount", str(self.path)], stderr=subprocess.DEVNULL, check=False)
+            time.sleep(0.02 if not os.path.ismount(self.path) else 0.2)
+        sh("umount", "-l", self.path)
+
+    def fill(self) -> Path:
+        """Fill it to the last byte; returns the file to delete for space."""
+        filler = self.path / "filler"
+        with filler.open("wb") as file:
+            for size in (1 << 20, 4096):
+                try:
+                    while True:
+                        file.write(bytes(size))
+                        file.flush()
+                        os.fsync(file.fileno())
+                except OSError:
+                    pass
+        return filler
+
+
+class Result:
+    """How a run of the command ended."""
+
+    def __init__(self, status: int, out: str, err: str) -> None:
+        self.status, self.out, self.err = status, out, err
+
+    def __str__(self) -> str:
+        return f"exit {self.status}\n--- stdout\n{self.out}--- stderr\n{self.err}"
+
+
+@unittest.skipUnless(os.geteuid() == 0, "needs root, for loop-mounted btrfs")
+@unittest.skipUnless(shutil.which("mkfs.btrfs"), "needs btrfs-progs")
+class RealTest(unittest.TestCase):
+    """Everything it makes is gone afterwards, also when the test fails."""
+
+    def setUp(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="btrfs-backup-test-", dir=fast_folder()))
+        self.addCleanup(shutil.rmtree, self.folder)
+
+    def disk(self, name: str, megabytes: int = 256) -> Disk:
+        disk = Disk(self.folder, self.folder / name, megabytes)
+        self.addCleanup(disk.unmount)
+        return disk
+
+    def source(self, name: str = "pool", subvolume: str = "home") -> Path:
+        """A subvolume with some files, on a disk of its own."""
+        path = self.disk(name).path / subvolume
+        return self.subvolume(path)
+
+    def subvolume(self, path: Path) -> Path:
+        sh("btrfs", "subvolume", "create", path)
+        (path / "file").write_text("one")
+        (path / "folder").mkdir()
+        (path / "folder" / "größe ' \"").write_bytes(os.urandom(50_000))
+        (path / "link").symlink_to("file")
+        return path
+
+    def start(self, *arguments: object, env: dict[str, str] | None = None, **more: object) -> "subprocess.Popen[str]":
+        """Start the command; it is killed at the end of the test when it still runs."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "btrfs_backup", *map(str, arguments)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="surrogateescape",
+            env={**os.environ, "PYTHONPATH": str(TOP), **(env or {})},
+            **more,  # type: ignore[call-overload]
+        )
+        self.addCleanup(_end, process)
+        return process
+
+    def run_command(self, *arguments: object, env: dict[str, str] | None = None, **more: object) -> Result:
+        process = self.start(*arguments, env=env, **more)
+        out, err = process.communicate(timeout=SHORT)
+        result = Result(process.returncode, out, err)
+        self.assertNotIn("Traceback", err)
+        return result
+
+    def backup(self, *arguments: object, status: int = 0, **more: object) -> Result:
+        """Run the command and check its exit status."""
+        result = self.run_command(*arguments, **more)  # type: ignore[arg-type]
+        self.assertEqual(result.status, status, result)
+        return result
+
+    def assert_same(self, backup: Path, snapshot: Path) -> None:
+        """Both hold the same tree, except for the stubs of nested subvolumes."""
+        self.assertEqual(tree(backup), tree(snapshot))
+
+    def assert_complete(self, backups: Path, snapshots: Path, names: list[str]) -> None:
+        """BACKUPS holds just NAMES, each one a complete backup of the snapshot, with equal content."""
+        self.assertEqual(sorted(entry.name for entry in backups.iterdir()), names)
+        for name in names:
+            backup, snapshot = show(backups / name), show(snapshots / name)
+            self.assertEqual(backup["Flags"], "readonly")
+            expected = snapshot["Received UUID"] if snapshot["Received UUID"] != "-" else snapshot["UUID"]
+            self.assertEqual(backup["Received UUID"], expected)
+            self.assert_same(backups / name, snapshots / name)
+
+
+def _end(process: "subprocess.Popen[str]") -> None:
+    if process.poll() is None:
+        process.kill()
+    process.communicate()
+
+
+def show(path: Path) -> dict[str, str]:
+    """`btrfs subvolume show`, field by field."""
+    lines = sh("btrfs", "subvolume", "show", path).splitlines()[1:]
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+
+def is_readonly(path: Path) -> bool:
+    return show(path)["Flags"] == "readonly"
+
+
+def names(folder: Path) -> list[str]:
+    """The entries of FOLDER that are no dot files."""
+    return sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+
+
+def tree(top: Path) -> dict[str, tuple[object, ...]]:
+    """Every path below TOP with its type, mode, owner, modification time, and content."""
+    found = {}
+    for folder, folders, files in os.walk(top):
+        folders[:] = [name for name in folders if os.lstat(os.path.join(folder, name)).st_ino not in (2, 256)]
+        for name in folders + files:
+            path = os.path.join(folder, name)
+            status = os.lstat(path)
+            content: object = None
+            if stat.S_ISLNK(status.st_mode):
+                content = os.readlink(path)
+            elif stat.S_ISREG(status.st_mode):
+                content = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+            when = None if stat.S_ISDIR(status.st_mode) else status.st_mtime_ns
+            found[os.path.relpath(path, top)] = (status.st_mode, status.st_uid, status.st_gid, when, content)
+    return found
+
+
+def children_of(pid: int) -> list[int]:
+    """Process ids of the children of PID."""
+    listed = sh("ps", "-o", "pid=", "--ppid", pid, check=False)
+    return [int(word) for word in listed.split()]
+
+
+def child_running(pid: int, *words: str) -> int | None:
+    """The child of PID whose command line begins with WORDS, if there is one."""
+    for child in children_of(pid):
+        try:
+            command = Path(f"/proc/{child}/cmdline").read_bytes().decode().split("\0")
+        except OSError:
+            continue
+        if tuple(command[: len(words)]) == words:
+            return child
+    return None
+
+
+def wait_for(condition: Callable[[], object], seconds: float = SHORT) -> object:
+    """Wait until CONDITION returns something true; returns that."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if value := condition():
+            return value
+        time.sleep(0.002)
+    raise AssertionError(f"{condition} did not come true within {seconds} s")
+
+
+def kill(pid: int, number: int = signal.SIGKILL) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def random_file(path: Path, megabytes: int) -> None:
+    with path.open("wb") as file:
+        for _ in range(megabytes):
+            file.write(os.urandom(1 << 20))

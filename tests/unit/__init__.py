@@ -1,0 +1,1 @@
+"""Tests of decisions and parsers: no disk, no root."""
