@@ -20,6 +20,10 @@ class UsageError(Failure):
     """The command line asks for something that makes no sense."""
 
 
+class MissingProgram(Failure):
+    """A program that is needed on this machine is not installed."""
+
+
 class LockHeld(Failure):
     """Another run works on the same snapshot folder."""
 

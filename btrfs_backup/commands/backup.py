@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from btrfs_backup.errors import Failure, StateFileBroken
+from btrfs_backup.errors import Failure, MissingProgram, StateFileBroken
 from btrfs_backup.model import inventory, location, plan, retention, transfers
 from btrfs_backup.model.inventory import Holdings
 from btrfs_backup.model.location import Location
@@ -70,6 +70,8 @@ def _take_snapshot(settings: Settings, source: Source, report: Report, files: St
             log.warning("snapshot %s lies in the future: is the clock right? Names go on from there", ahead)
         name = settings.naming.next(now, names)
         source.snapshot(name)
+    except MissingProgram:
+        raise
     except Failure as failure:
         _fail(report.source, failure)
     else:

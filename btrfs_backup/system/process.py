@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 
-from btrfs_backup.errors import Failure
+from btrfs_backup.errors import Failure, MissingProgram
 
 log = logging.getLogger(__name__)
 
@@ -272,7 +272,7 @@ def _cannot_start(command: Command, error: OSError) -> Failure:
     program = command.argv[0]
     if isinstance(error, FileNotFoundError):
         package = _PACKAGES.get(program)
-        return Failure(
+        return MissingProgram(
             f"cannot run {command.title}: there is no program '{program}' in PATH",
             f"Install the package {package}." if package else "",
         )

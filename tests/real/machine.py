@@ -13,6 +13,7 @@ import unittest
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 TOP = Path(__file__).resolve().parents[2]
 SHORT = 120.0  # seconds that nothing in the tests takes
@@ -22,7 +23,7 @@ def sh(*argv: object, check: bool = True) -> str:
     """Run a command; its stdout."""
     done = subprocess.run(list(map(str, argv)), check=False, capture_output=True, timeout=SHORT, text=True)
     if check and done.returncode:
-        raise AssertionError(f"{argv}: {done.stderr}")
+        raise AssertionError(f"{' '.join(map(str, argv))}: {done.stderr.strip()}")
     return done.stdout
 
 
@@ -109,16 +110,7 @@ class RealTest(unittest.TestCase):
 
     def start(self, *arguments: object, env: dict[str, str] | None = None, **more: object) -> "subprocess.Popen[str]":
         """Start the command; it is killed at the end of the test when it still runs."""
-        process = subprocess.Popen(
-            [sys.executable, "-m", "btrfs_backup", *map(str, arguments)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="surrogateescape",
-            env={**os.environ, "PYTHONPATH": str(TOP), **(env or {})},
-            **more,  # type: ignore[call-overload]
-        )
+        process = start_command(*arguments, env=env, **more)
         self.addCleanup(_end, process)
         return process
 
@@ -148,6 +140,18 @@ class RealTest(unittest.TestCase):
             expected = snapshot["Received UUID"] if snapshot["Received UUID"] != "-" else snapshot["UUID"]
             self.assertEqual(backup["Received UUID"], expected)
             self.assert_same(backups / name, snapshots / name)
+
+
+def start_command(*arguments: object, env: dict[str, str] | None = None, **more: object) -> "subprocess.Popen[str]":
+    """Start the command, its output in pipes unless MORE says otherwise; the caller has to see that it ends."""
+    pipes: dict[str, object] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(
+        [sys.executable, "-m", "btrfs_backup", *map(str, arguments)],
+        text=True,
+        errors="surrogateescape",
+        env={**os.environ, "PYTHONPATH": str(TOP), **(env or {})},
+        **{**pipes, **more},  # type: ignore[call-overload]
+    )
 
 
 def _end(process: "subprocess.Popen[str]") -> None:
@@ -191,7 +195,10 @@ def tree(top: Path) -> dict[str, tuple[object, ...]]:
 
 def children_of(pid: int) -> list[int]:
     """Process ids of the children of PID."""
-    listed = sh("ps", "-o", "pid=", "--ppid", pid, check=False)
+    try:
+        listed = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    except OSError:
+        return []
     return [int(word) for word in listed.split()]
 
 
@@ -207,7 +214,7 @@ def child_running(pid: int, *words: str) -> int | None:
     return None
 
 
-def wait_for(condition: Callable[[], object], seconds: float = SHORT) -> object:
+def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> Any:
     """Wait until CONDITION returns something true; returns that."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

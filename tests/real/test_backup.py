@@ -1,0 +1,368 @@
+"""Backups to local destinations, as users run them."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+from tests.real.machine import RealTest, is_readonly, kill, names, sh, show, wait_for
+
+OUTSTANDING = ".outstanding_transfers"
+COMPLETED = ".completed_transfers"
+
+
+class FirstBackups(RealTest):
+    def test_full_then_incremental(self) -> None:
+        source, usb = self.source(), self.disk("usb").path / "new" / "backups"
+        first = self.backup(source, usb)
+        self.assertIn("in full", first.err)
+        (source / "file").write_text("two")
+        second = self.backup(source, usb)
+        old, new = names(usb)
+        self.assertIn(f"on top of {old}", second.err)
+        self.assertEqual(show(usb / new)["Parent UUID"], show(usb / old)["UUID"])
+        self.assertEqual((usb / new / "file").read_text(), "two")
+        self.assert_complete(usb, source / "snapshot", [old, new])
+        self.assertEqual(json.loads((source / "snapshot" / OUTSTANDING).read_text()), {})
+        self.assertEqual((first.out, second.out), ("", ""))
+
+    def test_several_destinations_and_a_late_one(self) -> None:
+        source = self.source()
+        usb, nas, late = (self.disk(name).path for name in ("usb", "nas", "late"))
+        self.backup(source, usb, nas)
+        self.backup(source, usb, nas)
+        result = self.backup(source, usb, nas, late)
+        taken = names(source / "snapshot")
+        for destination in (usb, nas, late):
+            self.assert_complete(destination, source / "snapshot", taken)
+            self.assertIn(f"{destination}: sent", result.err.splitlines()[-1 - [late, nas, usb].index(destination)])
+        for name in taken[1:]:
+            self.assertNotEqual(show(late / name)["Parent UUID"], "-")
+
+    def test_two_runs_in_one_second(self) -> None:
+        source, usb = self.source(), self.disk("usb").path
+        for _ in range(3):
+            self.backup(source, usb)
+        self.assertEqual(len(set(names(usb))), 3)
+        self.assert_complete(usb, source / "snapshot", names(source / "snapshot"))
+
+    def test_quiet_run_prints_nothing(self) -> None:
+        source, usb = self.source(), self.disk("usb").path
+        for arguments in (["-q", source, usb], ["-q", "-N", "1", "-n", "1", "-s", source, usb]):
+            result = self.backup(*arguments)
+            self.assertEqual((result.out, result.err), ("", ""))
+
+    def test_without_destination_snapshots_are_taken_and_pruned(self) -> None:
+        source = self.source()
+        for _ in range(3):
+            self.backup("--latest-only", source)
+        self.assertEqual(len(names(source / "snapshot")), 1)
+        self.assertTrue(is_readonly(source / "snapshot" / names(source / "snapshot")[0]))
+
+    def test_snapshot_or_transfer_alone(self) -> None:
+        source, usb = self.source(), self.disk("usb").path
+        self.backup("-T", source, usb)
+        self.assertEqual(names(usb), [])
+        self.backup("-S", source, usb)
+        self.assert_complete(usb, source / "snapshot", names(source / "snapshot"))
+        self.assertEqual(len(names(usb)), 1)
+
+    def test_no_incremental(self) -> None:
+        source, usb = self.source(), self.disk("usb").path
+        self.backup(source, usb)
+        self.backup("-I", source, usb)
+        self.assertEqual([show(usb / name)["Parent UUID"] for name in names(usb)], ["-", "-"])
+
+    def test_btrfs_debug_is_logged(self) -> None:
+        source, usb = self.source(), self.disk("usb").path
+        result = self.backup("-d", source, usb)
+        self.assertRegex(result.err, r"btrfs send: .*\n")
+        self.assertRegex(result.err, r"btrfs receive: .*mkfile|btrfs receive: .*utimes")
+
+    def test_wait_until_deleted_subvolumes_are_gone(self) -> None:
+        source, usb = self.source(), self.disk("usb").path
+        self.backup(source, usb)
+        self.backup("-s", "-N", "1", "-n", "1", source, usb)
+        for disk in (source.parent, usb):
+            self.assertEqual(sh("btrfs", "subvolume", "list", "-d", disk), "")
+
+    def test_convert_rw(self) -> None:
+        source, usb = self.source(), self.disk("usb").path
+        self.backup(source, usb)
+        self.backup("-w", "-N", "1", "-n", "1", source, usb)
+        self.assert_complete(usb, source / "snapshot", names(source / "snapshot"))
+        self.assertEqual(len(names(usb)), 1)
+
+    def test_argument_file(self) -> None:
+        source, usb = self.source(), self.disk("us b").path
+        (self.folder / "more").write_text(f"  # where to\n\n  {usb}\n")
+        (self.folder / "args").write_text(f"{source}\n\t-p  home \n--snapshot-folder=my snaps\n@more\n")
+        self.backup(f"@{self.folder}/args", cwd="/")
+        self.assert_complete(usb, source / "my snaps", names(source / "my snaps"))
+        self.assertTrue(names(usb)[0].startswith("home2"))
+
+
+class Retention(RealTest):
+    def test_both_sides(self) -> None:
+        source, usb = self.source(), self.disk("usb").path
+        for _ in range(4):
+            self.backup("-N", "3", "-n", "2", source, usb)
+        taken = names(source / "snapshot")
+        self.assertEqual(len(taken), 3)
+        self.assert_complete(usb, source / "snapshot", taken[1:])
+
+    def test_what_would_be_deleted_again_is_not_sent(self) -> None:
+        source, usb = self.source(), self.disk("usb").path
+        for _ in range(4):
+            self.backup(source)
+        self.backup("-n", "2", source, usb)
+        self.assert_complete(usb, source / "snapshot", names(source / "snapshot")[-2:])
+
+    def test_prefixes_share_folders(self) -> None:
+        pool, usb = self.disk("pool").path, self.disk("usb").path
+        home, home2 = self.subvolume(pool / "home"), self.subvolume(pool / "home2")
+        (home2 / "file").write_text("of home2")
+        snapshots = pool / "snaps"
+        for _ in range(3):
+            for source in (home, home2):
+                self.backup("-f", snapshots, "-p", source.name, "-N", "2", "-n", "2", source, usb)
+        taken = names(snapshots)
+        self.assertEqual(len([name for name in taken if name.startswith("home2-") or name[4:6] == "22"]), 2)
+        self.assertEqual(len(taken), 4)
+        self.assert_complete(usb, snapshots, taken)
+        for name in taken:
+            expected = home2 if name.startswith("home22") else home
+            self.assertEqual(show(snapshots / name)["Parent UUID"], show(expected)["UUID"])
+
+    def test_foreign_things_survive(self) -> None:
+        """Files, folders, writable and unreceived subvolumes under our names, and other names."""
+        source, usb = self.source(), self.disk("usb").path
+        foreign = ["20010101-000000", "20010102-000000", "20010103-000000", "20010104-000000", "notes", "homex"]
+        (usb / foreign[0]).write_text("a file")
+        (usb / foreign[1]).mkdir()
+        sh("btrfs", "subvolume", "create", usb / foreign[2])
+        sh("btrfs", "subvolume", "snapshot", "-r", usb / foreign[2], usb / foreign[3])
+        (usb / foreign[4]).mkdir()
+        sh("btrfs", "subvolume", "create", usb / foreign[5])
+        snapshots = source / "snapshot"
+        snapshots.mkdir()
+        sh("btrfs", "subvolume", "snapshot", source, snapshots / foreign[0])
+        (snapshots / foreign[1]).mkdir()
+        for _ in range(3):
+            result = self.backup("-N", "1", "-n", "1", source, usb)
+        self.assertLessEqual(set(foreign), set(names(usb)))
+        self.assertEqual(len(names(usb)), len(foreign) + 1)
+        self.assertLessEqual(set(foreign[:2]), set(names(snapshots)))
+        for name in foreign[:2]:
+            self.assertIn(f"leaving {name} alone", result.err)
+
+    def test_occupied_name_fails_and_is_left_alone(self) -> None:
+        source, usb = self.source(), self.disk("usb").path
+        self.backup(source)
+        occupied = names(source / "snapshot")[0]
+        (usb / occupied).mkdir()
+        (usb / occupied / "mine").write_text("precious")
+        result = self.backup(source, usb, status=10)
+        self.assertIn(f"cannot send {occupied}", result.err)
+        self.assertIn("in the way", result.err)
+        self.assertEqual((usb / occupied / "mine").read_text(), "precious")
+        newest = names(source / "snapshot")[-1]
+        self.assert_same(usb / newest, source / "snapshot" / newest)
+        self.assertIn(occupied, json.loads((source / "snapshot" / OUTSTANDING).read_text()))
+        (usb / occupied).rename(usb / "mine")
+        self.backup(source, usb)
+        self.assertIn(occupied, names(usb))
+        self.assertEqual(json.loads((source / "snapshot" / OUTSTANDING).read_text()), {})
+
+    def test_same_names_of_another_source(self) -> None:
+        """A backup of another subvolume under the name that has to be sent is neither parent nor deleted."""
+        source, usb = self.source(), self.disk("usb").path
+        other = self.source("other")
+        self.backup(source, usb)
+        name = names(usb)[0]
+        (other / "snapshot").mkdir()
+        sh("btrfs", "subvolume", "snapshot", "-r", other, other / "snapshot" / name)
+        result = self.backup("-n", "2", other, usb, status=10)
+        self.assertIn("is a copy of another snapshot", result.err)
+        self.assertIn("in full", result.err)
+        self.assertEqual(show(usb / name)["Received UUID"], show(source / "snapshot" / name)["UUID"])
+
+    def test_a_deletion_that_fails(self) -> None:
+        source, usb = self.source(), self.disk("usb").path
+        self.backup(source, usb)
+        self.backup(source, usb)
+        oldest = names(usb)[0]
+        sh("btrfs", "subvolume", "set-default", show(usb / oldest)["Subvolume ID"], usb)
+        result = self.backup("-n", "1", source, usb, status=10)
+        self.assertIn("1 deletion failed", result.err)
+        self.assertEqual(len(names(usb)), 2)
+        self.assertIn(oldest, names(usb))
+
+    def test_last_delivered_to_a_disk_that_is_away_stays(self) -> None:
+        source, usb, nas = self.source(), self.disk("usb"), self.disk("nas").path
+        self.backup(source, usb.path / "b", nas)
+        delivered = names(source / "snapshot")[0]
+        for _ in range(3):
+            self.backup("-N", "1", "-n", "1", source, nas)
+        self.assertEqual(names(source / "snapshot")[0], delivered)
+        self.assertEqual(len(names(source / "snapshot")), 2)
+        result = self.backup("-N", "1", source, usb.path / "b")
+        self.assertIn(f"on top of {delivered}", result.err)
+
+    def test_swapped_disks_at_one_mount_point(self) -> None:
+        """Each disk gets increments on top of what it got last."""
+        source = self.source()
+        disks = [self.disk("one"), self.disk("two")]
+        point = self.folder / "usb"
+        point.mkdir()
+        for turn in range(6):
+            sh("mount", "--bind", disks[turn % 2].path, point)
+            self.addCleanup(sh, "umount", "-q", point, check=False)
+            try:
+                result = self.backup("-N", "1", source, point)
+            finally:
+                sh("umount", point)
+            self.assertEqual("in full" in result.err, turn < 2, result)
+        seen = json.loads((source / "snapshot" / COMPLETED).read_text())[str(point)]
+        self.assertEqual(sorted(name for [name] in seen.values()), names(source / "snapshot"))
+
+
+class Records(RealTest):
+    def test_locked_dests_and_remove_locks(self) -> None:
+        source, usb = self.source(), self.disk("usb").path / "backups"
+        gone = self.folder / "not-btrfs"
+        os.mkdir(gone)
+        sh("mount", "-t", "tmpfs", "none", gone)
+        self.addCleanup(sh, "umount", gone)
+        self.backup(source, usb, gone, status=10)
+        record = source / "snapshot" / OUTSTANDING
+        owed = names(usb)[0]
+        self.assertEqual(json.loads(record.read_text()), {owed: {"locks": [str(gone)]}})
+        result = self.backup("-S", "--locked-dests", source, status=10)
+        self.assertIn(f"{gone}: FAILED", result.err)
+        # The documented way to forget, with a trailing slash in what is typed.
+        self.backup("-S", "-T", "--remove-locks", source, f"{gone}/")
+        self.assertEqual(json.loads(record.read_text()), {})
+        self.assertIn(str(usb), json.loads((source / "snapshot" / COMPLETED).read_text()))
+        self.backup("-S", "-T", "--remove-locks", source, f"{usb}/")
+        self.assertEqual(json.loads((source / "snapshot" / COMPLETED).read_text()), {})
+
+    def test_a_destination_that_stays_away_does_not_pile_up_snapshots(self) -> None:
+        source, missing = self.source(), self.folder / "missing"
+        for _ in range(5):
+            self.backup("-N", "1", source, missing, status=10)
+        taken = names(source / "snapshot")
+        self.assertEqual(len(taken), 2)
+        record = json.loads((source / "snapshot" / OUTSTANDING).read_text())
+        self.assertEqual(record, {name: {"locks": [str(missing)]} for name in taken})
+        self.assertFalse(missing.exists())
+
+    def test_folder_of_0_3_1_carries_on_and_its_cut_off_transfer_heals(self) -> None:
+        """Snapshots, a backup, a partial one and the lock file just as 0.3.1 leaves them when it is killed."""
+        source, usb = self.source(), self.disk("usb").path
+        snapshots = source / "snaps"
+        snapshots.mkdir()
+        for name in ("home20261123-235603", "home20261123-235606"):
+            sh("btrfs", "subvolume", "snapshot", "-r", source, snapshots / name)
+        stream = self.folder / "stream"
+        sh("btrfs", "send", "-f", stream, snapshots / "home20261123-235603")
+        sh("btrfs", "receive", "-f", stream, usb)
+        sh("btrfs", "subvolume", "create", usb / "home20261123-235606")
+        (usb / "home20261123-235606" / "half").write_text("of it")
+        old = {
+            "home20261123-235603": {"parent_locks": [str(usb)]},
+            "home20261123-235606": {"locks": [str(usb)]},
+        }
+        (snapshots / OUTSTANDING).write_text(json.dumps(old, indent=4))
+        os.chmod(snapshots / OUTSTANDING, 0o640)
+        result = self.backup("-f", "snaps", "-p", "home", "-N", "2", "-n", "2", source, usb)
+        self.assertIn("deleting home20261123-235606", result.err)
+        self.assertNotIn("in full", result.err)
+        self.assert_complete(usb, snapshots, names(snapshots))
+        self.assertEqual(json.loads((snapshots / OUTSTANDING).read_text()), {})
+        self.assertEqual((snapshots / OUTSTANDING).stat().st_mode & 0o777, 0o640)
+
+
+class Refusals(RealTest):
+    """Nothing is created, the status is right, and the message helps."""
+
+    def refused(self, *arguments: object, status: int, says: str) -> None:
+        result = self.backup(*arguments, status=status)
+        self.assertIn(says, result.err)
+        self.assertEqual(result.out, "")
+
+    def test_bad_sources(self) -> None:
+        source, usb = self.source(), self.disk("usb").path
+        self.refused(source.parent / "nope", usb, status=1, says="does not exist")
+        self.refused(source / "folder", usb, status=1, says="is not a btrfs subvolume")
+        self.refused(source / "file", usb, status=1, says="is not a btrfs subvolume")
+        self.refused("/proc", usb, status=1, says="is not on btrfs but on proc")
+        self.refused("-S", source, usb, status=1, says="does not exist")
+        self.refused("-f", "file", source, usb, status=1, says="is not a folder")
+        self.refused(source, source / "snapshot", status=2, says="is the snapshot folder")
+        self.assertEqual(names(usb), [])
+        self.assertEqual(names(source), ["file", "folder", "link"])
+        self.assertFalse((source.parent / "nope").exists())
+
+    def test_bad_destinations(self) -> None:
+        source, usb = self.source(), self.disk("usb").path
+        (usb / "file").write_text("")
+        self.refused(source, usb / "file", status=10, says="not a folder")
+        self.refused(source, "/proc/x", status=10, says="it is not on btrfs but on proc")
+        self.refused(source, "/proc/x", usb / "good", status=10, says="sent 3 snapshots (")
+        self.assertEqual(len(names(usb / "good")), 3)
+
+    def test_missing_program(self) -> None:
+        source, usb = self.source(), self.disk("usb").path
+        tools = self.folder / "tools"
+        tools.mkdir()
+        for name in ("stat", "readlink", "find", "mkdir"):
+            (tools / name).symlink_to(f"/usr/bin/{name}")
+        result = self.backup(source, usb, status=1, env={"PATH": str(tools)})
+        self.assertIn("Install the package btrfs-progs", result.err)
+        self.assertEqual(names(usb), [])
+
+    def test_absent_disk(self) -> None:
+        """What the state file knows on another filesystem is not written to the root filesystem."""
+        source, usb = self.source(), self.disk("usb").path
+        self.backup(source, usb)
+        record = source / "snapshot" / COMPLETED
+        known = json.loads(record.read_text())
+        [delivered] = known[str(usb)].values()
+        record.write_text(json.dumps({"/root/no-such-disk/backups": {"0000": delivered}}))
+        result = self.backup("-S", source, "/root/no-such-disk/backups", status=10)
+        # The root filesystem of a test machine may or may not be btrfs.
+        self.assertRegex(result.err, "the disk is absent|not on btrfs")
+        self.assertFalse(Path("/root/no-such-disk").exists())
+
+    def test_a_snapshot_name_in_the_future(self) -> None:
+        source = self.source()
+        (source / "snapshot").mkdir()
+        sh("btrfs", "subvolume", "snapshot", "-r", source, source / "snapshot" / "29991231-235959")
+        result = self.backup(source)
+        self.assertIn("warning: snapshot 29991231-235959 lies in the future", result.err)
+        self.assertEqual(names(source / "snapshot"), ["29991231-235959", "30000101-000000"])
+
+
+class RunLock(RealTest):
+    def test_second_run_says_who_is_in_the_way(self) -> None:
+        source = self.source()
+        folder = source / "snapshot"
+        folder.mkdir()
+        holder = self.start_holder(folder)
+        result = self.backup(source, status=3)
+        self.assertIn(f"process {holder}", result.err)
+        self.assertIn("sleep 60", result.err)
+        self.assertEqual(names(folder), [])
+        os.kill(holder, signal.SIGKILL)
+        os.waitpid(holder, 0)
+        self.backup(source)
+
+    def start_holder(self, folder: Path) -> int:
+        ready = self.folder / "ready"
+        pid = os.posix_spawnp(
+            "flock", ["flock", "-F", str(folder), "sh", "-c", 'touch "$0"; exec sleep 60', str(ready)], os.environ
+        )
+        self.addCleanup(kill, pid)
+        wait_for(ready.exists)
+        return pid

@@ -1,0 +1,212 @@
+"""What breaks in mid-run: killed processes, signals, full disks, broken state files. The next run heals it."""
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+from tests.real.machine import (
+    RealTest,
+    child_running,
+    children_of,
+    is_readonly,
+    kill,
+    names,
+    random_file,
+    sh,
+    show,
+    wait_for,
+)
+
+OUTSTANDING = ".outstanding_transfers"
+
+
+class CutOff(RealTest):
+    def begin(self) -> tuple[Path, Path, "subprocess.Popen[str]"]:
+        """A second, large backup that is under way: its subvolume exists at the destination, and receive is stopped."""
+        source, usb = self.source(), self.disk("usb", 400).path
+        self.backup(source, usb)
+        random_file(source / "large", 100)
+        command = self.start(source, usb)
+        receive = wait_for(lambda: child_running(command.pid, "btrfs", "receive"))
+        wait_for(lambda: len(names(usb)) == 2)
+        kill(receive, signal.SIGSTOP)
+        return source, usb, command
+
+    def check_cut_off(self, source: Path, usb: Path) -> None:
+        """There is a partial backup, and a record of it and of its parent."""
+        old, new = names(usb)
+        self.assertFalse(is_readonly(usb / new))
+        self.assertEqual(show(usb / new)["Received UUID"], "-")
+        self.check_record(source, usb, old, new)
+
+    def check_record(self, source: Path, usb: Path, old: str, new: str) -> None:
+        record = json.loads((source / "snapshot" / OUTSTANDING).read_text())
+        self.assertEqual(record, {old: {"parent_locks": [str(usb)]}, new: {"locks": [str(usb)]}})
+
+    def check_healed(self, source: Path, usb: Path, count: int = 3) -> None:
+        self.backup("-N", "1", source, usb)
+        self.backup("-S", source, usb)
+        self.assertEqual(len(names(usb)), count)
+        last = names(source / "snapshot")
+        for name in last:
+            self.assert_same(usb / name, source / "snapshot" / name)
+        for name in names(usb):
+            self.assertTrue(is_readonly(usb / name))
+            self.assertNotEqual(show(usb / name)["Received UUID"], "-")
+        self.assertEqual(json.loads((source / "snapshot" / OUTSTANDING).read_text()), {})
+
+    def test_everything_killed(self) -> None:
+        source, usb, command = self.begin()
+        children = children_of(command.pid)
+        self.assertEqual(len(children), 2)
+        for pid in (command.pid, *children):
+            kill(pid)
+        command.wait()
+        wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children))
+        self.check_cut_off(source, usb)
+        self.check_healed(source, usb)
+
+    def test_everything_killed_and_the_record_lost(self) -> None:
+        source, usb, command = self.begin()
+        for pid in (command.pid, *children_of(command.pid)):
+            kill(pid)
+        command.wait()
+        os.unlink(source / "snapshot" / OUTSTANDING)
+        self.backup(source, usb)
+        self.assert_complete(usb, source / "snapshot", names(source / "snapshot"))
+        self.assertEqual(len(names(usb)), 3)
+
+    def test_children_do_not_outlive_the_command(self) -> None:
+        """Otherwise they would go on writing where the next run cleans up."""
+        source, usb, command = self.begin()
+        children = children_of(command.pid)
+        kill(command.pid)
+        command.wait()
+        wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), 5)
+        self.check_cut_off(source, usb)
+        self.check_healed(source, usb)
+
+    def test_a_killed_child_is_named_and_cleared_away(self) -> None:
+        for program in ("send", "receive"):
+            with self.subTest(program):
+                self.setUp()
+                source, usb, command = self.begin()
+                old, new = names(usb)
+                child = child_running(command.pid, "btrfs", program)
+                assert child
+                kill(child)
+                _, err = command.communicate()
+                self.assertEqual(command.returncode, 10, err)
+                self.assertIn(f"btrfs {program}: it was ended by signal 9", err)
+                self.assertIn(f"{usb}: FAILED", err)
+                self.assertEqual(names(usb), [old])
+                self.check_record(source, usb, old, new)
+                self.check_healed(source, usb)
+
+    def test_signals(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            with self.subTest(number.name):
+                self.setUp()
+                source, usb, command = self.begin()
+                children = children_of(command.pid)
+                command.send_signal(number)
+                # SIGTERM waits until a stopped process goes on.
+                kill(children[0], signal.SIGCONT)
+                _, err = command.communicate(timeout=20)
+                self.assertEqual(command.returncode, 128 + number, err)
+                self.assertNotIn("Traceback", err)
+                self.assertIn(number.name, err)
+                self.assertRegex(err.splitlines()[-1], f"{usb}: sent nothing, 1 outstanding")
+                self.assertFalse([pid for pid in children if Path(f"/proc/{pid}").exists()])
+                self.check_cut_off(source, usb)
+                self.check_healed(source, usb)
+
+    def test_ignored_hangup_stays_ignored(self) -> None:
+        source, usb = self.source(), self.disk("usb").path
+        random_file(source / "large", 40)
+        command = self.start(source, usb, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+        wait_for(lambda: child_running(command.pid, "btrfs", "receive"))
+        command.send_signal(signal.SIGHUP)
+        _, err = command.communicate()
+        self.assertEqual(command.returncode, 0, err)
+
+
+class FullDisk(RealTest):
+    def test_one_of_two_destinations_is_full(self) -> None:
+        source, usb = self.source(), self.disk("usb").path
+        small = self.disk("small", 120)
+        self.backup(source, usb, small.path)
+        random_file(source / "large", 20)
+        filler = small.fill()
+        result = self.backup(source, small.path, usb, status=10)
+        self.assertIn("No space left", result.err)
+        self.assertIn(f"{small.path}: FAILED", result.err)
+        old, new = names(source / "snapshot")
+        self.assert_complete(usb, source / "snapshot", [old, new])
+        self.assertNotIn(new, names(small.path))
+        record = json.loads((source / "snapshot" / OUTSTANDING).read_text())
+        self.assertEqual(record, {old: {"parent_locks": [str(small.path)]}, new: {"locks": [str(small.path)]}})
+        filler.unlink()
+        self.backup("-S", source, small.path, usb)
+        self.assert_complete(small.path, source / "snapshot", [old, new])
+        self.assertEqual(json.loads((source / "snapshot" / OUTSTANDING).read_text()), {})
+
+    def test_a_partial_that_fills_the_disk_gives_way_to_its_resend(self) -> None:
+        """The space of the deleted partial has to be free before the transfer begins again."""
+        source = self.source()
+        random_file(source / "large", 60)
+        small = self.disk("small", 150).path
+        self.backup(source)
+        [name] = names(source / "snapshot")
+        sh("btrfs", "subvolume", "create", small / name)
+        random_file(small / name / "half", 50)
+        sh("sync", "-f", small)
+        self.backup("-S", source, small)
+        self.assert_complete(small, source / "snapshot", [name])
+
+
+class BrokenStateFiles(RealTest):
+    def test_outstanding(self) -> None:
+        for text in ('{"20261123-042459": {"lo', "[]", '{"x": []}', '{"x": {"locks": "abc"}}', "\0", "{} {}"):
+            self.refuses(OUTSTANDING, text)
+
+    def test_completed(self) -> None:
+        for text in ("{", "[1]", '{"/usb": []}', '{"/usb": {"uuid": "name"}}', '{"/usb": {"uuid": [1]}}'):
+            self.refuses(".completed_transfers", text)
+
+    def refuses(self, name: str, text: str) -> None:
+        """The snapshot is taken, nothing else happens, and the file stays as it was."""
+        with self.subTest(text):
+            self.setUp()
+            source, usb = self.source(), self.disk("usb").path
+            for _ in range(3):
+                self.backup(source)
+            file = source / "snapshot" / name
+            file.write_text(text)
+            result = self.backup("-N", "1", source, usb, status=10)
+            self.assertIn(f"the state file '{file}' is broken", result.err)
+            self.assertIn("mv ", result.err)
+            self.assertEqual(file.read_text(), text)
+            self.assertEqual(len(names(source / "snapshot")), 4)
+            self.assertEqual(names(usb), [])
+
+    def test_empty_means_no_records(self) -> None:
+        source, usb = self.source(), self.disk("usb").path
+        (source / "snapshot").mkdir()
+        for name in (OUTSTANDING, ".completed_transfers"):
+            (source / "snapshot" / name).write_text("")
+        self.backup(source, usb)
+        self.assert_complete(usb, source / "snapshot", names(source / "snapshot"))
+
+    def test_unwritable_record(self) -> None:
+        """Without a record no transfer begins."""
+        source, usb = self.source(), self.disk("usb").path
+        (source / "snapshot" / f"{OUTSTANDING}.new").mkdir(parents=True)
+        result = self.backup(source, usb, status=10)
+        self.assertIn("cannot write", result.err)
+        self.assertEqual(names(usb), [])
+        (source / "snapshot" / f"{OUTSTANDING}.new").rmdir()
+        self.backup(source, usb)
+        self.assertEqual(len(names(usb)), 2)

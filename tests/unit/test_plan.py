@@ -1,0 +1,386 @@
+"""What is missing, from which parent it is sent, and which destinations share a stream."""
+
+import unittest
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from btrfs_backup.model import plan, retention
+from btrfs_backup.model.inventory import Holdings
+from btrfs_backup.model.plan import Batch, Lineage, Source, Target
+from btrfs_backup.model.snapshot import Naming, Subvolume
+
+NAMING = Naming()
+HOME = Subvolume("home", "HOME")
+# One snapshot a day, oldest first.
+A, B, C, D, E, F = (f"2026010{day}-120000" for day in (1, 2, 3, 4, 5, 6))
+ALL = (A, B, C, D, E, F)
+
+
+def snapshot(name: str, parent: str = "HOME", received: str = "") -> Subvolume:
+    return Subvolume(name, f"uuid-{name}", parent, received)
+
+
+def source(*names: str, subvolume: Subvolume = HOME) -> Source:
+    """Snapshots of the subvolume."""
+    return Source(subvolume, {name: snapshot(name, subvolume.uuid) for name in names})
+
+
+def holdings(
+    complete: Iterable[str] = (), partial: Iterable[str] = (), foreign: Mapping[str, str] | None = None
+) -> Holdings:
+    copies = {name: Subvolume(name, f"copy-{name}", "", f"uuid-{name}") for name in sorted(complete)}
+    return Holdings(copies, tuple(partial), foreign or {})
+
+
+class TargetTest(unittest.TestCase):
+    def missing(self, held: Holdings, keep: str, names: tuple[str, ...] = ALL) -> list[str]:
+        return list(plan.target("/b", held, source(*names), NAMING, retention.parse(keep)).missing)
+
+    def test_missing(self) -> None:
+        """Oldest first; a partial backup is missing; what the source has no more is not asked for."""
+        table: list[tuple[Holdings, list[str]]] = [
+            (holdings(), list(ALL)),
+            (holdings(ALL), []),
+            (holdings([A, B]), [C, D, E, F]),
+            (holdings([B, E]), [A, C, D, F]),
+            (holdings([A, B, C], partial=[D]), [D, E, F]),
+            (holdings(partial=ALL), list(ALL)),
+            (holdings(["20250101-000000", "20270101-000000"]), list(ALL)),
+            (holdings(ALL, partial=["20250101-000000"]), []),
+        ]
+        for held, wanted in table:
+            with self.subTest(held=held):
+                self.assertEqual(self.missing(held, "all"), wanted)
+
+    def test_what_keep_would_delete_again_is_not_sent(self) -> None:
+        """KEEP is asked about everything that would be there: what is, and what could be sent."""
+        newer, newest = "20270101-000000", "20270102-000000"
+        table: list[tuple[str, Holdings, list[str]]] = [
+            ("1", holdings(), [F]),
+            ("2", holdings(), [E, F]),
+            ("2", holdings([A, B, C]), [E, F]),
+            ("2", holdings([A, E]), [F]),
+            ("9", holdings(), list(ALL)),
+            ("1", holdings(ALL), []),
+            ("1", holdings([newer]), []),
+            ("2", holdings([newer]), [F]),
+            ("2", holdings([newer, newest]), []),
+            ("3", holdings([newer, newest]), [F]),
+            ("2", holdings(partial=[newer]), [E, F]),
+            ("2", holdings(foreign={newer: "why"}), [E, F]),
+            ("1m", holdings(), [F]),
+            ("2m", holdings(["20251201-000000"]), [F]),
+            ("2m", holdings([newer]), [F]),
+            ("1m", holdings([newer]), []),
+            ("1 3d", holdings([E]), [D, F]),
+            ("1w", holdings(), [F]),
+            ("2w", holdings(), [D, F]),
+        ]
+        for keep, held, wanted in table:
+            with self.subTest(keep=keep, held=held):
+                self.assertEqual(self.missing(held, keep), wanted)
+
+    def test_occupied_names(self) -> None:
+        """A foreign entry takes the place of a snapshot only where that would have to be sent."""
+        foreign = {B: "a file", E: "writable", "20250101-000000": "other", "20270101-000000": "other"}
+        target = plan.target("/b", holdings([A], foreign=foreign), source(*ALL), NAMING, retention.KEEP_ALL)
+        self.assertEqual(target.missing, (C, D, F))
+        self.assertEqual(dict(target.occupied), {B: "a file", E: "writable"})
+        self.assertEqual(target.owed, {B, C, D, E, F})
+        target = plan.target("/b", holdings([A], foreign=foreign), source(*ALL), NAMING, retention.parse("2"))
+        self.assertEqual((target.missing, dict(target.occupied)), ((F,), {E: "writable"}))
+        target = plan.target("/b", holdings([A], foreign=foreign), source(*ALL), NAMING, retention.parse("1"))
+        self.assertEqual((target.missing, dict(target.occupied)), ((F,), {}))
+
+    def test_common(self) -> None:
+        """Complete on both sides."""
+        held = holdings([A, C, "20250101-000000"], partial=[B], foreign={D: "why"})
+        target = plan.target("/b", held, source(A, B, C, D), NAMING, retention.KEEP_ALL)
+        self.assertEqual(target.common, {A, C})
+        self.assertEqual(target.destination, "/b")
+
+    def test_nothing_at_the_source(self) -> None:
+        self.assertEqual(
+            plan.target("/b", holdings([A]), source(), NAMING, retention.KEEP_ALL), Target("/b", (), frozenset(), {})
+        )
+
+    def test_prefix(self) -> None:
+        names = [f"home-{name}" for name in ALL]
+        target = plan.target("/b", holdings(), source(*names), Naming("home-"), retention.parse("2d"))
+        self.assertEqual(list(target.missing), names[-2:])
+
+
+class ServedTest(unittest.TestCase):
+    def test_served(self) -> None:
+        """It is missing no more and can be a parent; the rest is as before."""
+        before = Target("/b", (B, C), frozenset({A}), {D: "why"})
+        after = Target("/b", (C,), frozenset({A, B}), {D: "why"})
+        self.assertEqual(plan.served(before, B), after)
+        self.assertEqual(plan.served(after, C), Target("/b", (), frozenset({A, B, C}), {D: "why"}))
+        self.assertEqual(before.missing, (B, C))
+
+
+class ParentTest(unittest.TestCase):
+    def parent(self, snapshots: Iterable[Subvolume], name: str, common: Iterable[str], home: Subvolume = HOME) -> Any:
+        return Lineage(home, {each.name: each for each in snapshots}).parent(name, frozenset(common))
+
+    def test_one_lineage(self) -> None:
+        """The nearest older one, else the nearest newer one, else none; never the snapshot itself."""
+        snapshots = [snapshot(name) for name in ALL]
+        table: list[tuple[str, tuple[str, ...], str | None]] = [
+            (D, (), None),
+            (D, (D,), None),
+            (D, (A,), A),
+            (D, (A, B, C), C),
+            (D, (A, B), B),
+            (D, (E,), E),
+            (D, (E, F), E),
+            (D, (F,), F),
+            (D, (A, E), A),
+            (D, (A, D, E), A),
+            (D, ALL, C),
+            (A, ALL, B),
+            (A, (F, C), C),
+            (F, ALL, E),
+        ]
+        for name, common, wanted in table:
+            with self.subTest(name=name, common=common):
+                self.assertEqual(self.parent(snapshots, name, common), wanted)
+
+    def test_other_lineages(self) -> None:
+        """One's own lineage first, older before newer; then any other, older before newer."""
+        foreign = [snapshot(name, "OTHER") for name in (B, C, E)]
+        snapshots = [*foreign, *(snapshot(name) for name in (A, D, F))]
+        table: list[tuple[str, tuple[str, ...], str | None]] = [
+            (D, (A, B, C, E, F), A),
+            (D, (B, C, E, F), F),
+            (D, (C, F), F),
+            (D, (B, C, E), C),
+            (D, (B, E), B),
+            (D, (E,), E),
+            (C, (A, B, D, E, F), B),
+            (C, (A, D, E, F), E),
+            (C, (A, D, F), A),
+            (C, (D, F), D),
+            (B, (A,), A),
+        ]
+        for name, common, wanted in table:
+            with self.subTest(name=name, common=common):
+                self.assertEqual(self.parent(snapshots, name, common), wanted)
+
+    def test_restored_subvolume(self) -> None:
+        """What was restored goes on from the backup it was made from, not from later ones of the old subvolume."""
+        restored = Subvolume("home", "NEW-HOME", parent_uuid=f"uuid-{C}")
+        snapshots = [
+            snapshot(A, "OLD-HOME"),
+            snapshot(B, "OLD-HOME"),
+            Subvolume(C, f"uuid-{C}", "", "uuid-of-the-lost-original"),
+            snapshot(D, "OLD-HOME"),
+            snapshot(E, "NEW-HOME"),
+            snapshot(F, "NEW-HOME"),
+        ]
+        table: list[tuple[str, tuple[str, ...], str | None]] = [
+            (E, (A, B, C, D), C),
+            (E, (A, B, D), D),
+            (F, (A, B, C, D), C),
+            (F, (A, B, C, D, E), E),
+            (E, (A, B, D, F), F),
+            (D, (A, C, E), A),
+            (D, (B, C), B),
+            (C, (A, B, D, E), E),
+        ]
+        for name, common, wanted in table:
+            with self.subTest(name=name, common=common):
+                self.assertEqual(self.parent(snapshots, name, common, restored), wanted)
+
+    def test_restored_from_a_chain(self) -> None:
+        """Received increments are snapshots of one another: the whole chain is one lineage."""
+        restored = Subvolume("home", "NEW-HOME", parent_uuid=f"uuid-{D}")
+        snapshots = [
+            Subvolume(A, f"uuid-{A}", "", "r1"),
+            Subvolume(B, f"uuid-{B}", f"uuid-{A}", "r2"),
+            Subvolume(D, f"uuid-{D}", f"uuid-{B}", "r4"),
+            snapshot(C, "ANOTHER"),
+            snapshot(E, "ANOTHER"),
+            snapshot(F, "NEW-HOME"),
+        ]
+        table: list[tuple[str, tuple[str, ...], str | None]] = [
+            (F, (A, B, C, D, E), D),
+            (F, (A, B, C, E), B),
+            (F, (A, C, E), A),
+            (F, (C, E), E),
+            (D, (A, B, C, F), B),
+            (D, (A, C, F), A),
+            (D, (C, F), F),
+            (B, (C, D, E, F), D),
+            (E, (A, B, C, D, F), C),
+            (E, (A, B, D, F), D),
+        ]
+        for name, common, wanted in table:
+            with self.subTest(name=name, common=common):
+                self.assertEqual(self.parent(snapshots, name, common, restored), wanted)
+
+    def test_chain_of_received_snapshots_only(self) -> None:
+        """A relay's folder: each received on top of another one, the oldest on top of nothing."""
+        snapshots = [Subvolume(A, f"uuid-{A}", "", "r")]
+        snapshots += [
+            Subvolume(name, f"uuid-{name}", f"uuid-{before}", f"r-{name}")
+            for before, name in ((A, B), (B, C), (C, E), (E, F))
+        ]
+        snapshots.append(Subvolume(D, f"uuid-{D}", "", "sent in full"))
+        self.assertEqual(self.parent(snapshots, F, (A, B, C, D)), C)
+        self.assertEqual(self.parent(snapshots, E, (A, D)), A)
+        self.assertEqual(self.parent(snapshots, B, (D, E, F)), E)
+        self.assertEqual(self.parent(snapshots, D, (A, B, E)), B)
+
+    def test_oldest_of_the_chain_is_gone(self) -> None:
+        """The chain holds together as long as its links are there."""
+        restored = Subvolume("home", "NEW-HOME", parent_uuid=f"uuid-{C}")
+        snapshots = [
+            Subvolume(B, f"uuid-{B}", "uuid-of-one-deleted", "r"),
+            Subvolume(C, f"uuid-{C}", f"uuid-{B}", "r"),
+            snapshot(D, "ANOTHER"),
+            snapshot(E, "NEW-HOME"),
+        ]
+        self.assertEqual(self.parent(snapshots, E, (B, D), restored), B)
+
+    def test_without_parent_uuids(self) -> None:
+        """Snapshots that say nothing of their origin are still parents, if nothing better is common."""
+        snapshots = [Subvolume(name, f"uuid-{name}") for name in (A, B, C)]
+        self.assertEqual(self.parent(snapshots, C, (A, B)), B)
+        self.assertEqual(self.parent(snapshots, A, (B, C)), B)
+
+    def test_loops_of_parent_uuids(self) -> None:
+        """UUIDs that point in circles end in some parent, and do not hang."""
+        loops = {
+            "itself": {A: A, B: B, C: C},
+            "two": {A: B, B: A, C: A},
+            "three": {A: B, B: C, C: A},
+            "behind a tail": {A: B, B: A, C: B},
+        }
+        for case, parents in loops.items():
+            for home_parent in ("", "HOME", f"uuid-{A}"):
+                with self.subTest(case, home_parent=home_parent):
+                    home = Subvolume("home", "HOME", home_parent)
+                    snapshots = [snapshot(name, f"uuid-{parent}") for name, parent in parents.items()]
+                    snapshots.append(snapshot(D, "HOME"))
+                    self.assertEqual(self.parent(snapshots, C, (B,), home), B)
+                    self.assertEqual(self.parent(snapshots, D, (A,), home), A)
+                    self.assertIn(self.parent(snapshots, D, (A, B, C), home), (A, B, C))
+
+    def test_long_chain(self) -> None:
+        """A thousand increments do not exhaust the stack."""
+        names = [
+            f"2026{month:02}{day:02}-{hour:02}0000"
+            for month in range(1, 5)
+            for day in range(1, 29)
+            for hour in range(9)
+        ]
+        before, snapshots = "", []
+        for name in names:
+            snapshots.append(Subvolume(name, f"uuid-{name}", before, "r"))
+            before = f"uuid-{name}"
+        self.assertGreater(len(names), 1000)
+        self.assertEqual(self.parent(snapshots, names[-1], names[:1]), names[0])
+
+
+class BatchTest(unittest.TestCase):
+    SOURCE = source(*ALL)
+
+    def batch(self, *targets: Target, incremental: bool = True) -> Batch | None:
+        return plan.next_batch(targets, self.SOURCE, incremental)
+
+    @staticmethod
+    def target(destination: str, missing: tuple[str, ...], common: Iterable[str] = ()) -> Target:
+        return Target(destination, missing, frozenset(common))
+
+    def test_nothing_to_do(self) -> None:
+        self.assertIsNone(self.batch())
+        self.assertIsNone(self.batch(self.target("/b", (), ALL), self.target("/c", ())))
+        self.assertIsNone(self.batch(Target("/b", occupied={A: "why"})))
+
+    def test_one_destination(self) -> None:
+        """One destination is the same code as several."""
+        self.assertEqual(self.batch(self.target("/b", (A, B))), Batch(A, None, ("/b",)))
+        self.assertEqual(self.batch(self.target("/b", (C, D), [A, B])), Batch(C, B, ("/b",)))
+        self.assertEqual(self.batch(self.target("/b", (A, D), [B, C])), Batch(A, B, ("/b",)))
+
+    def test_same_step_shares_a_stream(self) -> None:
+        both = self.target("/b", (C,), [A, B]), self.target("/c", (C, D), [B])
+        self.assertEqual(self.batch(*both), Batch(C, B, ("/b", "/c")))
+        self.assertEqual(self.batch(*reversed(both)), Batch(C, B, ("/c", "/b")))
+
+    def test_other_parent_is_another_stream(self) -> None:
+        first, second = self.target("/b", (C,), [B]), self.target("/c", (C,), [A])
+        third, full = self.target("/d", (C,), [A, B]), self.target("/e", (C,))
+        self.assertEqual(self.batch(first, second, third, full), Batch(C, B, ("/b", "/d")))
+        self.assertEqual(self.batch(second, third, full), Batch(C, A, ("/c",)))
+        self.assertEqual(self.batch(full, second, third), Batch(C, None, ("/e",)))
+
+    def test_oldest_first(self) -> None:
+        """A destination that lags behind comes first, until it can share the streams of the others."""
+        behind, ahead = self.target("/b", (B, C, D), [A]), self.target("/c", (D,), [A, B, C])
+        for targets in ((behind, ahead), (ahead, behind)):
+            self.assertEqual(self.batch(*targets), Batch(B, A, ("/b",)))
+        self.assertEqual(self.batch(ahead), Batch(D, C, ("/c",)))
+
+    def test_those_that_lack_nothing_do_not_take_part(self) -> None:
+        self.assertEqual(self.batch(self.target("/b", (), ALL), self.target("/c", (F,), [E])), Batch(F, E, ("/c",)))
+
+    def test_gaps(self) -> None:
+        """A snapshot inside a gap is asked for before newer ones, but is no other destination's business."""
+        gap, rest = self.target("/b", (B, F), [A, C, D, E]), self.target("/c", (D, E, F), [A, B, C])
+        self.assertEqual(self.batch(gap, rest), Batch(B, A, ("/b",)))
+
+    def test_no_incremental(self) -> None:
+        """Every one in full, and so all that lack the same share a stream."""
+        targets = self.target("/b", (C,), [A, B]), self.target("/c", (C, D), [A]), self.target("/d", (C,))
+        self.assertEqual(self.batch(*targets, incremental=False), Batch(C, None, ("/b", "/c", "/d")))
+
+    def fold(self, targets: list[Target], incremental: bool = True) -> list[Batch]:
+        """All batches of a run in which everything succeeds."""
+        batches = []
+        while batch := plan.next_batch(targets, self.SOURCE, incremental):
+            batches.append(batch)
+            targets = [
+                plan.served(each, batch.snapshot) if each.destination in batch.destinations else each
+                for each in targets
+            ]
+            self.assertLessEqual(len(batches), 30)
+        return batches
+
+    def test_whole_run(self) -> None:
+        """An empty destination, one that is behind and one with a gap: few streams, in the order of time."""
+        targets = [
+            self.target("/empty", ALL),
+            self.target("/behind", (C, D, E, F), [A, B]),
+            self.target("/gap", (B, F), [A, C, D, E]),
+        ]
+        self.assertEqual(
+            self.fold(targets),
+            [
+                Batch(A, None, ("/empty",)),
+                Batch(B, A, ("/empty", "/gap")),
+                Batch(C, B, ("/empty", "/behind")),
+                Batch(D, C, ("/empty", "/behind")),
+                Batch(E, D, ("/empty", "/behind")),
+                Batch(F, E, ("/empty", "/behind", "/gap")),
+            ],
+        )
+
+    def test_whole_run_in_full(self) -> None:
+        targets = [self.target("/b", (A, C)), self.target("/c", (B, C), [A])]
+        self.assertEqual(
+            self.fold(targets, incremental=False),
+            [Batch(A, None, ("/b",)), Batch(B, None, ("/c",)), Batch(C, None, ("/b", "/c"))],
+        )
+
+    def test_failure_changes_later_parents(self) -> None:
+        """One that failed is left out by the caller; the others go on."""
+        well, failed = self.target("/b", (C, D), [B]), self.target("/c", (C, D), [B])
+        self.assertEqual(self.batch(well, failed), Batch(C, B, ("/b", "/c")))
+        self.assertEqual(self.batch(plan.served(well, C)), Batch(D, C, ("/b",)))
+
+
+if __name__ == "__main__":
+    unittest.main()
