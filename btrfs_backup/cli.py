@@ -187,7 +187,7 @@ def parse(argv: Sequence[str]) -> Settings:
     Raises UsageError, and SystemExit for --help and --version.
     """
     cwd = os.getcwd()
-    arguments = parser().parse_intermixed_args(argfiles.expand(argv, _read, cwd))
+    arguments = parser().parse_intermixed_args(_without_double_dash(argfiles.expand(argv, _read, cwd)))
     if arguments.source is None:
         raise UsageError("no SOURCE is given", "Example: btrfs-backup /home /mnt/usb/home; see 'btrfs-backup --help'.")
     destinations = dict.fromkeys(_supported(spelling, cwd) for spelling in arguments.destinations)
@@ -221,6 +221,13 @@ def _check(settings: Settings) -> None:
                 f"the destination '{destination}' is the snapshot folder of the source",
                 "Backups belong in a folder of their own, best on another disk.",
             )
+
+
+def _without_double_dash(argv: Sequence[str]) -> list[str]:
+    """What follows `--` is a location even when it begins with a dash; parse_intermixed_args does not know that."""
+    end = argv.index("--") if "--" in argv else len(argv)
+    locations = [f"./{each}" if each.startswith("-") else each for each in argv[end + 1 :]]
+    return [*argv[:end], *locations]
 
 
 def _read(path: str) -> str:

@@ -8,7 +8,7 @@ from datetime import datetime
 from btrfs_backup.errors import Failure, MissingProgram, StateFileBroken
 from btrfs_backup.model import inventory, location, plan, retention, transfers
 from btrfs_backup.model.inventory import Holdings
-from btrfs_backup.model.location import Location
+from btrfs_backup.model.location import Location, Scheme
 from btrfs_backup.model.plan import Batch, Target
 from btrfs_backup.report import Report, Sent, Tally, plural, size
 from btrfs_backup.settings import Settings
@@ -171,6 +171,8 @@ class _Run:
 
     def _check(self, visit: _Visit) -> Standing:
         """Raises Failure unless backups can be put there. Creates nothing."""
+        if visit.location.scheme is not Scheme.LOCAL:
+            raise Failure(f"{visit.location.scheme.value}:// is not supported yet")
         standing = examine(visit.folder.host, visit.folder.path)
         if self.settings.fs_checks and not standing.on_btrfs:
             raise Failure(

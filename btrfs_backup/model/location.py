@@ -102,7 +102,7 @@ def _ssh(spelling: str) -> Location:
         raise UsageError(f"'{spelling}' names no host", example)
     if not path:
         raise UsageError(f"'{spelling}' names no path on the host", example)
-    if match[3] is not None and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+    if match[3] is not None and not (re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 65536):
         raise UsageError(f"'{spelling}': '{port}' is not a port number", example)
     return Location(
         Scheme.SSH,

@@ -51,12 +51,13 @@ def begin(outstanding: Outstanding, destination: str, snapshot: str, parent: str
 def end(outstanding: Outstanding, destination: str, snapshot: str) -> Outstanding:
     """The transfer of SNAPSHOT to DESTINATION ended well.
 
-    All parent notes of the destination go: it has one transfer at a time.
+    All parent notes of the destination under that prefix go: it has one transfer at a time.
     """
+    naming = Naming(prefix_of(snapshot))
     kept = {
         name: Locks(
             locks.locks - {destination} if name == snapshot else locks.locks,
-            locks.parent_locks - {destination},
+            locks.parent_locks - {destination} if name in naming else locks.parent_locks,
         )
         for name, locks in outstanding.items()
     }

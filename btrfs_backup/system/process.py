@@ -291,5 +291,13 @@ _HINTS = (
     ("No space left on device", "The disk is full: free some space there, or keep fewer backups with '-n'."),
     ("Operation not permitted", "Run it as root, e.g. with sudo."),
     ("Permission denied", "Run it as root, e.g. with sudo."),
+    (
+        "Invalid cross-device link",
+        "The snapshot folder has to be on the filesystem of the source: see the option '-f'.",
+    ),
+    (
+        "changed your default subvolume",
+        "Increments need a mount of a subvolume, not a bind mount of a folder; or '-I'.",
+    ),
     ("Read-only file system", "Mount the filesystem writable; 'dmesg' tells when the kernel made it read-only."),
 )

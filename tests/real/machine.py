@@ -21,7 +21,9 @@ SHORT = 120.0  # seconds that nothing in the tests takes
 
 def sh(*argv: object, check: bool = True) -> str:
     """Run a command; its stdout."""
-    done = subprocess.run(list(map(str, argv)), check=False, capture_output=True, timeout=SHORT, text=True)
+    done = subprocess.run(
+        list(map(str, argv)), check=False, capture_output=True, timeout=SHORT, text=True, errors="surrogateescape"
+    )
     if check and done.returncode:
         raise AssertionError(f"{' '.join(map(str, argv))}: {done.stderr.strip()}")
     return done.stdout

@@ -97,7 +97,9 @@ class CutOff(RealTest):
                 child = child_running(command.pid, "btrfs", program)
                 assert child
                 kill(child)
-                _, err = command.communicate()
+                receive = child_running(command.pid, "btrfs", "receive")
+                kill(receive, signal.SIGCONT) if receive else None
+                _, err = command.communicate(timeout=20)
                 self.assertEqual(command.returncode, 10, err)
                 self.assertIn(f"btrfs {program}: it was ended by signal 9", err)
                 self.assertIn(f"{usb}: FAILED", err)
@@ -129,7 +131,7 @@ class CutOff(RealTest):
         command = self.start(source, usb, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
         wait_for(lambda: child_running(command.pid, "btrfs", "receive"))
         command.send_signal(signal.SIGHUP)
-        _, err = command.communicate()
+        _, err = command.communicate(timeout=20)
         self.assertEqual(command.returncode, 0, err)
 
 
