@@ -70,7 +70,7 @@ def parse_list(text: str) -> list[tuple[str, Subvolume]]:
     # A path can hold newlines: it goes on until the next line that begins like a row.
     ends = [start.start() for start in starts[1:]] + [len(text)]
     rows = []
-    for start, end in zip(starts, ends, strict=True):
+    for start, end in zip(starts, ends, strict=False):
         path = text[start.end() : end].removesuffix("\n")
         uuid, parent, received = (_uuid(start[field]) for field in ("uuid", "parent", "received"))
         rows.append((path, Subvolume(path.rpartition("/")[2], uuid, parent, received, readonly=False)))

@@ -42,7 +42,7 @@ class JudgeTest(unittest.TestCase):
     )
 
     def test_table(self) -> None:
-        """An entry is complete, partial or foreign; a parent UUID changes nothing, and all but complete has a reason."""
+        """An entry is complete, partial or foreign; a parent UUID changes nothing; all but complete has a reason."""
         for received, readonly, source, wanted in self.TABLE:
             for parent in ("", "some-parent"):
                 with self.subTest(received=received, readonly=readonly, source=source, parent=parent):

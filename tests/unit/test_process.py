@@ -1,0 +1,106 @@
+"""Children: their words, their end, and whose fault a broken pipeline is."""
+
+import os
+import signal
+import sys
+import unittest
+
+from btrfs_backup.errors import Failure, Interrupted, MissingProgram
+from btrfs_backup.system import process, stream
+from btrfs_backup.system.process import STDERR_KEPT, Children, Command, Ended
+
+
+def python(code: str) -> Command:
+    return Command((sys.executable, "-c", code), "python")
+
+
+def ended(title: str, status: int, stderr: str = "") -> Ended:
+    return Ended(Command((title,), title), status, b"", stderr, 0)
+
+
+class Run(unittest.TestCase):
+    def test_input_output_and_status(self) -> None:
+        code = "import sys; print(sys.stdin.read()[::-1]); print('oh', file=sys.stderr); sys.exit(3)"
+        done = process.run(python(code), b"abc")
+        self.assertEqual((done.stdout, done.stderr, done.status), (b"cba\n", "oh\n", 3))
+
+    def test_much_output_and_the_end_of_many_messages(self) -> None:
+        code = "import sys; print('o' * 3_000_000); print('e' * 3_000_000 + 'END', file=sys.stderr)"
+        done = process.run(python(code))
+        self.assertEqual(len(done.stdout), 3_000_001)
+        self.assertEqual(len(done.stderr), STDERR_KEPT)
+        self.assertTrue(done.stderr.endswith("END\n"))
+
+    def test_a_process_left_behind_does_not_hold_us_up(self) -> None:
+        code = "import subprocess; subprocess.Popen(['sleep', '5']); print('done')"
+        self.assertEqual(process.run(python(code)).stdout, b"done\n")
+
+    def test_programs_that_cannot_be_started(self) -> None:
+        with self.assertRaises(MissingProgram) as missing:
+            process.run(Command(("no-such-program",), "no-such-program send"))
+        self.assertIn("there is no program 'no-such-program' in PATH", str(missing.exception))
+        with self.assertRaises(Failure):
+            process.run(Command(("/",), "a folder"))
+
+    def test_messages_are_english(self) -> None:
+        self.assertEqual(process.run(python("import os; print(os.environ['LC_ALL'])")).stdout, b"C\n")
+
+
+class Scope(unittest.TestCase):
+    def test_leaving_it_ends_and_reaps(self) -> None:
+        ignoring = "import signal, time; signal.signal(15, signal.SIG_IGN); print(flush=True); time.sleep(60)"
+        process_grace, process._GRACE = process._GRACE, 0.2
+        self.addCleanup(setattr, process, "_GRACE", process_grace)
+        for code in ("import time; time.sleep(60)", ignoring):
+            with open(os.devnull) as nothing, self.assertRaises(Interrupted), Children() as children:
+                child = children.start(python(code), stdin=nothing.fileno())
+                if code is ignoring:
+                    os.set_blocking(child._readers[0][0].fileno(), True)
+                    os.read(child._readers[0][0].fileno(), 1)
+                raise Interrupted(signal.SIGTERM)
+            self.assertFalse(child.running)
+            self.assertFalse(os.path.exists(f"/proc/{child.pid}"))
+
+    def test_written_bytes_are_counted(self) -> None:
+        with open(os.devnull, "r+b") as nothing, Children() as children:
+            code = "import os; os.write(1, b'x' * 5000)"
+            child = children.start(python(code), stdin=nothing.fileno(), stdout=nothing.fileno())
+            children.wait()
+            self.assertEqual(child.ended.written, 5000)
+
+
+class Cause(unittest.TestCase):
+    def test_the_stage_that_did_not_die_of_a_broken_pipe(self) -> None:
+        for send, receive, wanted in (
+            (0, 0, None),
+            (1, 0, "send"),
+            (0, 1, "receive"),
+            (1, 1, "send"),
+            (-signal.SIGPIPE, 1, "receive"),
+            (141, 1, "receive"),
+            (-signal.SIGPIPE, 0, "send"),
+            (-signal.SIGKILL, 1, "send"),
+        ):
+            with self.subTest(send=send, receive=receive):
+                failed = stream.cause([ended("send", send), ended("receive", receive)])
+                self.assertEqual(failed and failed.command.title, wanted)
+
+    def test_words(self) -> None:
+        for status, stderr, words in (
+            (1, "At subvol x\nERROR: a\n\nERROR: b\n", "ERROR: a; ERROR: b"),
+            (1, "1\n2\n3\n4\n", "2; 3; 4"),
+            (1, "At snapshot x\n", "it ended with exit status 1 and no message"),
+            (-9, "", "it was ended by signal 9 (Killed)"),
+        ):
+            self.assertEqual(ended("x", status, stderr).words(), words)
+
+    def test_broken_pipe_on_both_sides_of_a_real_pipeline(self) -> None:
+        with self.assertRaises(process.CommandFailed) as caught:
+            stream.transfer(
+                Command(("yes",), "sender"), python("import sys; sys.exit('disk full')"), "sending x failed"
+            )
+        self.assertEqual(caught.exception.message, "sending x failed: python: disk full")
+
+    def test_bytes_of_a_real_pipeline(self) -> None:
+        sender = python("import sys; sys.stdout.buffer.write(b'x' * 3_000_000)")
+        self.assertEqual(stream.transfer(sender, Command(("cat",), "cat"), "x").bytes, 3_000_000)
