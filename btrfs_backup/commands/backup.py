@@ -1,6 +1,7 @@
 """The backup run: snapshot, send what is missing, prune. Read it from top to bottom."""
 
 import logging
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -162,7 +163,7 @@ class _Run:
         visit.target = plan.target(
             visit.location.identity, visit.holdings, self.plan_source, self.naming, self.settings.keep_backups
         )
-        self._tell_leftovers(visit)
+        self._settle_leftovers(visit)
         outstanding = self.files.records.outstanding
         self.files.save_outstanding(
             transfers.reconcile(outstanding, self.naming, visit.location.identity, visit.target.owed)
@@ -190,20 +191,28 @@ class _Run:
             )
         return standing
 
-    def _tell_leftovers(self, visit: _Visit) -> None:
+    def _settle_leftovers(self, visit: _Visit) -> None:
+        """Deal with what is there under our names and is neither a backup nor in the way of one."""
         assert visit.target
         for name, why in visit.holdings.foreign.items():
             if name not in visit.target.occupied:
                 log.warning("%s: leaving %s alone: %s", visit.tally.place, name, why)
         for name in visit.holdings.partial:
-            if name not in visit.target.missing:
+            if name not in self.plan_source.snapshots:
                 log.warning(
-                    "%s: %s is a transfer that was cut off and is not to be sent again; delete it with "
-                    "'btrfs subvolume delete %s'",
+                    "%s: leaving %s alone: it is a transfer that was cut off, and the source does not have that "
+                    "snapshot; to delete it: btrfs subvolume delete %s",
                     visit.tally.place,
                     name,
-                    visit.folder.at(name),
+                    shlex.quote(visit.folder.at(name)),
                 )
+        for name in plan.leftovers(visit.target, visit.holdings, self.plan_source):
+            self._delete_partial(name, visit)
+
+    def _delete_partial(self, name: str, visit: _Visit) -> None:
+        log.info("%s: deleting %s, a transfer that was cut off", visit.tally.place, name)
+        for failure in visit.folder.delete([name]).values():
+            raise failure
 
     def _note_delivered(self, visit: _Visit) -> None:
         assert visit.target
@@ -265,9 +274,7 @@ class _Run:
             visit.standing = examine(visit.folder.host, visit.folder.path)
             log.info("%s: created", visit.tally.place)
         if batch.snapshot in visit.holdings.partial:
-            log.info("%s: deleting %s, a transfer that was cut off", visit.tally.place, batch.snapshot)
-            for failure in visit.folder.delete([batch.snapshot]).values():
-                raise failure
+            self._delete_partial(batch.snapshot, visit)
 
     def _stream(self, batch: Batch, visit: _Visit) -> None:
         """Send and receive one snapshot and check what has arrived. Raises Failure."""

@@ -61,6 +61,11 @@ def target(destination: str, holdings: Holdings, source: Source, naming: Naming,
     )
 
 
+def leftovers(target: Target, holdings: Holdings, source: Source) -> list[str]:
+    """Cut-off transfers of snapshots that the source has and that are not to be sent again: to be deleted."""
+    return [name for name in holdings.partial if name in source.snapshots and name not in target.missing]
+
+
 def served(target: Target, snapshot: str) -> Target:
     """SNAPSHOT has arrived."""
     missing = tuple(name for name in target.missing if name != snapshot)

@@ -169,6 +169,24 @@ class FullDisk(RealTest):
         self.assert_complete(small, source / "snapshot", [name])
 
 
+class Leftovers(RealTest):
+    def test_a_partial_that_is_not_to_be_sent_again_is_deleted(self) -> None:
+        source, usb = self.source(), self.disk("usb").path
+        self.backup(source)
+        self.backup(source)
+        oldest = names(source / "snapshot")[0]
+        sh("btrfs", "subvolume", "create", usb / oldest)
+        self.backup("-S", "-n", "1", source, usb)
+        self.assert_complete(usb, source / "snapshot", names(source / "snapshot")[1:])
+
+    def test_a_partial_whose_snapshot_is_gone_is_left_alone_and_named(self) -> None:
+        source, usb = self.source(), self.disk("usb").path
+        sh("btrfs", "subvolume", "create", usb / "20010101-000000")
+        result = self.backup("-n", "1", source, usb)
+        self.assertIn("leaving 20010101-000000 alone: it is a transfer that was cut off", result.err)
+        self.assertIn("20010101-000000", names(usb))
+
+
 class BrokenStateFiles(RealTest):
     def test_outstanding(self) -> None:
         for text in ('{"20261123-042459": {"lo', "[]", '{"x": []}', '{"x": {"locks": "abc"}}', "\0", "{} {}"):
