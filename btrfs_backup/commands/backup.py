@@ -29,6 +29,7 @@ def backup(settings: Settings, report: Report, clock: Clock = datetime.now) -> N
     What concerns one destination or one deletion ends up in the report. Raises Failure when nothing could be done
     at all, LockHeld when another run is at work.
     """
+    report.destinations = [Tally(each.identity) for each in settings.destinations]
     host = Host()
     source = Source(host, settings.source.path, Folder(host, settings.folder_path))
     if settings.fs_checks:
@@ -146,9 +147,11 @@ class _Run:
         if self.settings.locked_dests:
             locked = transfers.locked_destinations(self.files.records.outstanding, self.naming)
             wanted |= dict.fromkeys(location.parse(each, "/") for each in locked)
+        tallies = {tally.place: tally for tally in self.report.destinations}
         for each in wanted:
-            self.visits.append(_Visit(each, Folder(self.source.host, each.path), Tally(each.identity)))
-        self.report.destinations.extend(visit.tally for visit in self.visits)
+            tally = tallies.get(each.identity, Tally(each.identity))
+            self.visits.append(_Visit(each, Folder(self.source.host, each.path), tally))
+        self.report.destinations = [visit.tally for visit in self.visits]
         if self.settings.remove_locks:
             identities = [each.identity for each in wanted]
             records = self.files.records

@@ -208,6 +208,7 @@ class BrokenStateFiles(RealTest):
             result = self.backup("-N", "1", source, usb, status=10)
             self.assertIn(f"the state file '{file}' is broken", result.err)
             self.assertIn("mv ", result.err)
+            self.assertEqual(result.err.splitlines()[-1], f"{usb}: sent nothing")
             self.assertEqual(file.read_text(), text)
             self.assertEqual(len(names(source / "snapshot")), 4)
             self.assertEqual(names(usb), [])
