@@ -1,4 +1,4 @@
-"""The command lines of btrfs-progs, and what is read from what they print."""
+"""Command lines of btrfs-progs, and what they print."""
 
 import unittest
 
@@ -6,100 +6,263 @@ from btrfs_backup.errors import Failure
 from btrfs_backup.model.snapshot import Subvolume
 from btrfs_backup.system import btrfs
 
-ONE, TWO, THREE = (f"{digit * 8}-0000-0000-0000-{digit * 12}" for digit in "123")
-PAD = " " * 36
+NAME = "20260101-000000"
+FOLDER = "home/snapshot"
+HOME = "4bbfdc06-3df5-1c45-8711-28b296aa7fa6"
+OWN = "48697ee6-48ae-c944-8376-86d01b5b8504"
+RECEIVED = "6f1c7b0e-6d1b-4a43-9d07-5a3b1f4a9f11"
+FAKE = "00000000-1111-2222-3333-444444444444"
 
 
-def row(path: str, uuid: str = ONE, parent: str = f"-{PAD}", received: str = f"-{PAD}") -> str:
-    return f"ID 257 gen 7 top level 5 parent_uuid {parent} received_uuid {received} uuid {uuid} path {path}\n"
-
-
-class CommandLines(unittest.TestCase):
-    def test_table(self) -> None:
-        for argv, line in (
-            (btrfs.snapshot("/home", "/home/s/1"), "btrfs subvolume snapshot -r /home /home/s/1"),
-            (btrfs.send("/s/2", None, False), "btrfs send /s/2"),
-            (btrfs.send("/s/2", "/s/1", True), "btrfs send -vv -p /s/1 /s/2"),
+class ArgvTest(unittest.TestCase):
+    def test_argv(self) -> None:
+        """Exactly these commands are run."""
+        table: list[tuple[btrfs.Argv, str]] = [
+            (btrfs.snapshot("/home", "/home/snapshot/N"), "btrfs subvolume snapshot -r /home /home/snapshot/N"),
+            (btrfs.send("/s/N", None, False), "btrfs send /s/N"),
+            (btrfs.send("/s/N", "/s/P", False), "btrfs send -p /s/P /s/N"),
+            (btrfs.send("/s/N", None, True), "btrfs send -vv /s/N"),
+            (btrfs.send("/s/N", "/s/P", True), "btrfs send -vv -p /s/P /s/N"),
             (btrfs.receive("/b", False), "btrfs receive /b"),
             (btrfs.receive("/b", True), "btrfs receive -vv /b"),
-            (btrfs.delete(["/b/1", "/b/2"]), "btrfs subvolume delete -c /b/1 /b/2"),
+            (btrfs.delete(["/b/N"]), "btrfs subvolume delete -c /b/N"),
+            (btrfs.delete(["/b/N", "/b/M"]), "btrfs subvolume delete -c /b/N /b/M"),
             (btrfs.sync("/b"), "btrfs subvolume sync /b"),
-            (btrfs.make_writable("/b/1", False), "btrfs property set -ts /b/1 ro false"),
-            (btrfs.make_writable("/b/1", True), "btrfs property set -f -ts /b/1 ro false"),
-            (btrfs.show("/b/1"), "btrfs subvolume show /b/1"),
+            (btrfs.make_writable("/b/N", force=False), "btrfs property set -ts /b/N ro false"),
+            (btrfs.make_writable("/b/N", force=True), "btrfs property set -f -ts /b/N ro false"),
+            (btrfs.show("/b/N"), "btrfs subvolume show /b/N"),
             (btrfs.list_children("/b"), "btrfs subvolume list -o -u -q -R /b"),
             (btrfs.list_children("/b", readonly_only=True), "btrfs subvolume list -o -u -q -R -r /b"),
-            (btrfs.filesystem_show("/mnt"), "btrfs filesystem show /mnt"),
+            (btrfs.filesystem_show("/"), "btrfs filesystem show /"),
+        ]
+        for argv, wanted in table:
+            with self.subTest(wanted):
+                self.assertEqual(argv, tuple(wanted.split()))
+
+    def test_a_path_is_one_argument(self) -> None:
+        """Blanks, quotes and newlines in it are nobody's business."""
+        path = "/my disk/it's\n\"x\" $HOME"
+        for argv in (
+            btrfs.snapshot(path, path),
+            btrfs.send(path, path, False),
+            btrfs.receive(path, False),
+            btrfs.delete([path, path]),
+            btrfs.sync(path),
+            btrfs.make_writable(path, force=True),
+            btrfs.show(path),
+            btrfs.list_children(path),
+            btrfs.filesystem_show(path),
         ):
-            self.assertEqual(" ".join(argv), line)
+            with self.subTest(argv=argv):
+                self.assertIn(path, argv)
+                self.assertEqual({word for word in argv if " " in word or "\n" in word}, {path})
 
-    def test_paths_stay_whole(self) -> None:
-        self.assertEqual(btrfs.send("/a b/'x'", None, False)[-1], "/a b/'x'")
+
+def row(path: str, uuid: str = OWN, parent: str = HOME, received: str = "-") -> str:
+    """A row as btrfs-progs prints it: the received UUID is padded when there is none."""
+    padded = received.ljust(36)
+    return f"ID 257 gen 7 top level 256 parent_uuid {parent} received_uuid {padded} uuid {uuid} path {path}\n"
 
 
-class List(unittest.TestCase):
-    def test_rows(self) -> None:
-        text = row("home") + row("home/snap shot/20260101-000000", TWO, ONE, THREE)
-        self.assertEqual(
-            btrfs.parse_list(text),
-            [
-                ("home", Subvolume("home", ONE, readonly=False)),
-                ("home/snap shot/20260101-000000", Subvolume("20260101-000000", TWO, ONE, THREE, readonly=False)),
-            ],
-        )
+def entry(name: str, uuid: str = OWN, parent: str = HOME, received: str = "") -> Subvolume:
+    return Subvolume(name, uuid, parent, received, readonly=False)
 
+
+class ListTest(unittest.TestCase):
     def test_nothing(self) -> None:
         self.assertEqual(btrfs.parse_list(""), [])
 
-    def test_newlines_belong_to_the_path(self) -> None:
-        paths = ["a\nb", "c\nID 5 gen 5 top level 5 path x", "d\n"]
-        text = "".join(row(path) for path in paths)
-        self.assertEqual([path for path, _ in btrfs.parse_list(text)], paths)
+    def test_real_row(self) -> None:
+        text = (
+            "ID 257 gen 7 top level 256 parent_uuid 4bbfdc06-3df5-1c45-8711-28b296aa7fa6 "
+            "received_uuid -                                    uuid 48697ee6-48ae-c944-8376-86d01b5b8504 "
+            "path home/snapshot/20260101-000000\n"
+        )
+        wanted = [(f"{FOLDER}/{NAME}", Subvolume(NAME, OWN, HOME, "", readonly=False))]
+        self.assertEqual(btrfs.parse_list(text), wanted)
+        self.assertEqual(btrfs.parse_list(text.removesuffix("\n")), wanted)
 
-    def test_an_imitated_row_shows_twice(self) -> None:
-        text = row("20260101-000000", ONE) + row("x\n" + row("20260101-000000", TWO).removesuffix("\n"))
-        self.assertEqual([path for path, _ in btrfs.parse_list(text)], ["20260101-000000", "x", "20260101-000000"])
+    def test_uuids(self) -> None:
+        """A dash stands for none."""
+        text = row("a", parent="-".ljust(36)) + row("b", received=RECEIVED) + row("c", parent="-", uuid="-")
+        self.assertEqual(
+            btrfs.parse_list(text),
+            [("a", entry("a", parent="")), ("b", entry("b", received=RECEIVED)), ("c", entry("c", "", ""))],
+        )
 
-    def test_what_is_not_understood(self) -> None:
-        for text in (
-            "usage: btrfs\n",
+    def test_paths(self) -> None:
+        """The path is the rest of the row, whatever is in it; the name is its last part."""
+        names = ("x", "a b", " a ", "it's", "ä\udcff", "path", "uuid - path y", "-", "a\tb", "\\n", "x\r", "a\u2028b", "\x0c")
+        for name in names:
+            for folder in ("", "home/", "a b/path /"):
+                with self.subTest(name=name, folder=folder):
+                    self.assertEqual(
+                        btrfs.parse_list(row(folder + name) + row("next")),
+                        [(folder + name, entry(name)), ("next", entry("next"))],
+                    )
+
+    def test_newlines_in_foreign_paths(self) -> None:
+        """Such a path goes on in the next line; what is around it is not disturbed."""
+        for name in ("a\nb", "\n", "a\n", "\n\na\n\n", "a\nID 5", "a\nID 257 gen 7 top level 256 path b", f"a\n {row('b')}"):
+            with self.subTest(name=name):
+                text = row(f"{FOLDER}/{NAME}") + row(f"{FOLDER}/{name}", uuid=FAKE) + row("last", uuid=RECEIVED)
+                found = btrfs.parse_list(text)
+                self.assertEqual([path for path, _ in found], [f"{FOLDER}/{NAME}", f"{FOLDER}/{name}", "last"])
+                self.assertEqual([each.uuid for _, each in found], [OWN, FAKE, RECEIVED])
+
+    def test_foreign_path_that_imitates_a_row(self) -> None:
+        """It cannot be told from a row: its victim is listed twice, which is the sign not to trust either."""
+        ours = f"{FOLDER}/{NAME}"
+        hostile = "x\n" + row(ours, uuid=FAKE, received=FAKE).removesuffix("\n")
+        for text in (row(ours) + row(hostile), row(hostile) + row(ours)):
+            with self.subTest(text=text):
+                found = btrfs.parse_list(text)
+                self.assertEqual(sorted(path for path, _ in found), sorted([ours, ours, "x"]))
+                self.assertEqual({each.uuid for path, each in found if path == ours}, {OWN, FAKE})
+
+    def test_many_rows(self) -> None:
+        names = [f"202601{day:02}-{hour:02}0000" for day in range(1, 29) for hour in range(24)]
+        found = btrfs.parse_list("".join(row(f"{FOLDER}/{name}") for name in names))
+        self.assertEqual([each.name for _, each in found], names)
+        self.assertFalse(any(each.readonly for _, each in found))
+
+    def test_garbage(self) -> None:
+        """Anything before the first row means that this is not the program that is known."""
+        whole = row("x")
+        texts = (
+            "garbage\n",
             "\n",
-            "ID 5 gen\n",
-            "ID x gen 7 top level 5\n",
-            row("a").replace("uuid", "guid"),
-        ):
-            with self.subTest(text), self.assertRaises(Failure) as caught:
+            " ",
+            "\n" + whole,
+            " " + whole,
+            "warning: x\n" + whole,
+            "ID 257 gen 7 top level 256 path x\n",
+            "ID 257 gen 7 top level 256 uuid x path x\n",
+            whole.replace("gen 7 ", ""),
+            whole.replace("ID 257", "ID \u0662"),
+            whole.replace(OWN, OWN.upper()),
+            whole.replace("parent_uuid", "Parent_uuid"),
+            whole.replace(" path x\n", ""),
+            "ID\tgen\ttop level\tpath\n",
+        )
+        for text in texts:
+            with self.subTest(text=text), self.assertRaises(Failure) as caught:
                 btrfs.parse_list(text)
-            self.assertIn("cannot understand what 'btrfs subvolume list' printed", str(caught.exception))
+            with self.subTest(text=text):
+                self.assertIn("btrfs subvolume list", caught.exception.message)
+                self.assertIn("btrfs-progs", caught.exception.hint)
+
+    def test_garbage_is_quoted_in_part(self) -> None:
+        with self.assertRaises(Failure) as caught:
+            btrfs.parse_list("\x1b[2J" + "x" * 100_000)
+        self.assertLess(len(caught.exception.message), 400)
+        self.assertNotIn("\x1b", caught.exception.message)
 
 
-class Show(unittest.TestCase):
-    TEXT = (
-        "home/snapshot/20260101-000000\n\tName: \t\t\t20260101-000000\n\tUUID: \t\t\t{one}\n"
-        "\tParent UUID: \t\t{two}\n\tReceived UUID: \t\t-\n\tCreation time: \t\t2026-11-23 23:54:51 +0000\n"
-        "\tFlags: \t\t\t{flags}\n\tSend transid: \t\t0\n\tSnapshot(s):\n{snapshots}"
+def shown(
+    name: str = NAME, uuid: str = OWN, parent: str = HOME, received: str = "-", flags: str = "readonly", tail: str = ""
+) -> str:
+    """What btrfs-progs shows of a subvolume; TAIL: its snapshots."""
+    return (
+        f"home/snapshot/{name}\n"
+        f"\tName: \t\t\t{name}\n"
+        f"\tUUID: \t\t\t{uuid}\n"
+        f"\tParent UUID: \t\t{parent}\n"
+        f"\tReceived UUID: \t\t{received}\n"
+        "\tCreation time: \t\t2026-11-23 23:54:51 +0000\n"
+        "\tSubvolume ID: \t\t257\n"
+        "\tGeneration: \t\t7\n"
+        "\tGen at creation: \t7\n"
+        "\tParent ID: \t\t256\n"
+        "\tTop level ID: \t\t256\n"
+        f"\tFlags: \t\t\t{flags}\n"
+        "\tSend transid: \t\t0\n"
+        "\tSend time: \t\t2026-11-23 23:54:51 +0000\n"
+        "\tReceive transid: \t0\n"
+        "\tReceive time: \t\t-\n"
+        f"\tSnapshot(s):\n{tail}"
     )
 
-    def text(self, flags: str = "readonly", snapshots: str = "") -> str:
-        return self.TEXT.format(one=ONE, two=TWO, flags=flags, snapshots=snapshots)
 
+class ShowTest(unittest.TestCase):
     def test_fields(self) -> None:
-        self.assertEqual(btrfs.parse_show(self.text()), Subvolume("20260101-000000", ONE, TWO, "", readonly=True))
-        self.assertFalse(btrfs.parse_show(self.text(flags="-")).readonly)
+        table: list[tuple[str, Subvolume]] = [
+            (shown(), Subvolume(NAME, OWN, HOME, "", True)),
+            (shown(flags="-"), Subvolume(NAME, OWN, HOME, "", False)),
+            (shown(flags=""), Subvolume(NAME, OWN, HOME, "", False)),
+            (shown(flags="readonly other"), Subvolume(NAME, OWN, HOME, "", True)),
+            (shown(flags="notreadonly"), Subvolume(NAME, OWN, HOME, "", False)),
+            (shown(parent="-"), Subvolume(NAME, OWN, "", "", True)),
+            (shown(parent="-", received=RECEIVED), Subvolume(NAME, OWN, "", RECEIVED, True)),
+            (shown(received=RECEIVED), Subvolume(NAME, OWN, HOME, RECEIVED, True)),
+            (shown(uuid="-", parent="-", name="<FS_TREE>", flags="-"), Subvolume("<FS_TREE>", "", "", "", False)),
+            (shown(name="a b"), Subvolume("a b", OWN, HOME, "", True)),
+            (shown(tail="\t\t\t\thome/snapshot/x\n"), Subvolume(NAME, OWN, HOME, "", True)),
+        ]
+        for text, wanted in table:
+            with self.subTest(wanted=wanted):
+                self.assertEqual(btrfs.parse_show(text), wanted)
 
-    def test_names_of_snapshots_cannot_speak(self) -> None:
-        text = self.text(flags="-", snapshots=f"\t\t\t\tx\n\tUUID: \t{THREE}\n\tFlags: \treadonly\n")
-        self.assertEqual(btrfs.parse_show(text), Subvolume("20260101-000000", ONE, TWO, "", readonly=False))
+    def test_hostile_names_of_snapshots(self) -> None:
+        """The snapshots come last and may be called anything: what was said first counts."""
+        lies = (
+            f"\tUUID: \t\t\t{FAKE}\n",
+            f"\tParent UUID: \t\t{FAKE}\n",
+            f"\tReceived UUID: \t\t{FAKE}\n",
+            "\tFlags: \t\t\t-\n",
+            "\tName: \t\t\tfake\n",
+        )
+        truth = Subvolume(NAME, OWN, HOME, "", True)
+        for lie in (*lies, "".join(lies), "".join(lies) * 3):
+            with self.subTest(lie=lie):
+                self.assertEqual(btrfs.parse_show(shown(tail=f"\t\t\t\thome/snapshot/x\n{lie}")), truth)
+        writable = shown(flags="-", tail="\t\t\t\tx\n\tFlags: \t\t\treadonly\n")
+        self.assertFalse(btrfs.parse_show(writable).readonly)
 
-    def test_what_is_not_understood(self) -> None:
-        for text in ("", "ERROR", self.text().replace("\tFlags:", "\tFlaggen:"), "\tUUID: x\n"):
-            with self.subTest(text), self.assertRaises(Failure):
+    def test_garbage(self) -> None:
+        whole = shown()
+        texts = (
+            "",
+            "\n",
+            "garbage",
+            whole.replace("\t", " "),
+            whole.replace("\tUUID:", "\tuuid:"),
+            whole.replace("\tParent UUID:", "\tParent:"),
+            whole.replace("\tReceived UUID:", "\tReceived:"),
+            whole.replace("\tFlags:", "\tFlag:"),
+            whole.partition("\tFlags:")[0],
+            f"\tUUID: {OWN}\n",
+        )
+        for text in texts:
+            with self.subTest(text=text), self.assertRaises(Failure) as caught:
                 btrfs.parse_show(text)
+            with self.subTest(text=text):
+                self.assertIn("btrfs subvolume show", caught.exception.message)
+                self.assertIn("btrfs-progs", caught.exception.hint)
 
 
-class Filesystem(unittest.TestCase):
+class FilesystemTest(unittest.TestCase):
+    TABLE = (
+        "Label: none  uuid: {}\n\tTotal devices 1 FS bytes used 144.00KiB\n"
+        "\tdevid    1 size 200.00MiB used 88.00MiB path /dev/loop0\n\n",
+        "Label: 'backup'  uuid: {}\n\tTotal devices 2 FS bytes used 144.00KiB\n",
+        "Label: none  uuid: {}",
+        f"Label: 'uuid: {FAKE}'  uuid: {{}}\n\tTotal devices 1\n",
+        "warning: a device is missing\nLabel: none  uuid: {}\n",
+    )
+
     def test_uuid(self) -> None:
-        self.assertEqual(btrfs.parse_filesystem_uuid(f"Label: none  uuid: {ONE}\n\tTotal devices 1\n"), ONE)
-        self.assertEqual(btrfs.parse_filesystem_uuid(f"Label: 'uuid: x'  uuid: {ONE}\n"), ONE)
-        with self.assertRaises(Failure):
-            btrfs.parse_filesystem_uuid("ERROR: not a valid btrfs filesystem\n")
+        for text in self.TABLE:
+            with self.subTest(text=text):
+                self.assertEqual(btrfs.parse_filesystem_uuid(text.format(OWN)), OWN)
+
+    def test_garbage(self) -> None:
+        for text in ("", "garbage", "Label: none\n", "Label: none  uuid: 1-2\n", f"uuid: {OWN}x\n", f"uuid: {OWN.upper()}\n"):
+            with self.subTest(text=text), self.assertRaises(Failure) as caught:
+                btrfs.parse_filesystem_uuid(text)
+            with self.subTest(text=text):
+                self.assertIn("btrfs filesystem show", caught.exception.message)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -3,129 +3,384 @@
 import contextlib
 import io
 import os
-import tempfile
 import unittest
-from pathlib import Path
+from collections.abc import Sequence
+from typing import Any
 
-from btrfs_backup import __version__, cli
+from btrfs_backup import __version__, argfiles, cli
 from btrfs_backup.errors import UsageError
 from btrfs_backup.model.retention import KEEP_ALL, Policy
+from btrfs_backup.model.snapshot import Naming
+
+MANY = Policy(3, (("h", 24), ("d", 7), ("w", 4), ("m", 12), ("y", 5)))
+
+# What is asked for when only SOURCE is given.
+DEFAULTS: dict[str, Any] = {
+    "snapshot_folder": "snapshot",
+    "naming": Naming(""),
+    "keep_snapshots": KEEP_ALL,
+    "keep_backups": KEEP_ALL,
+    "take_snapshot": True,
+    "transfer": True,
+    "incremental": True,
+    "sync": False,
+    "convert_rw": False,
+    "remove_locks": False,
+    "locked_dests": False,
+    "fs_checks": True,
+    "verbosity": "info",
+    "progress": True,
+    "btrfs_debug": False,
+}
+
+# Spellings of each option, and what differs from the defaults.
+OPTIONS: tuple[tuple[tuple[tuple[str, ...], ...], dict[str, Any]], ...] = (
+    ((("-v", "debug"), ("-vdebug",), ("--verbosity", "debug"), ("--verbosity=debug",)), {"verbosity": "debug"}),
+    ((("-v", "info"),), {}),
+    ((("-v", "warning"),), {"verbosity": "warning"}),
+    ((("-v", "error"),), {"verbosity": "error"}),
+    ((("-q",), ("--quiet",)), {"verbosity": "warning", "progress": False}),
+    ((("-q", "-v", "info"), ("-v", "debug", "-q")), {"verbosity": "warning", "progress": False}),
+    ((("-q", "-v", "error"), ("-verror", "-q")), {"verbosity": "error", "progress": False}),
+    ((("-d",), ("--btrfs-debug",)), {"btrfs_debug": True}),
+    ((("-P",), ("--no-progress",)), {"progress": False}),
+    (
+        (("-N", "3"), ("-N3",), ("-N", "3,"), ("--num-snapshots", "3"), ("--num-snapshots=3",)),
+        {"keep_snapshots": Policy(3)},
+    ),
+    ((("-n", "3"), ("-n3",), ("--num-backups", "3"), ("--num-backups=3",)), {"keep_backups": Policy(3)}),
+    ((("-N", "3 24h 7d 4w 12m 5y"), ("--num-snapshots=3,24h,7d,4w,12m,5y",)), {"keep_snapshots": MANY}),
+    ((("-n", "3 24h 7d 4w 12m 5y"), ("-n3,24h,7d,4w,12m,5y",)), {"keep_backups": MANY}),
+    ((("-N", "0"), ("-N", "all"), ("-n", "0"), ("-nall",)), {}),
+    ((("-N", "1", "-n", "2"),), {"keep_snapshots": Policy(1), "keep_backups": Policy(2)}),
+    ((("-S",), ("--no-snapshot",)), {"take_snapshot": False}),
+    ((("-f", "snaps"), ("-fsnaps",), ("--snapshot-folder", "snaps")), {"snapshot_folder": "snaps"}),
+    ((("-f", "/elsewhere"), ("--snapshot-folder=/elsewhere",)), {"snapshot_folder": "/elsewhere"}),
+    ((("-p", "home-"), ("-phome-",), ("--snapshot-prefix", "home-")), {"naming": Naming("home-")}),
+    ((("-p", ""), ("--snapshot-prefix=",)), {}),
+    ((("-p=-x",), ("--snapshot-prefix=-x",)), {"naming": Naming("-x")}),
+    ((("-p", "a b%d'ä\udcff"),), {"naming": Naming("a b%d'ä\udcff")}),
+    ((("--snapshot-prefix=@x",),), {"naming": Naming("@x")}),
+    ((("-T",), ("--no-transfer",)), {"transfer": False}),
+    ((("-I",), ("--no-incremental",)), {"incremental": False}),
+    ((("-s",), ("--sync",)), {"sync": True}),
+    ((("-w",), ("--convert-rw",)), {"convert_rw": True}),
+    ((("--remove-locks",),), {"remove_locks": True}),
+    ((("--locked-dests",),), {"locked_dests": True}),
+    ((("--skip-fs-checks",),), {"fs_checks": False}),
+    ((("--latest-only",), ("-N5", "--latest-only")), {"keep_snapshots": Policy(1)}),
+    ((("--latest-only", "-N5"),), {"keep_snapshots": Policy(5)}),
+    (
+        (("-STI",), ("-S", "-T", "-I"), ("-TSI",)),
+        {"take_snapshot": False, "transfer": False, "incremental": False},
+    ),
+    ((("-swN2",), ("-sw", "-N", "2")), {"sync": True, "convert_rw": True, "keep_snapshots": Policy(2)}),
+)
+
+# As users of 0.3.1 may have abbreviated them.
+ABBREVIATIONS: dict[tuple[str, ...], dict[str, Any]] = {
+    ("--verbos", "error"): {"verbosity": "error"},
+    ("--qui",): {"verbosity": "warning", "progress": False},
+    ("--btrfs",): {"btrfs_debug": True},
+    ("--no-prog",): {"progress": False},
+    ("--num-snap", "3"): {"keep_snapshots": Policy(3)},
+    ("--num-snap=3",): {"keep_snapshots": Policy(3)},
+    ("--num-back", "3"): {"keep_backups": Policy(3)},
+    ("--no-snap",): {"take_snapshot": False},
+    ("--snapshot-fold", "snaps"): {"snapshot_folder": "snaps"},
+    ("--snapshot-pre", "home-"): {"naming": Naming("home-")},
+    ("--no-trans",): {"transfer": False},
+    ("--no-incr",): {"incremental": False},
+    ("--syn",): {"sync": True},
+    ("--convert",): {"convert_rw": True},
+    ("--remove",): {"remove_locks": True},
+    ("--locked",): {"locked_dests": True},
+    ("--skip-fs",): {"fs_checks": False},
+    ("--latest",): {"keep_snapshots": Policy(1)},
+}
 
 
-class Options(unittest.TestCase):
+def printed(*argv: str) -> str:
+    """What the program prints before it ends well by itself."""
+    with contextlib.redirect_stdout(io.StringIO()) as stdout, contextlib.suppress(SystemExit):
+        cli.parse(argv)
+        raise AssertionError(f"{argv} is taken for a run")
+    return stdout.getvalue()
+
+
+class CommandLineTest(unittest.TestCase):
+    def assert_settings(self, argv: Sequence[str], wanted: dict[str, Any]) -> None:
+        """ARGV asks for /src, and of the options for what is WANTED and nothing else."""
+        settings = cli.parse(argv)
+        self.assertEqual({name: getattr(settings, name) for name in DEFAULTS}, DEFAULTS | wanted)
+        self.assertEqual(settings.source.identity, "/src")
+
+    def assert_refused(self, argv: Sequence[str], *words: str) -> UsageError:
+        """ARGV is a usage error whose message holds the WORDS, and that says what to do; nothing is printed."""
+        stdout, stderr = io.StringIO(), io.StringIO()
+        with (
+            contextlib.redirect_stdout(stdout),
+            contextlib.redirect_stderr(stderr),
+            self.assertRaises(UsageError) as caught,
+        ):
+            cli.parse(argv)
+        for word in words:
+            self.assertIn(word, caught.exception.message)
+        self.assertTrue(caught.exception.hint)
+        self.assertEqual((stdout.getvalue(), stderr.getvalue()), ("", ""))
+        return caught.exception
+
+
+class OptionsTest(CommandLineTest):
     def test_defaults(self) -> None:
-        settings = cli.parse(["/home"])
-        self.assertEqual((settings.source.identity, settings.destinations), ("/home", ()))
-        self.assertEqual((settings.folder_path, settings.naming.prefix), ("/home/snapshot", ""))
-        self.assertEqual((settings.keep_snapshots, settings.keep_backups), (KEEP_ALL, KEEP_ALL))
-        self.assertEqual((settings.verbosity, settings.progress, settings.btrfs_debug), ("info", True, False))
-        self.assertTrue(settings.take_snapshot and settings.transfer and settings.incremental and settings.fs_checks)
-        off = (settings.sync, settings.convert_rw, settings.remove_locks, settings.locked_dests)
-        self.assertEqual(off, (False,) * 4)
+        self.assert_settings(["/src"], {})
+        self.assertEqual(cli.parse(["/src"]).destinations, ())
 
-    def test_each(self) -> None:
-        for arguments, name, value in (
-            ("-v debug", "verbosity", "debug"),
-            ("--verbosity error", "verbosity", "error"),
-            ("-q", "verbosity", "warning"),
-            ("-q", "progress", False),
-            ("-q -v error", "verbosity", "error"),
-            ("-v debug --quiet", "verbosity", "warning"),
-            ("-d", "btrfs_debug", True),
-            ("--btrfs-debug", "btrfs_debug", True),
-            ("-P", "progress", False),
-            ("--no-progress", "progress", False),
-            ("-N 3", "keep_snapshots", Policy(3)),
-            ("--num-snapshots 0", "keep_snapshots", KEEP_ALL),
-            ("-n 2,7d", "keep_backups", Policy(2, (("d", 7),))),
-            ("--num-backups=all", "keep_backups", KEEP_ALL),
-            ("-S", "take_snapshot", False),
-            ("--no-snapshot", "take_snapshot", False),
-            ("-f snaps", "folder_path", "/home/snaps"),
-            ("--snapshot-folder /snaps/../x/", "folder_path", "/x"),
-            ("-T", "transfer", False),
-            ("--no-transfer", "transfer", False),
-            ("-I", "incremental", False),
-            ("--no-incremental", "incremental", False),
-            ("-s", "sync", True),
-            ("--sync", "sync", True),
-            ("-w", "convert_rw", True),
-            ("--convert-rw", "convert_rw", True),
-            ("--remove-locks", "remove_locks", True),
-            ("--locked-dests", "locked_dests", True),
-            ("--skip-fs-checks", "fs_checks", False),
-            ("--latest-only", "keep_snapshots", Policy(1)),
-            ("--snapshot-fol s", "folder_path", "/home/s"),
-        ):
-            with self.subTest(arguments):
-                self.assertEqual(getattr(cli.parse([*arguments.split(), "/home"]), name), value)
+    def test_options(self) -> None:
+        """Every option of 0.3.1, in each of its spellings, wherever it stands."""
+        for spellings, wanted in OPTIONS:
+            for spelling in spellings:
+                for argv in ((*spelling, "/src"), ("/src", *spelling), ("/src", "/b", *spelling, "/c")):
+                    with self.subTest(argv=argv):
+                        self.assert_settings(argv, wanted)
 
-    def test_prefix(self) -> None:
-        for argument in ("-phome-", "--snapshot-prefix=home-"):
-            self.assertEqual(cli.parse([argument, "/home"]).naming.prefix, "home-")
+    def test_abbreviations(self) -> None:
+        for spelling, wanted in ABBREVIATIONS.items():
+            with self.subTest(spelling=spelling):
+                self.assert_settings((*spelling, "/src"), wanted)
 
-    def test_options_between_locations(self) -> None:
-        settings = cli.parse(["/home", "-N", "3", "/usb", "-q", "/nas"])
-        self.assertEqual([each.identity for each in settings.destinations], ["/usb", "/nas"])
+    def test_last_one_counts(self) -> None:
+        argv = ["-N1", "-N2", "-n", "3", "-n", "4", "-fa", "-fb", "-pa", "-pb", "-v", "debug", "-v", "error", "/src"]
+        self.assert_settings(
+            argv,
+            {
+                "keep_snapshots": Policy(2),
+                "keep_backups": Policy(4),
+                "snapshot_folder": "b",
+                "naming": Naming("b"),
+                "verbosity": "error",
+            },
+        )
 
-    def test_one_identity_is_one_destination(self) -> None:
-        settings = cli.parse(["/home/", "/usb", "/usb/", "/x/../usb", "/nas"])
-        self.assertEqual([each.identity for each in settings.destinations], ["/usb", "/nas"])
+    def test_unknown_option(self) -> None:
+        for option in ("--nope", "-x", "--no-such-thing=3", "--numsnapshots"):
+            with self.subTest(option=option):
+                self.assert_refused([option, "/src"], option)
+                self.assert_refused(["/src", "/b", option], option)
 
-    def test_relative_paths(self) -> None:
-        settings = cli.parse(["home", "../usb"])
-        self.assertEqual(settings.source.path, os.path.join(os.getcwd(), "home"))
-        self.assertEqual(settings.destinations[0].path, os.path.join(os.path.dirname(os.getcwd()), "usb"))
+    def test_ambiguous_abbreviation(self) -> None:
+        self.assert_refused(["--no", "/src"], "--no")
+        self.assert_refused(["--num", "3", "/src"], "--num")
 
-    def test_double_dash(self) -> None:
-        settings = cli.parse(["-q", "--", "-home", "-S"])
-        self.assertEqual(settings.source.path, os.path.join(os.getcwd(), "-home"))
-        self.assertEqual(settings.destinations[0].path, os.path.join(os.getcwd(), "-S"))
-        self.assertTrue(settings.take_snapshot)
+    def test_missing_value(self) -> None:
+        for option in ("-N", "-n", "-f", "-p", "-v"):
+            with self.subTest(option=option):
+                self.assert_refused(["/src", option], option)
 
-    def test_argument_file(self) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            Path(folder, "args").write_bytes(b"# comment\n /home \n-p  a b\n@more\r\n")
-            Path(folder, "more").write_bytes(b"/us\xff b\n")
-            settings = cli.parse([f"@{folder}/args", "-q"])
-        self.assertEqual(settings.naming.prefix, "a b")
-        self.assertEqual([each.path for each in settings.destinations], [os.fsdecode(b"/us\xff b")])
+    def test_unwanted_value(self) -> None:
+        self.assert_refused(["--sync=yes", "/src"], "--sync")
+
+    def test_verbosity(self) -> None:
+        for word in ("loud", "", "DEBUG", "critical"):
+            with self.subTest(word=word):
+                self.assert_refused(["-v", word, "/src"], "--verbosity")
+
+    def test_policies(self) -> None:
+        """A wrong KEEP names the option, what is wrong and examples."""
+        table = {
+            "": "nothing",
+            "0d": "nothing",
+            "0 0h": "nothing",
+            "x": "'x'",
+            "-1": "'-1'",
+            "3 4": "'4'",
+            "7d 7d": "'7d'",
+            "3 7q": "'7q'",
+            "all 3": "'all'",
+            "1.5": "'1.5'",
+        }
+        for option, long in (("-N", "--num-snapshots"), ("-n", "--num-backups")):
+            for text, word in table.items():
+                with self.subTest(option=option, text=text):
+                    self.assert_refused([f"{option}={text}" if text[:1] == "-" else option, text, "/src"], long, word)
+                    self.assert_refused([f"{long}={text}", "/src"], long, word, "3 24h 7d 4w 12m 5y")
+
+    def test_prefixes(self) -> None:
+        """A prefix has to be able to begin a file name."""
+        for prefix in ("/", "a/b", "home/", "../x", "a\nb", "\n", "\t", "a\0", "\x1b[0m", "\x7f"):
+            with self.subTest(prefix=prefix):
+                self.assert_refused([f"--snapshot-prefix={prefix}", "/src"], "--snapshot-prefix", repr(prefix))
 
 
-class Refusals(unittest.TestCase):
-    def test_usage_errors(self) -> None:
-        for arguments, says in (
-            ([], "no SOURCE"),
-            (["--wrong", "/home"], "--wrong"),
-            (["-v", "loud", "/home"], "loud"),
-            (["-n", "0h", "/home"], "would keep nothing"),
-            (["-N", "3x", "/home"], "'3x'"),
-            (["-N", "-1", "/home"], "-N"),
-            (["-p", "a/b", "/home"], "'a/b'"),
-            (["-p", "a\nb", "/home"], "control character"),
-            (["/home", ""], "empty"),
-            (["/home", "ftp://x/y"], "ftp://"),
-            (["/home", "/home/snapshot/"], "is the snapshot folder"),
-            (["@/no/such/file"], "/no/such/file"),
-        ):
-            with self.subTest(arguments), self.assertRaises(UsageError) as caught:
-                cli.parse(arguments)
-            self.assertIn(says, str(caught.exception))
-            self.assertTrue(caught.exception.hint)
+class PlacesTest(CommandLineTest):
+    @staticmethod
+    def places(*argv: str) -> list[str]:
+        settings = cli.parse(argv)
+        return [settings.source.identity, *(each.identity for each in settings.destinations)]
 
-    def printed(self, option: str) -> str:
-        with contextlib.redirect_stdout(io.StringIO()) as out, self.assertRaises(SystemExit) as caught:
-            cli.parse([option])
-        self.assertEqual(caught.exception.code, 0)
-        return out.getvalue()
+    def test_source_comes_first(self) -> None:
+        self.assertEqual(self.places("/src"), ["/src"])
+        self.assertEqual(self.places("/src", "/c", "/b", "/a"), ["/src", "/c", "/b", "/a"])
 
-    def test_help_explains_every_option(self) -> None:
-        text = self.printed("--help")
+    def test_options_between(self) -> None:
+        table: list[tuple[str, ...]] = [
+            ("-S", "-N", "3", "/src", "/b", "/c"),
+            ("/src", "-S", "-N", "3", "/b", "/c"),
+            ("/src", "/b", "-N", "3", "/c", "-S"),
+            ("/src", "-N3", "/b", "-S", "/c"),
+            ("-S", "/src", "-N", "3", "/b", "-q", "/c"),
+            ("/src", "/b", "/c", "-SN3"),
+        ]
+        for argv in table:
+            with self.subTest(argv=argv):
+                self.assertEqual(self.places(*argv), ["/src", "/b", "/c"])
+                settings = cli.parse(argv)
+                self.assertEqual((settings.take_snapshot, settings.keep_snapshots), (False, Policy(3)))
+
+    def test_relative_to_the_working_directory(self) -> None:
+        cwd = os.getcwd().rstrip("/")
+        self.assertEqual(self.places("src", "./usb/", "a b"), [f"{cwd}/src", f"{cwd}/usb", f"{cwd}/a b"])
+
+    def test_no_source(self) -> None:
+        for argv in ((), ("-q",), ("-N", "3"), ("--locked-dests",)):
+            with self.subTest(argv=argv):
+                self.assert_refused(argv, "SOURCE")
+
+    def test_empty_places(self) -> None:
+        for argv in (("",), ("/src", ""), ("/src", "/b", "")):
+            with self.subTest(argv=argv):
+                self.assert_refused(argv)
+
+    def test_wrong_places(self) -> None:
+        """Every place is looked at, whichever it is."""
+        for spelling in ("ftp://nas/x", "ssh://", "ssh://nas", "ssh://nas:port/x", "shell://"):
+            for argv in ((spelling,), ("/src", spelling), ("/src", "/b", spelling)):
+                with self.subTest(argv=argv):
+                    self.assert_refused(argv, spelling)
+
+    def test_one_destination_spelled_several_times(self) -> None:
+        """It is one destination; the order is that of the first mention."""
+        self.assertEqual(
+            self.places("/src", "/c", "/b/", "/b", "//b", "/x/../b", "/c/.", "/b//"), ["/src", "/c", "/b"]
+        )
+
+    def test_folders_within_one_another_are_different(self) -> None:
+        self.assertEqual(self.places("/src", "/b", "/b/c", "/b2"), ["/src", "/b", "/b/c", "/b2"])
+
+    def test_destination_is_the_snapshot_folder(self) -> None:
+        """However either is spelled."""
+        table: list[tuple[str, ...]] = [
+            ("/src", "/src/snapshot"),
+            ("/src/", "/src//snapshot/"),
+            ("/src", "/b", "/src/../src/snapshot"),
+            ("-f", "snaps", "/src", "/src/snaps"),
+            ("/src", "/src/snaps", "-f", "./snaps/"),
+            ("-f", "../snaps", "/src", "/snaps"),
+            ("-f", "/snaps", "/src", "/snaps/"),
+            ("-f", ".", "/src", "/src"),
+        ]
+        for argv in table:
+            with self.subTest(argv=argv):
+                self.assert_refused(argv, "snapshot folder")
+
+    def test_folder_of_snapshots(self) -> None:
+        table = {
+            "snapshot": "/src/snapshot",
+            "./snapshot/": "/src/snapshot",
+            ".hidden/deep": "/src/.hidden/deep",
+            "../snaps": "/snaps",
+            "/snaps": "/snaps",
+            "/snaps//x/..": "/snaps",
+        }
+        for spelling, wanted in table.items():
+            with self.subTest(spelling=spelling):
+                self.assertEqual(cli.parse(["-f", spelling, "/src", "/b"]).folder_path, wanted)
+
+    def test_snapshot_folder_of_another_source_is_a_folder_like_others(self) -> None:
+        self.assertEqual(self.places("-f", "snaps", "/src", "/src/snapshot"), ["/src", "/src/snapshot"])
+
+
+class ArgumentFilesTest(CommandLineTest):
+    TEXT = """\
+        # the nightly run
+        /src
+        -N 3 24h
+        --num-backups=7d 4w
+        -p -x y
+        -q
+
+        /mnt/my disk
+        """
+
+    def test_whole_file(self) -> None:
+        """What a file says, the options take: blanks, dashes and all."""
+        argv = argfiles.expand(["@/etc/args", "/b"], {"/etc/args": self.TEXT}.__getitem__, "/")
+        settings = cli.parse(argv)
+        self.assert_settings(
+            argv,
+            {
+                "keep_snapshots": Policy(3, (("h", 24),)),
+                "keep_backups": Policy(0, (("d", 7), ("w", 4))),
+                "naming": Naming("-x y"),
+                "verbosity": "warning",
+                "progress": False,
+            },
+        )
+        self.assertEqual([each.identity for each in settings.destinations], ["/mnt/my disk", "/b"])
+
+    def test_unreadable_file(self) -> None:
+        self.assert_refused(["@/nowhere/no such file", "/src"], "/nowhere/no such file")
+
+
+class HelpTest(unittest.TestCase):
+    KEPT = (
+        "-h --help --version -v --verbosity -q --quiet -d --btrfs-debug -P --no-progress -N --num-snapshots "
+        "-n --num-backups -S --no-snapshot -f --snapshot-folder -p --snapshot-prefix -T --no-transfer "
+        "-I --no-incremental -s --sync -w --convert-rw --remove-locks --locked-dests --skip-fs-checks --latest-only"
+    ).split()
+
+    def test_help_mentions_every_option(self) -> None:
+        for option in ("-h", "--help"):
+            text = printed(option)
+            for each in (*self.KEPT, *cli.parser()._option_string_actions):
+                with self.subTest(option=option, each=each):
+                    self.assertRegex(text, rf"(?<![\w-]){each}(?![\w-])")
+
+    def test_help_mentions_what_is_no_option(self) -> None:
+        text = printed("--help")
+        for word in ("SOURCE", "DEST", "KEEP", "@FILE", "exit status", "usage: btrfs-backup [options] SOURCE [DEST ...]"):
+            with self.subTest(word=word):
+                self.assertIn(word, text)
+
+    def test_help_says_which_way_the_exit_statuses_go(self) -> None:
+        text = printed("--help")
+        for status in ("0", "1", "2", "3", "10", "128+N"):
+            with self.subTest(status=status):
+                self.assertRegex(text, rf"(?<![\w+]){status.replace('+', '[+]')} ")
+
+    def test_every_option_is_explained(self) -> None:
         for action in cli.parser()._actions:
-            self.assertTrue(action.help, action)
-            for option in action.option_strings:
-                self.assertRegex(text, rf"(?m)^  .*{option}\b")
-        self.assertLessEqual(max(map(len, text.splitlines())), 120)
+            with self.subTest(action=action.dest):
+                self.assertTrue(action.help)
+
+    def test_help_needs_no_source_and_wins(self) -> None:
+        self.assertTrue(printed("--help", "/src", "/b"))
+        self.assertTrue(printed("/src", "-h"))
 
     def test_version(self) -> None:
-        self.assertEqual(self.printed("--version"), f"btrfs-backup {__version__}\n")
+        self.assertEqual(printed("--version"), f"btrfs-backup {__version__}\n")
+
+    def test_both_end_well(self) -> None:
+        for option in ("--help", "--version"):
+            with (
+                self.subTest(option=option),
+                contextlib.redirect_stdout(io.StringIO()),
+                self.assertRaises(SystemExit) as caught,
+            ):
+                cli.parse([option])
+            with self.subTest(option=option):
+                self.assertIn(caught.exception.code, (0, None))
+
+
+if __name__ == "__main__":
+    unittest.main()

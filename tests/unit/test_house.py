@@ -1,40 +1,156 @@
-"""The rules of the house that imports can show."""
+"""The rules of the house that can be read off the source: what is pure stays pure, one module starts processes."""
 
 import ast
 import unittest
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
-PRODUCT = Path(__file__).resolve().parents[2] / "btrfs_backup"
-IMPURE = {"os", "subprocess", "fcntl", "time", "logging", "tempfile", "shutil", "sys", "pathlib", "socket", "signal"}
+PACKAGE = Path(__file__).resolve().parents[2] / "btrfs_backup"
+
+# What touches the machine, or tells the time.
+IMPURE = frozenset(
+    "asyncio atexit concurrent fcntl getpass glob http io logging multiprocessing os pathlib platform pwd random "
+    "secrets select selectors shutil signal socket ssl subprocess sys tempfile termios threading time urllib "
+    "uuid".split()
+)
+IMPURE_NAMES = frozenset({"open", "print", "input", "exec", "eval", "compile", "__import__", "breakpoint"})
+CLOCKS = frozenset({"now", "today", "utcnow"})
+
+# The rooms of the house that decisions may know of.
+PURE_ROOMS = ("btrfs_backup.model", "btrfs_backup.errors")
 
 
-def imports(path: Path) -> Iterator[str]:
-    """The full names of the modules that a file imports."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def imports(module: ast.Module, package: str) -> Iterator[str]:
+    """Every name that is imported anywhere in a module of PACKAGE, as `a.b.c`; `from a import b` gives `a.b`."""
+    for node in ast.walk(module):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            yield from (each.name for each in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield node.module or ""
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            parents = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            origin = ".".join([*parents, *([node.module] if node.module else [])])
+            yield from (f"{origin}.{each.name}" for each in node.names)
 
 
-class HouseTest(unittest.TestCase):
-    def test_decisions_are_pure(self) -> None:
-        pure = [*PRODUCT.glob("model/*.py"), PRODUCT / "argfiles.py", PRODUCT / "report.py"]
-        self.assertGreater(len(pure), 6)
-        for path in pure:
-            for module in imports(path):
-                with self.subTest(file=path.name, module=module):
-                    self.assertNotIn(module.partition(".")[0], IMPURE)
-                    self.assertFalse(module.startswith(("btrfs_backup.system", "btrfs_backup.commands")))
+def impurities(module: ast.Module, package: str) -> list[str]:
+    """What a pure module must not do: import what touches the machine, call for input and output, ask a clock."""
+    found = []
+    for name in imports(module, package):
+        ours = name.split(".")[0] == "btrfs_backup"
+        if ours and not any(f"{name}.".startswith(f"{room}.") for room in PURE_ROOMS):
+            found.append(name)
+        if not ours and name.split(".")[0] in IMPURE:
+            found.append(name)
+    for node in ast.walk(module):
+        if isinstance(node, ast.Name) and node.id in IMPURE_NAMES:
+            found.append(node.id)
+        if isinstance(node, ast.Attribute) and node.attr in CLOCKS:
+            found.append(node.attr)
+    return found
+
+
+def importers(wanted: str) -> list[str]:
+    """The modules of the product that import WANTED, as paths in the package."""
+    found = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        place = path.relative_to(PACKAGE)
+        package = ".".join(["btrfs_backup", *place.parts[:-1]])
+        if any(name == wanted or name.startswith(f"{wanted}.") for name in imports(tree(path), package)):
+            found.append(str(place))
+    return found
+
+
+class RulesTest(unittest.TestCase):
+    def test_model_is_pure(self) -> None:
+        modules = sorted((PACKAGE / "model").glob("*.py"))
+        self.assertGreaterEqual(len(modules), 6)
+        for path in modules:
+            with self.subTest(path.name):
+                self.assertEqual(impurities(tree(path), "btrfs_backup.model"), [])
 
     def test_one_module_starts_processes(self) -> None:
-        importers = [path.name for path in PRODUCT.rglob("*.py") if "subprocess" in imports(path)]
-        self.assertEqual(importers, ["process.py"])
+        self.assertEqual(importers("subprocess"), ["system/process.py"])
 
-    def test_one_file_knows_the_command_lines_of_btrfs(self) -> None:
-        for path in PRODUCT.rglob("*.py"):
-            strings = [node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)]
-            if path.name not in ("btrfs.py", "process.py", "host.py", "endpoint.py"):
-                self.assertNotIn("btrfs", strings, path)
+    def test_no_back_door_to_processes(self) -> None:
+        """Nothing of `os` that starts one, either."""
+        doors = ("system", "popen", "fork", "forkpty", "posix_spawn", "posix_spawnp")
+        for path in sorted(PACKAGE.rglob("*.py")):
+            for node in ast.walk(tree(path)):
+                if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "os":
+                    with self.subTest(path.name, line=node.lineno):
+                        self.assertFalse(node.attr in doors or node.attr.startswith(("exec", "spawn")), node.attr)
+
+    def test_pure_modules_at_the_front_desk(self) -> None:
+        """Settings, errors and argument files know no more of the machine than the model."""
+        for name in ("settings.py", "errors.py", "argfiles.py"):
+            with self.subTest(name):
+                self.assertEqual(impurities(tree(PACKAGE / name), "btrfs_backup"), [])
+
+    def test_parsers_are_pure(self) -> None:
+        for name in ("btrfs.py", "mounts.py"):
+            with self.subTest(name):
+                self.assertEqual(impurities(tree(PACKAGE / "system" / name), "btrfs_backup.system"), [])
+
+    def test_nothing_but_the_standard_library(self) -> None:
+        import sys
+
+        allowed = sys.stdlib_module_names | {"btrfs_backup"}
+        for path in sorted(PACKAGE.rglob("*.py")):
+            package = ".".join(["btrfs_backup", *path.relative_to(PACKAGE).parts[:-1]])
+            with self.subTest(path.name):
+                foreign = [name for name in imports(tree(path), package) if name.split(".")[0] not in allowed]
+                self.assertEqual(foreign, [])
+
+
+class CheckerTest(unittest.TestCase):
+    """The checks find what they look for."""
+
+    def test_impurities(self) -> None:
+        table: dict[str, list[str]] = {
+            "import re\nfrom datetime import datetime\nfrom posixpath import join": [],
+            "from btrfs_backup.model.snapshot import Naming\nfrom btrfs_backup.errors import Failure": [],
+            "from btrfs_backup.model import retention": [],
+            "import os": ["os"],
+            "import re, os.path as path": ["os.path"],
+            "from os.path import join": ["os.path.join"],
+            "from os import fork as spoon": ["os.fork"],
+            "def f():\n    import subprocess": ["subprocess"],
+            "if True:\n    from pathlib import Path": ["pathlib.Path"],
+            "import time, sys": ["time", "sys"],
+            "from logging import getLogger": ["logging.getLogger"],
+            "import fcntl": ["fcntl"],
+            "import tempfile": ["tempfile"],
+            "import shutil": ["shutil"],
+            "from btrfs_backup.system import host": ["btrfs_backup.system.host"],
+            "from btrfs_backup.system.host import Host": ["btrfs_backup.system.host.Host"],
+            "import btrfs_backup.system.process": ["btrfs_backup.system.process"],
+            "from btrfs_backup import system": ["btrfs_backup.system"],
+            "from btrfs_backup import cli": ["btrfs_backup.cli"],
+            "from .. import system": ["btrfs_backup.system"],
+            "from ..system import host": ["btrfs_backup.system.host"],
+            "from ..system.host import Host": ["btrfs_backup.system.host.Host"],
+            "from . import snapshot\nfrom .snapshot import Naming\nfrom ..errors import Failure": [],
+            "from btrfs_backup.models import x": ["btrfs_backup.models.x"],
+            "open('x')": ["open"],
+            "print(1)": ["print"],
+            "datetime.now()": ["now"],
+            "f = date.today": ["today"],
+        }
+        for text, wanted in table.items():
+            with self.subTest(text=text):
+                self.assertEqual(impurities(ast.parse(text), "btrfs_backup.model"), wanted)
+
+    def test_importers(self) -> None:
+        self.assertIn("cli.py", importers("argparse"))
+        self.assertIn("cli.py", importers("btrfs_backup.model.location"))
+        self.assertIn("system/btrfs.py", importers("re"))
+        self.assertEqual(importers("no_such_module"), [])
+
+
+if __name__ == "__main__":
+    unittest.main()

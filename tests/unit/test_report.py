@@ -1,71 +1,154 @@
-"""Summary lines and exit statuses."""
+"""What a run came to: summary lines, exit status, and how figures are written."""
 
+import signal
 import unittest
 
-from btrfs_backup.errors import Failure, Interrupted, LockHeld, MissingProgram, StateFileBroken, UsageError
+from btrfs_backup.errors import Failure, Interrupted, LockHeld, StateFileBroken, UsageError
 from btrfs_backup.report import Report, Sent, Tally, exit_status, plural, size, summary
 
+A, B, C = "20260101-120000", "20260102-120000", "20260103-120000"
+FAILURE = Failure("it broke", "Mend it.")
 
-class ExitStatus(unittest.TestCase):
+
+def good() -> Report:
+    return Report(Tally("/home"), A, [Tally("/b"), Tally("/c")])
+
+
+def failed_at(place: int) -> Report:
+    """A run in which something failed at the source (0) or at the first (1) or second destination."""
+    report = good()
+    (report.source, *report.destinations)[place].failures.append(FAILURE)
+    return report
+
+
+class ExitStatusTest(unittest.TestCase):
     def test_table(self) -> None:
-        good = Report(Tally("/home"), destinations=[Tally("/usb")])
-        bad_source = Report(Tally("/home", failures=[Failure("x")]))
-        bad_destination = Report(Tally("/home"), destinations=[Tally("/usb", failures=[Failure("x")]), Tally("/nas")])
-        for report, ended_by, status in (
-            (good, None, 0),
-            (good, Failure("no source"), 1),
-            (good, MissingProgram("no btrfs"), 1),
-            (None, UsageError("?"), 2),
-            (good, LockHeld("busy"), 3),
-            (bad_source, None, 10),
-            (bad_destination, None, 10),
-            (Report(Tally("/home", failures=[StateFileBroken("x")])), None, 10),
-            (bad_destination, Interrupted(15), 143),
-            (good, Interrupted(2), 130),
-            (good, Interrupted(1), 129),
-        ):
-            with self.subTest(ended_by=ended_by, report=report):
-                self.assertEqual(exit_status(report, ended_by), status)
+        """The statuses are a contract with scripts."""
+        table: list[tuple[Report | None, BaseException | None, int]] = [
+            (good(), None, 0),
+            (Report(Tally("/home")), None, 0),
+            (None, None, 0),
+            (failed_at(0), None, 10),
+            (failed_at(1), None, 10),
+            (failed_at(2), None, 10),
+            (None, FAILURE, 1),
+            (good(), FAILURE, 1),
+            (failed_at(0), FAILURE, 1),
+            (None, StateFileBroken("x"), 1),
+            (None, UsageError("x"), 2),
+            (None, LockHeld("x"), 3),
+            (good(), LockHeld("x"), 3),
+            (good(), Interrupted(signal.SIGINT), 130),
+            (good(), Interrupted(signal.SIGTERM), 143),
+            (good(), Interrupted(signal.SIGHUP), 129),
+            (failed_at(1), Interrupted(signal.SIGTERM), 143),
+            (None, Interrupted(signal.SIGTERM), 143),
+        ]
+        for report, ended_by, wanted in table:
+            with self.subTest(ended_by=ended_by, failed=report and report.failed):
+                self.assertEqual(exit_status(report, ended_by), wanted)
+
+    def test_outstanding_alone_is_no_failure(self) -> None:
+        report = good()
+        report.destinations[0].outstanding.append(A)
+        self.assertFalse(report.failed)
+        self.assertEqual(exit_status(report, None), 0)
+
+    def test_failed(self) -> None:
+        self.assertFalse(good().failed)
+        for place in (0, 1, 2):
+            with self.subTest(place=place):
+                self.assertTrue(failed_at(place).failed)
+
+    def test_reports_share_nothing(self) -> None:
+        one, other = Report(Tally("/home")), Report(Tally("/home"))
+        one.source.failures.append(FAILURE)
+        one.destinations.append(Tally("/b"))
+        self.assertFalse(other.failed)
+        self.assertEqual(other.destinations, [])
 
 
-class Summary(unittest.TestCase):
-    def test_lines(self) -> None:
-        report = Report(
-            Tally("/home", deleted=["a", "b"], kept=["c"]),
-            "20261123-042459",
-            [
-                Tally("/usb", [Sent("c", None, 21_000_000, 1.0), Sent("d", "c", 300, 1.0)], kept=["c", "d"]),
-                Tally("/nas", failures=[Failure("full")], outstanding=["c", "d"]),
-                Tally("/idle", kept=[]),
-            ],
-        )
-        self.assertEqual(
-            summary(report),
-            [
-                (False, "/home: took 20261123-042459, deleted 2 snapshots, 1 snapshot there"),
-                (False, "/usb: sent 2 snapshots (1 incremental, 21.0 MB), 2 backups there"),
-                (True, "/nas: FAILED, sent nothing, 2 outstanding (c, d)"),
-                (False, "/idle: sent nothing, 0 backups there"),
-            ],
-        )
+class SummaryTest(unittest.TestCase):
+    def test_source(self) -> None:
+        table: list[tuple[Report, tuple[bool, str]]] = [
+            (Report(Tally("/home")), (False, "/home: took no snapshot")),
+            (Report(Tally("/home"), A), (False, f"/home: took {A}")),
+            (Report(Tally("/home", kept=[A]), A), (False, f"/home: took {A}, 1 snapshot there")),
+            (
+                Report(Tally("/home", kept=[B, C], deleted=[A]), C),
+                (False, f"/home: took {C}, deleted 1 snapshot, 2 snapshots there"),
+            ),
+            (
+                Report(Tally("/home", kept=[], deleted=[A, B])),
+                (False, "/home: took no snapshot, deleted 2 snapshots, 0 snapshots there"),
+            ),
+            (Report(Tally("/home", failures=[FAILURE]), A), (True, f"/home: FAILED, took {A}")),
+        ]
+        for report, line in table:
+            with self.subTest(line=line):
+                self.assertEqual(summary(report), [line])
 
-    def test_no_snapshot(self) -> None:
-        self.assertEqual(summary(Report(Tally("/home"))), [(False, "/home: took no snapshot")])
+    def test_destinations(self) -> None:
+        full, increment = Sent(A, None, 1_500_000, 2.0), Sent(B, A, 21_000, 0.1)
+        table: list[tuple[Tally, tuple[bool, str]]] = [
+            (Tally("/b"), (False, "/b: sent nothing")),
+            (Tally("/b", kept=[A, B]), (False, "/b: sent nothing, 2 backups there")),
+            (Tally("/b", sent=[full]), (False, "/b: sent 1 snapshot (1.5 MB)")),
+            (Tally("/b", sent=[increment]), (False, "/b: sent 1 snapshot (1 incremental, 21.0 kB)")),
+            (Tally("/b", sent=[full, increment]), (False, "/b: sent 2 snapshots (1 incremental, 1.5 MB)")),
+            (
+                Tally("/b", outstanding=[B, C], failures=[FAILURE]),
+                (True, f"/b: FAILED, sent nothing, 2 outstanding ({B}, {C})"),
+            ),
+            (
+                Tally("/b", [full], [A], [B], [C], [FAILURE, FAILURE]),
+                (True, f"/b: FAILED, sent 1 snapshot (1.5 MB), 1 outstanding ({C}), deleted 1 backup, 1 backup there"),
+            ),
+        ]
+        for tally, line in table:
+            with self.subTest(line=line):
+                self.assertEqual(summary(Report(Tally("/home"), destinations=[tally]))[1:], [line])
 
-    def test_words(self) -> None:
-        self.assertEqual([plural(count, "backup") for count in (0, 1, 2)], ["0 backups", "1 backup", "2 backups"])
-        for count, text in (
-            (0, "0 B"),
-            (999, "999 B"),
-            (1000, "1.0 kB"),
-            (1.5e6, "1.5 MB"),
-            (2e9, "2.0 GB"),
-            (5e15, "5000.0 TB"),
-        ):
-            self.assertEqual(size(count), text)
+    def test_one_line_each_in_order(self) -> None:
+        """A failure of one is told in its own line only."""
+        lines = summary(failed_at(2))
+        self.assertEqual([failed for failed, _ in lines], [False, False, True])
+        self.assertEqual([line.partition(":")[0] for _, line in lines], ["/home", "/b", "/c"])
+        self.assertEqual(["FAILED" in line for _, line in lines], [False, False, True])
+
+    def test_is_repeatable(self) -> None:
+        report = failed_at(1)
+        self.assertEqual(summary(report), summary(report))
 
 
-class Texts(unittest.TestCase):
-    def test_hint_follows_on_its_own_line(self) -> None:
-        self.assertEqual(str(Failure("it broke", "Mend it.")), "it broke\n  Mend it.")
-        self.assertEqual(str(Failure("it broke")), "it broke")
+class FiguresTest(unittest.TestCase):
+    def test_size(self) -> None:
+        table: dict[float, str] = {
+            0: "0 B",
+            1: "1 B",
+            999: "999 B",
+            1000: "1.0 kB",
+            1049: "1.0 kB",
+            21_300: "21.3 kB",
+            999_900: "999.9 kB",
+            1_000_000: "1.0 MB",
+            21_300_000: "21.3 MB",
+            1_000_000_000: "1.0 GB",
+            1_000_000_000_000: "1.0 TB",
+            21_300_000_000_000: "21.3 TB",
+            1_000_000_000_000_000: "1000.0 TB",
+            0.4: "0 B",
+            12.6: "13 B",
+        }
+        for count, wanted in table.items():
+            with self.subTest(count=count):
+                self.assertEqual(size(count), wanted)
+
+    def test_plural(self) -> None:
+        for count, wanted in ((0, "0 backups"), (1, "1 backup"), (2, "2 backups"), (11, "11 backups")):
+            with self.subTest(count=count):
+                self.assertEqual(plural(count, "backup"), wanted)
+
+
+if __name__ == "__main__":
+    unittest.main()
