@@ -290,7 +290,8 @@ class _Run:
         )
         snapshot = self.plan_source.snapshots[batch.snapshot]
         if wrong := inventory.arrived(visit.folder.show(batch.snapshot), snapshot, bool(batch.parent)):
-            raise Failure(f"{batch.snapshot} has arrived, but {wrong}", "It is sent again by the next run.")
+            path = shlex.quote(visit.folder.at(batch.snapshot))
+            raise Failure(f"{batch.snapshot} has arrived, but {wrong}", f"Look at it: btrfs subvolume show {path}")
         visit.tally.sent.append(Sent(batch.snapshot, batch.parent, done.bytes, done.seconds))
         rate = size(done.bytes / max(done.seconds, 0.001))
         log.info(
@@ -341,11 +342,17 @@ class _Run:
         tally.kept = sorted({kept.name for kept in verdict.kept}.union(failures))
         if tally.deleted:
             log.info("%s: deleted %s", tally.place, ", ".join(tally.deleted))
-            if self.settings.sync:
-                folder.sync()
+            self._sync(folder, tally)
         for failure in dict.fromkeys(failures.values()):
             count = sum(1 for each in failures.values() if each is failure)
             _fail(tally, Failure(f"{plural(count, 'deletion')} failed: {failure.message}", failure.hint))
+
+    def _sync(self, folder: Folder, tally: Tally) -> None:
+        try:
+            if self.settings.sync:
+                folder.sync()
+        except Failure as failure:
+            _fail(tally, failure)
 
     def _guarded(self, visit: _Visit, step: Callable[[_Visit], None]) -> None:
         """A failure of one destination is its own."""

@@ -133,8 +133,10 @@ class Folder:
     def delete(self, names: Sequence[str], convert_rw: bool = False) -> dict[str, Failure]:
         """Delete the subvolumes NAMES; what could not be deleted, with the reason."""
         failures: dict[str, Failure] = {}
-        for start in range(0, len(names), _PATHS_AT_ONCE):
-            some = names[start : start + _PATHS_AT_ONCE]
+        # One by one when they are made writable: nobody may find several left half-way.
+        step = 1 if convert_rw else _PATHS_AT_ONCE
+        for start in range(0, len(names), step):
+            some = names[start : start + step]
             try:
                 for name in some if convert_rw else ():
                     self._make_writable(name)

@@ -65,15 +65,21 @@ class Host:
         except OSError as error:
             raise Failure(f"cannot open the snapshot folder '{folder}': {error.strerror}") from None
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _flock(descriptor, folder)
             yield
-        except BlockingIOError:
-            raise LockHeld(
-                f"another run works on the snapshot folder '{folder}'{_holder(descriptor)}",
-                "Try again when it has ended.",
-            ) from None
         finally:
             os.close(descriptor)
+
+
+def _flock(descriptor: int, folder: str) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise LockHeld(
+            f"another run works on the snapshot folder '{folder}'{_holder(descriptor)}", "Try again when it has ended."
+        ) from None
+    except OSError as error:
+        raise Failure(f"cannot lock the snapshot folder '{folder}': {error.strerror}") from None
 
 
 def _title(argv: tuple[str, ...]) -> str:

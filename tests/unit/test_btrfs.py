@@ -41,7 +41,7 @@ class ArgvTest(unittest.TestCase):
 
     def test_a_path_is_one_argument(self) -> None:
         """Blanks, quotes and newlines in it are nobody's business."""
-        path = "/my disk/it's\n\"x\" $HOME"
+        path = '/my disk/it\'s\n"x" $HOME'
         for argv in (
             btrfs.snapshot(path, path),
             btrfs.send(path, path, False),
@@ -92,7 +92,21 @@ class ListTest(unittest.TestCase):
 
     def test_paths(self) -> None:
         """The path is the rest of the row, whatever is in it; the name is its last part."""
-        names = ("x", "a b", " a ", "it's", "ä\udcff", "path", "uuid - path y", "-", "a\tb", "\\n", "x\r", "a\u2028b", "\x0c")
+        names = (
+            "x",
+            "a b",
+            " a ",
+            "it's",
+            "ä\udcff",
+            "path",
+            "uuid - path y",
+            "-",
+            "a\tb",
+            "\\n",
+            "x\r",
+            "a\u2028b",
+            "\x0c",
+        )
         for name in names:
             for folder in ("", "home/", "a b/path /"):
                 with self.subTest(name=name, folder=folder):
@@ -103,7 +117,15 @@ class ListTest(unittest.TestCase):
 
     def test_newlines_in_foreign_paths(self) -> None:
         """Such a path goes on in the next line; what is around it is not disturbed."""
-        for name in ("a\nb", "\n", "a\n", "\n\na\n\n", "a\nID 5", "a\nID 257 gen 7 top level 256 path b", f"a\n {row('b')}"):
+        for name in (
+            "a\nb",
+            "\n",
+            "a\n",
+            "\n\na\n\n",
+            "a\nID 5",
+            "a\nID 257 gen 7 top level 256 path b",
+            f"a\n {row('b')}",
+        ):
             with self.subTest(name=name):
                 text = row(f"{FOLDER}/{NAME}") + row(f"{FOLDER}/{name}", uuid=FAKE) + row("last", uuid=RECEIVED)
                 found = btrfs.parse_list(text)
@@ -257,7 +279,14 @@ class FilesystemTest(unittest.TestCase):
                 self.assertEqual(btrfs.parse_filesystem_uuid(text.format(OWN)), OWN)
 
     def test_garbage(self) -> None:
-        for text in ("", "garbage", "Label: none\n", "Label: none  uuid: 1-2\n", f"uuid: {OWN}x\n", f"uuid: {OWN.upper()}\n"):
+        for text in (
+            "",
+            "garbage",
+            "Label: none\n",
+            "Label: none  uuid: 1-2\n",
+            f"uuid: {OWN}x\n",
+            f"uuid: {OWN.upper()}\n",
+        ):
             with self.subTest(text=text), self.assertRaises(Failure) as caught:
                 btrfs.parse_filesystem_uuid(text)
             with self.subTest(text=text):

@@ -59,7 +59,14 @@ class ParseTest(unittest.TestCase):
         self.assertEqual(parse(text), [Mount("/x", "-", "btrfs"), Mount("-", "/", "btrfs")])
 
     def test_other_lines_are_left_out(self) -> None:
-        for text in ("", "\n", "garbage\n", "36 35 0:30 / /x rw btrfs /dev/sdb1 rw\n", "36 35 0:30 / /x rw -\n", "- - -\n"):
+        for text in (
+            "",
+            "\n",
+            "garbage\n",
+            "36 35 0:30 / /x rw btrfs /dev/sdb1 rw\n",
+            "36 35 0:30 / /x rw -\n",
+            "- - -\n",
+        ):
             with self.subTest(text=text):
                 self.assertEqual(parse(text), [])
                 self.assertEqual(parse(text + line("/home", "/@home")), [HOME])
