@@ -106,3 +106,10 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
+
+
+def pace(count: int, seconds: float) -> str:
+    """Bytes and seconds, and the rate when there is enough to tell one: `22.0 MB in 0.1 s, 259.3 MB/s`."""
+    took = f"{size(count)} in {seconds:.1f} s"
+    # The time of a small stream is that of starting programs and of the commit.
+    return f"{took}, {size(count / seconds)}/s" if count >= 1_000_000 and seconds > 0 else took

@@ -11,7 +11,7 @@ from btrfs_backup.model import inventory, location, plan, retention, transfers
 from btrfs_backup.model.inventory import Holdings
 from btrfs_backup.model.location import Location, Scheme
 from btrfs_backup.model.plan import Batch, Target
-from btrfs_backup.report import Report, Sent, Tally, plural, size
+from btrfs_backup.report import Report, Sent, Tally, pace, plural
 from btrfs_backup.settings import Settings
 from btrfs_backup.system import stream
 from btrfs_backup.system.endpoint import Folder, Source, Standing, examine
@@ -116,6 +116,8 @@ class _Run:
             self.plan_source = self._look_at_source()
             self._enlist_destinations()
         except Failure as failure:
+            if not self.report.snapshot:
+                raise  # nothing at all could be done
             _fail(self.report.source, failure)
             return
         if self.settings.transfer or self.settings.keep_backups != retention.KEEP_ALL:
@@ -293,10 +295,7 @@ class _Run:
             path = shlex.quote(visit.folder.at(batch.snapshot))
             raise Failure(f"{batch.snapshot} has arrived, but {wrong}", f"Look at it: btrfs subvolume show {path}")
         visit.tally.sent.append(Sent(batch.snapshot, batch.parent, done.bytes, done.seconds))
-        rate = size(done.bytes / max(done.seconds, 0.001))
-        log.info(
-            "%s: sent %s: %s in %.1f s, %s/s", visit.tally.place, batch.snapshot, size(done.bytes), done.seconds, rate
-        )
+        log.info("%s: sent %s: %s", visit.tally.place, batch.snapshot, pace(done.bytes, done.seconds))
 
     def _clear_away(self, name: str, visit: _Visit) -> None:
         """Delete what a failed transfer left, so that its space is free; when that fails, the next run does it."""

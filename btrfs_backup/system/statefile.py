@@ -1,5 +1,6 @@
 """The two JSON files in the snapshot folder that outlive a run."""
 
+import shlex
 from collections.abc import Callable
 from posixpath import join
 from typing import TypeVar
@@ -44,12 +45,13 @@ class StateFiles:
         try:
             return parse(self._host.read_file(path) or "")
         except Failure as failure:
-            raise StateFileBroken(failure.message, _WAY_OUT.format(path=path)) from None
+            raise StateFileBroken(failure.message, _way_out(path)) from None
         except ValueError as error:
-            raise StateFileBroken(f"the state file '{path}' is broken: {error}", _WAY_OUT.format(path=path)) from None
+            raise StateFileBroken(f"the state file '{path}' is broken: {error}", _way_out(path)) from None
 
 
-_WAY_OUT = (
-    "Nothing is transferred or deleted until it is mended. Without it nothing is lost but the protection of "
-    "unfinished transfers: mv '{path}' '{path}.broken'"
-)
+def _way_out(path: str) -> str:
+    return (
+        "Nothing is transferred or deleted until it is mended, or moved away; then unfinished transfers lose their "
+        f"protection:\n  mv {shlex.quote(path)} {shlex.quote(path + '.broken')}"
+    )

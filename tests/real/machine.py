@@ -61,15 +61,12 @@ class Disk:
     def fill(self) -> Path:
         """Fill it to the last byte; returns the file to delete for space."""
         filler = self.path / "filler"
-        with filler.open("wb") as file:
+        with filler.open("wb", buffering=0) as file:
             for size in (1 << 20, 4096):
-                try:
+                with suppress(OSError):
                     while True:
                         file.write(bytes(size))
-                        file.flush()
                         os.fsync(file.fileno())
-                except OSError:
-                    pass
         return filler
 
 

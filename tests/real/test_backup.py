@@ -322,6 +322,18 @@ class Refusals(RealTest):
         self.assertIn("Install the package btrfs-progs", result.err)
         self.assertEqual(names(usb), [])
 
+    def test_nothing_could_be_done_at_all(self) -> None:
+        """No snapshot, and no look at the source: as for a user without the rights."""
+        source, usb = self.source(), self.disk("usb").path
+        tools = self.folder / "tools"
+        tools.mkdir()
+        (tools / "btrfs").write_text("#!/bin/sh\necho 'ERROR: Operation not permitted' >&2\nexit 1\n")
+        (tools / "btrfs").chmod(0o755)
+        result = self.backup(source, usb, status=1, env={"PATH": f"{tools}:{os.environ['PATH']}"})
+        self.assertIn("btrfs subvolume snapshot: ERROR: Operation not permitted", result.err)
+        self.assertIn("Run it as root", result.err)
+        self.assertEqual(names(usb), [])
+
     def test_absent_disk(self) -> None:
         """What the state file knows on another filesystem is not written to the root filesystem."""
         source, usb = self.source(), self.disk("usb").path

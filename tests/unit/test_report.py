@@ -4,7 +4,7 @@ import signal
 import unittest
 
 from btrfs_backup.errors import Failure, Interrupted, LockHeld, StateFileBroken, UsageError
-from btrfs_backup.report import Report, Sent, Tally, exit_status, plural, size, summary
+from btrfs_backup.report import Report, Sent, Tally, exit_status, pace, plural, size, summary
 
 A, B, C = "20260101-120000", "20260102-120000", "20260103-120000"
 FAILURE = Failure("it broke", "Mend it.")
@@ -148,6 +148,19 @@ class FiguresTest(unittest.TestCase):
         for count, wanted in ((0, "0 backups"), (1, "1 backup"), (2, "2 backups"), (11, "11 backups")):
             with self.subTest(count=count):
                 self.assertEqual(plural(count, "backup"), wanted)
+
+
+class PaceTest(unittest.TestCase):
+    def test_rate_only_when_there_is_enough(self) -> None:
+        """The time of a small stream is that of starting programs: no rate."""
+        for count, seconds, text in (
+            (21_000_000, 2.0, "21.0 MB in 2.0 s, 10.5 MB/s"),
+            (1_000_000, 1.0, "1.0 MB in 1.0 s, 1.0 MB/s"),
+            (848, 2.4, "848 B in 2.4 s"),
+            (2_000_000, 0.0, "2.0 MB in 0.0 s"),
+        ):
+            with self.subTest(text):
+                self.assertEqual(pace(count, seconds), text)
 
 
 if __name__ == "__main__":
