@@ -215,6 +215,8 @@ def parse(argv: Sequence[str]) -> Settings:
 
 
 def _check(settings: Settings) -> None:
+    if not settings.snapshot_folder:
+        raise UsageError("the snapshot folder is empty", "Give '-f' a name or an absolute path.")
     for destination in settings.destinations:
         if destination.identity == settings.folder_path:
             raise UsageError(

@@ -2,11 +2,11 @@
 
 import logging
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from btrfs_backup.errors import Failure, MissingProgram, StateFileBroken
+from btrfs_backup.errors import Failure, MissingProgram, StateFileBroken, UsageError
 from btrfs_backup.model import inventory, location, plan, retention, transfers
 from btrfs_backup.model.inventory import Holdings
 from btrfs_backup.model.location import Location, Scheme
@@ -147,8 +147,7 @@ class _Run:
         """The destinations that were typed, then those that the records name."""
         wanted = dict.fromkeys(self.settings.destinations)
         if self.settings.locked_dests:
-            locked = transfers.locked_destinations(self.files.records.outstanding, self.naming)
-            wanted |= dict.fromkeys(location.parse(each, "/") for each in locked)
+            wanted |= dict.fromkeys(self._locked_destinations())
         tallies = {tally.place: tally for tally in self.report.destinations}
         for each in wanted:
             tally = tallies.get(each.identity, Tally(each.identity))
@@ -159,6 +158,13 @@ class _Run:
             records = self.files.records
             self.files.save_outstanding(transfers.drop(records.outstanding, self.naming, identities))
             self.files.save_completed(transfers.forget(records.completed, self.naming, identities))
+
+    def _locked_destinations(self) -> Iterator[Location]:
+        for recorded in transfers.locked_destinations(self.files.records.outstanding, self.naming):
+            try:
+                yield location.parse(recorded, "/")
+            except UsageError as error:
+                _fail(self.report.source, Failure(f"the records name a destination that is none: {error.message}"))
 
     def _survey(self, visit: _Visit) -> None:
         """Look at a destination and reconcile the records with what is there."""

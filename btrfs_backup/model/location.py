@@ -45,7 +45,7 @@ class Location:
         return self.identity
 
 
-_SSH = re.compile(r"ssh://(?:([^@/]*)@)?(\[[^]/]*\]|[^:/\[\]]*)(?::([^/]*))?(/.*)?", re.DOTALL)
+_SSH = re.compile(r"ssh://(?:([^/]*)@)?(\[[^]/]*\]|[^:/\[\]]*)(?::([^/]*))?(/.*)?", re.DOTALL)
 
 
 def parse(spelling: str, cwd: str) -> Location:

@@ -224,11 +224,19 @@ def format_completed(completed: Completed) -> str:
 
 def _object(text: str) -> dict[str, object]:
     try:
-        value = json.loads(text) if text.strip() else {}
+        value = json.loads(text, object_pairs_hook=_without_duplicates) if text.strip() else {}
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     if not isinstance(value, dict):
         raise ValueError("it does not hold a JSON object")
+    return value
+
+
+def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """A name that stands twice would silently lose its first entry."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        raise ValueError("a name stands twice in it")
     return value
 
 

@@ -216,7 +216,7 @@ class Children:
                 env={**os.environ, "LC_ALL": "C", **(command.env or {})},
                 preexec_fn=None if capture else _die_with(os.getpid()),
             )
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise _cannot_start(command, error) from None
         child = Child(command, popen, capture)
         self._children.append(child)
@@ -268,8 +268,10 @@ def _die_with(parent: int) -> Callable[[], None]:
 _LIBC = ctypes.CDLL(None)
 
 
-def _cannot_start(command: Command, error: OSError) -> Failure:
+def _cannot_start(command: Command, error: OSError | ValueError) -> Failure:
     program = command.argv[0]
+    if isinstance(error, ValueError):
+        return Failure(f"cannot run {command.title}: an argument cannot be given to a program: {error}")
     if isinstance(error, FileNotFoundError):
         package = _PACKAGES.get(program)
         return MissingProgram(

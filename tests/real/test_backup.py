@@ -247,6 +247,19 @@ class Records(RealTest):
         self.backup("-S", "-T", "--remove-locks", source, f"{usb}/")
         self.assertEqual(json.loads((source / "snapshot" / COMPLETED).read_text()), {})
 
+    def test_locked_dests_that_make_no_sense(self) -> None:
+        """They are reported, and the others are served."""
+        source, usb = self.source(), self.disk("usb").path
+        self.backup(source)
+        [name] = names(source / "snapshot")
+        record = {name: {"locks": ["ftp://x/y", "/\ud800", "ssh://nas/b", str(usb)]}}
+        (source / "snapshot" / OUTSTANDING).write_text(json.dumps(record))
+        result = self.backup("-S", "--locked-dests", source, status=10)
+        self.assertIn("'ftp://' is not known", result.err)
+        self.assertEqual(names(usb), [name])
+        left = json.loads((source / "snapshot" / OUTSTANDING).read_text())[name]["locks"]
+        self.assertEqual(left, ["/\ud800", "ftp://x/y", "ssh://nas/b"])
+
     def test_a_destination_that_stays_away_does_not_pile_up_snapshots(self) -> None:
         source, missing = self.source(), self.folder / "missing"
         for _ in range(5):

@@ -39,6 +39,10 @@ class ArgvTest(unittest.TestCase):
             with self.subTest(wanted):
                 self.assertEqual(argv, tuple(wanted.split()))
 
+    def test_inode_of_a_subvolume(self) -> None:
+        """The number that the root of every subvolume has."""
+        self.assertEqual(btrfs.SUBVOLUME_INODE, 256)
+
     def test_a_path_is_one_argument(self) -> None:
         """Blanks, quotes and newlines in it are nobody's business."""
         path = '/my disk/it\'s\n"x" $HOME'

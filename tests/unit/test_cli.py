@@ -237,6 +237,26 @@ class PlacesTest(CommandLineTest):
                 settings = cli.parse(argv)
                 self.assertEqual((settings.take_snapshot, settings.keep_snapshots), (False, Policy(3)))
 
+    def test_double_dash(self) -> None:
+        """What follows it is a place, even when it begins with a dash; what precedes it is not disturbed."""
+        here = os.getcwd().rstrip("/")
+        table: list[tuple[tuple[str, ...], list[str]]] = [
+            (("--", "/src"), ["/src"]),
+            (("--", "/src", "/b"), ["/src", "/b"]),
+            (("/src", "--", "/b"), ["/src", "/b"]),
+            (("/src", "/b", "--"), ["/src", "/b"]),
+            (("/src", "--", "-S", "--sync", "-"), ["/src", f"{here}/-S", f"{here}/--sync", f"{here}/-"]),
+            (("--", "-src", "b"), [f"{here}/-src", f"{here}/b"]),
+            (("/src", "--", "/b", "--", "/c"), ["/src", "/b", f"{here}/--", "/c"]),
+            (("-N", "3", "/src", "--", "/b"), ["/src", "/b"]),
+        ]
+        for argv, wanted in table:
+            with self.subTest(argv=argv):
+                self.assertEqual(self.places(*argv), wanted)
+                settings = cli.parse(argv)
+                self.assertEqual((settings.take_snapshot, settings.sync), (True, False))
+                self.assertEqual(settings.keep_snapshots, Policy(3) if "-N" in argv else KEEP_ALL)
+
     def test_relative_to_the_working_directory(self) -> None:
         cwd = os.getcwd().rstrip("/")
         self.assertEqual(self.places("src", "./usb/", "a b"), [f"{cwd}/src", f"{cwd}/usb", f"{cwd}/a b"])
@@ -342,7 +362,7 @@ class HelpTest(unittest.TestCase):
             text = printed(option)
             for each in (*self.KEPT.split(), *cli.parser()._option_string_actions):
                 with self.subTest(option=option, each=each):
-                    self.assertRegex(text, rf"(?<![\w-]){each}(?![\w-])")
+                    self.assertRegex(text, rf"(?<![\w-]){each}[ ,\n]")
 
     def test_help_mentions_what_is_no_option(self) -> None:
         text = printed("--help")
@@ -385,6 +405,13 @@ class HelpTest(unittest.TestCase):
                 cli.parse([option])
             with self.subTest(option=option):
                 self.assertIn(caught.exception.code, (0, None))
+
+
+class SnapshotFolderTest(unittest.TestCase):
+    def test_empty(self) -> None:
+        """The source itself is no folder for its snapshots."""
+        with self.assertRaises(UsageError):
+            cli.parse(["-f", "", "/home"])
 
 
 if __name__ == "__main__":

@@ -179,6 +179,21 @@ class SshTest(unittest.TestCase):
             parse(f"ssh://nas:{'9' * 5000}/b", CWD)
 
 
+class ValueTest(unittest.TestCase):
+    def test_parts_that_are_not_given(self) -> None:
+        found = Location(Scheme.SSH)
+        self.assertEqual((found.path, found.user, found.host, found.port, found.command), ("", "", "", None, ""))
+
+    def test_can_be_a_key_and_does_not_change(self) -> None:
+        found = parse("/b", CWD)
+        self.assertEqual({found: 1}[parse("/b/", CWD)], 1)
+        with self.assertRaises(AttributeError):
+            found.path = "/c"  # type: ignore[misc]
+
+    def test_schemes(self) -> None:
+        self.assertEqual([scheme.value for scheme in Scheme], ["local", "ssh", "shell"])
+
+
 class ShellTest(unittest.TestCase):
     def test_command_is_literal(self) -> None:
         """What follows shell:// belongs to the shell: nothing is normalised."""
@@ -275,6 +290,13 @@ class IdentityTest(unittest.TestCase):
     def test_of_recorded_text_with_a_port_of_very_many_digits(self) -> None:
         recorded = f"ssh://nas:{'9' * 5000}/b/"
         self.assertEqual(identity(recorded), recorded)
+
+
+class DomainAccountTest(unittest.TestCase):
+    def test_the_last_at_sign_ends_the_user(self) -> None:
+        place = parse("ssh://me@example.org@nas:22/b", CWD)
+        self.assertEqual((place.user, place.host, place.port), ("me@example.org", "nas", 22))
+        self.assertEqual(place.identity, "ssh://me@example.org@nas:22/b")
 
 
 if __name__ == "__main__":

@@ -110,6 +110,29 @@ class TargetTest(unittest.TestCase):
         self.assertEqual(list(target.missing), names[-2:])
 
 
+class LeftoversTest(unittest.TestCase):
+    def test_leftovers(self) -> None:
+        """Cut-off transfers of what the source has and would not send again; those that it lost are not touched."""
+        lost = "20250101-000000"
+        table: list[tuple[str, list[str], list[str]]] = [
+            # KEEP, what is complete, the leftovers of cut-off transfers of A, D, F and one that the source has lost
+            ("all", [B, C, E], []),
+            ("1", [B, C, E], [A, D]),
+            ("3", [B, C, E], [A]),
+            ("3", [B, C, "20270101-000000"], [A, D]),
+        ]
+        for keep, complete, wanted in table:
+            with self.subTest(keep=keep, complete=complete):
+                held = holdings(complete, partial=[lost, A, D, F], foreign={"20250102-000000": "why"})
+                target = plan.target("/b", held, source(*ALL), NAMING, retention.parse(keep))
+                self.assertEqual(plan.leftovers(target, held, source(*ALL)), wanted)
+
+    def test_none(self) -> None:
+        held = holdings(ALL)
+        target = plan.target("/b", held, source(*ALL), NAMING, retention.parse("1"))
+        self.assertEqual(plan.leftovers(target, held, source(*ALL)), [])
+
+
 class ServedTest(unittest.TestCase):
     def test_served(self) -> None:
         """It is missing no more and can be a parent; the rest is as before."""
@@ -304,6 +327,9 @@ class BatchTest(unittest.TestCase):
         self.assertEqual(self.batch(self.target("/b", (A, B))), Batch(A, None, ("/b",)))
         self.assertEqual(self.batch(self.target("/b", (C, D), [A, B])), Batch(C, B, ("/b",)))
         self.assertEqual(self.batch(self.target("/b", (A, D), [B, C])), Batch(A, B, ("/b",)))
+
+    def test_incremental_unless_told_otherwise(self) -> None:
+        self.assertEqual(plan.next_batch([self.target("/b", (C,), [A])], self.SOURCE), Batch(C, A, ("/b",)))
 
     def test_same_step_shares_a_stream(self) -> None:
         both = self.target("/b", (C,), [A, B]), self.target("/c", (C, D), [B])

@@ -150,6 +150,12 @@ class FiguresTest(unittest.TestCase):
                 self.assertEqual(plural(count, "backup"), wanted)
 
 
+class RoundingTest(unittest.TestCase):
+    def test_a_thousand_is_the_next_unit(self) -> None:
+        sizes = [size(count) for count in (999, 999.7, 999_949, 999_960, 999_960_000)]
+        self.assertEqual(sizes, ["999 B", "1.0 kB", "999.9 kB", "1.0 MB", "1.0 GB"])
+
+
 class PaceTest(unittest.TestCase):
     def test_rate_only_when_there_is_enough(self) -> None:
         """The time of a small stream is that of starting programs: no rate."""

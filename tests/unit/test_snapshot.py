@@ -277,6 +277,9 @@ class SubvolumeTest(unittest.TestCase):
         self.assertEqual(Subvolume("a", "own", parent_uuid="parent").stream_uuid, "own")
         self.assertEqual(Subvolume("a", "own", received_uuid="origin").stream_uuid, "origin")
 
+    def test_what_is_not_told(self) -> None:
+        self.assertEqual(Subvolume("a", "own"), Subvolume("a", "own", "", "", True))
+
 
 class PrefixOfTest(unittest.TestCase):
     def test_prefix_of(self) -> None:

@@ -96,6 +96,10 @@ class UnreachableTest(unittest.TestCase):
                 {ONE: locks(DISK), TWO: locks(DISK), THREE: locks(DISK)},
                 {ONE: locks(DISK), FOUR: locks(DISK)},
             ),
+            "one that is newer stays": (
+                {ONE: locks(DISK), "20270101-000000": locks(DISK)},
+                {ONE: locks(DISK), "20270101-000000": locks(DISK), FOUR: locks(DISK)},
+            ),
             "those of others stay": (
                 {ONE: locks(DISK), TWO: locks(DISK, NAS), THREE: locks(NAS)},
                 {ONE: locks(DISK), TWO: locks(NAS), THREE: locks(NAS), FOUR: locks(DISK)},
@@ -496,6 +500,15 @@ class BrokenTest(unittest.TestCase):
                     parse(text)
                 with self.subTest(text=text, parse=parse):
                     self.assertIn(f"'{ONE}'", str(caught.exception))
+
+    def test_a_name_that_stands_twice(self) -> None:
+        """The first entry would silently be lost."""
+        for text in (
+            f'{{"{ONE}": {{"locks": ["/a"]}}, "{ONE}": {{"locks": ["/b"]}}}}',
+            f'{{"{ONE}": {{"locks": ["/a"], "locks": ["/b"]}}}}',
+        ):
+            with self.subTest(text), self.assertRaises(ValueError):
+                transfers.parse_outstanding(text)
 
     def test_odd_but_harmless(self) -> None:
         """Duplicates, surrogates, odd destinations: read, or refused with a ValueError; never anything else."""
