@@ -169,7 +169,7 @@ class World:
 
 class WholePlanTest(unittest.TestCase):
     def test_random_histories(self) -> None:
-        for seed in range(80):
+        for seed in range(40):
             with self.subTest(seed=seed):
                 world = World(self, seed)
                 for _ in range(world.random.randint(1, 20)):
