@@ -3,13 +3,14 @@
 import argparse
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
 from btrfs_backup import __version__, argfiles
 from btrfs_backup.errors import UsageError
 from btrfs_backup.model import location, retention
-from btrfs_backup.model.location import Location, Scheme
+from btrfs_backup.model.location import Scheme
 from btrfs_backup.model.snapshot import Naming
 from btrfs_backup.settings import Settings
 
@@ -32,7 +33,9 @@ exit status: 0 all done; 1 nothing could be done; 2 wrong usage; 3 another run w
 
 examples:
   btrfs-backup /home /mnt/usb/home
-  btrfs-backup -N 5 -n "7d 4w 12m" -p home- /home /mnt/usb/backups /mnt/nas/backups
+  btrfs-backup -N 5 -n "7d 4w 12m" -p home- /home /mnt/usb/backups ssh://root@nas/backups
+  btrfs-backup ssh://root@server/srv /mnt/usb/server
+  btrfs-backup /home 'shell://gpg -e -r me > /mnt/box/$BTRFS_BACKUP_SNAPSHOT.btrfs.gpg'
 """
 
 
@@ -55,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     _add_retention(parser)
     _add_snapshots(parser)
     _add_transfers(parser)
+    _add_ssh(parser)
     _add_display(parser)
     _add_miscellaneous(parser)
     return parser
@@ -63,12 +67,18 @@ def parser() -> argparse.ArgumentParser:
 def _add_places(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("source and destinations")
     # Optional for argparse, whose message would ask for a DEST as well.
-    group.add_argument("source", metavar="SOURCE", nargs="?", help="the subvolume to back up: its path")
+    group.add_argument(
+        "source",
+        metavar="SOURCE",
+        nargs="?",
+        help="the subvolume to back up: its path, or ssh://[USER@]HOST[:PORT]/PATH",
+    )
     group.add_argument(
         "destinations",
         metavar="DEST",
         nargs="*",
-        help="a folder on btrfs that holds backups; made when it does not exist. "
+        help="a folder on btrfs that holds backups, made when it does not exist: its path, or "
+        "ssh://[USER@]HOST[:PORT]/PATH; or shell://COMMAND, which gets each stream on its standard input. "
         "Without any DEST snapshots are taken and pruned only",
     )
     group.add_argument(
@@ -94,7 +104,7 @@ def _add_retention(parser: argparse.ArgumentParser) -> None:
         metavar="KEEP",
         type=_policy,
         default=retention.KEEP_ALL,
-        help="which backups to keep at each destination (default: all)",
+        help="which backups to keep at each destination (default: all); not for shell://",
     )
     group.add_argument(
         "--latest-only",
@@ -136,6 +146,20 @@ def _add_transfers(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="drop the records of failed transfers to the given destinations, and of what was delivered there: "
         "for a destination that is gone for good",
+    )
+
+
+def _add_ssh(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("ssh")
+    group.add_argument(
+        "--ssh-opt",
+        metavar="OPT",
+        action="append",
+        default=[],
+        help="pass '-o OPT' to ssh, e.g. --ssh-opt IdentityFile=/root/backup_key; may be given several times",
+    )
+    group.add_argument(
+        "--ssh-sudo", action="store_true", help="run the commands on ssh hosts under sudo, without a password"
     )
 
 
@@ -190,9 +214,9 @@ def parse(argv: Sequence[str]) -> Settings:
     arguments = parser().parse_intermixed_args(_without_double_dash(argfiles.expand(argv, _read, cwd)))
     if arguments.source is None:
         raise UsageError("no SOURCE is given", "Example: btrfs-backup /home /mnt/usb/home; see 'btrfs-backup --help'.")
-    destinations = dict.fromkeys(_supported(spelling, cwd) for spelling in arguments.destinations)
+    destinations = dict.fromkeys(location.parse(spelling, cwd) for spelling in arguments.destinations)
     settings = Settings(
-        source=_supported(arguments.source, cwd),
+        source=location.parse(arguments.source, cwd),
         destinations=tuple(destinations),
         snapshot_folder=arguments.snapshot_folder,
         naming=Naming(arguments.snapshot_prefix),
@@ -209,6 +233,8 @@ def parse(argv: Sequence[str]) -> Settings:
         verbosity="warning" if arguments.quiet and arguments.verbosity != "error" else arguments.verbosity,
         progress=not (arguments.quiet or arguments.no_progress),
         btrfs_debug=arguments.btrfs_debug,
+        ssh_options=tuple(arguments.ssh_opt),
+        ssh_sudo=arguments.ssh_sudo,
     )
     _check(settings)
     return settings
@@ -217,8 +243,13 @@ def parse(argv: Sequence[str]) -> Settings:
 def _check(settings: Settings) -> None:
     if not settings.snapshot_folder:
         raise UsageError("the snapshot folder is empty", "Give '-f' a name or an absolute path.")
+    if settings.source.scheme is Scheme.SHELL:
+        raise UsageError(
+            "SOURCE cannot be a shell command", "A subvolume is meant: its path, or ssh://[USER@]HOST[:PORT]/PATH."
+        )
+    folder = replace(settings.source, path=settings.folder_path)
     for destination in settings.destinations:
-        if destination.identity == settings.folder_path:
+        if destination == folder:
             raise UsageError(
                 f"the destination '{destination}' is the snapshot folder of the source",
                 "Backups belong in a folder of their own, best on another disk.",
@@ -234,13 +265,6 @@ def _without_double_dash(argv: Sequence[str]) -> list[str]:
 
 def _read(path: str) -> str:
     return os.fsdecode(Path(path).read_bytes())
-
-
-def _supported(spelling: str, cwd: str) -> Location:
-    place = location.parse(spelling, cwd)
-    if place.scheme is not Scheme.LOCAL:
-        raise UsageError(f"'{spelling}': {place.scheme.value}:// is not supported yet", "Use a local path.")
-    return place
 
 
 def _policy(text: str) -> retention.Policy:

@@ -77,7 +77,7 @@ def summary(report: Report) -> list[tuple[bool, str]]:
 
 def _line(tally: Tally, parts: list[str], noun: str) -> tuple[bool, str]:
     if tally.outstanding:
-        parts.append(f"{len(tally.outstanding)} outstanding ({', '.join(tally.outstanding)})")
+        parts.append(f"{len(tally.outstanding)} outstanding ({_span(tally.outstanding)})")
     if tally.deleted:
         parts.append(f"deleted {plural(len(tally.deleted), noun)}")
     if tally.kept is not None:
@@ -85,6 +85,10 @@ def _line(tally: Tally, parts: list[str], noun: str) -> tuple[bool, str]:
     if tally.failures:
         parts.insert(0, "FAILED")
     return bool(tally.failures), f"{tally.place}: {', '.join(parts)}"
+
+
+def _span(names: list[str]) -> str:
+    return ", ".join(names) if len(names) <= 3 else f"{names[0]} to {names[-1]}"
 
 
 def _sending(tally: Tally) -> str:

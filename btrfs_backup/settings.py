@@ -27,6 +27,8 @@ class Settings:
     verbosity: str
     progress: bool
     btrfs_debug: bool
+    ssh_options: tuple[str, ...]
+    ssh_sudo: bool
 
     @property
     def folder_path(self) -> str:

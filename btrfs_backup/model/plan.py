@@ -1,6 +1,6 @@
 """What is missing at each destination, from which parent it is sent, and which destinations share a stream."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -58,6 +58,16 @@ def target(destination: str, holdings: Holdings, source: Source, naming: Naming,
         tuple(name for name in lacking if name not in holdings.foreign),
         frozenset(source.snapshots).intersection(holdings.complete),
         {name: holdings.foreign[name] for name in lacking if name in holdings.foreign},
+    )
+
+
+def unlisted_target(destination: str, delivered: Iterable[str], source: Source, naming: Naming) -> Target:
+    """What DESTINATION lacks, which cannot be looked into: all that is newer than the newest DELIVERED there."""
+    newest = naming.newest(delivered)
+    return Target(
+        destination,
+        tuple(name for name in source.snapshots if newest is None or name > newest),
+        frozenset(source.snapshots).intersection({newest} if newest else ()),
     )
 
 

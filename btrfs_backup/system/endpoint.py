@@ -1,5 +1,8 @@
 """A source, and a folder of snapshots or backups, each on a host."""
 
+import os
+import re
+import stat
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,12 +11,13 @@ from posixpath import basename, dirname, join
 from btrfs_backup.errors import Failure
 from btrfs_backup.model.inventory import Inventory
 from btrfs_backup.model.snapshot import Naming, Subvolume
-from btrfs_backup.system import btrfs, mounts
+from btrfs_backup.system import btrfs, files, mounts
 from btrfs_backup.system.host import Host
 from btrfs_backup.system.mounts import Mount
-from btrfs_backup.system.process import Command
+from btrfs_backup.system.process import Command, CommandFailed
 
-_PATHS_AT_ONCE = 100
+# A login shell gets a command line as one argument, of 128 KiB at most (execve(2), MAX_ARG_STRLEN).
+_LONGEST_LINE = 60_000
 
 
 @dataclass(frozen=True)
@@ -40,19 +44,25 @@ def examine(host: Host, path: str) -> Standing:
     while ancestors[-1] != "/":
         ancestors.append(dirname(ancestors[-1]))
     # One line for each that exists, the deepest first. Exit status 1 is normal: some do not exist.
-    looked = host.attempt(("stat", "-L", "-c", "%i %F", "--", *ancestors)).split("\n")[:-1]
-    if not looked:
-        raise Failure(f"cannot look at '{path}'")
+    ended = host.ended(("stat", "-L", "-c", "%i %f", "--", *ancestors))
+    looked = os.fsdecode(ended.stdout).split("\n")[:-1]
+    if ended.status not in (0, 1) or not looked:
+        raise CommandFailed(ended, f"cannot look at '{path}'")
+    if len(looked) > len(ancestors) or not all(re.fullmatch(r"\d+ [0-9a-f]+", row) for row in looked):
+        raise Failure(
+            f"cannot understand what 'stat' printed: {looked[0][:200]!r}",
+            "A login shell must not print anything by itself when commands are run by ssh.",
+        )
     nearest = ancestors[-len(looked)]
-    inode, _, kind = looked[0].partition(" ")
+    inode, _, mode = looked[0].partition(" ")
     real = host.run(("readlink", "-f", "--", nearest), f"cannot resolve '{nearest}'").removesuffix("\n")
-    mount = mounts.find(mounts.parse(host.read_file(mounts.MOUNTINFO) or ""), real)
+    mount = mounts.find(mounts.parse(files.read(host, mounts.MOUNTINFO) or ""), real)
     if not mount:
         raise Failure(f"cannot find out on which filesystem '{nearest}' is", f"Is {mounts.MOUNTINFO} readable?")
     return Standing(
         real,
         exists=nearest == path,
-        is_directory=kind == "directory",
+        is_directory=stat.S_ISDIR(int(mode, 16)),
         is_subvolume=mount.type == "btrfs" and inode == str(btrfs.SUBVOLUME_INODE),
         mount=mount,
     )
@@ -134,9 +144,7 @@ class Folder:
         """Delete the subvolumes NAMES; what could not be deleted, with the reason."""
         failures: dict[str, Failure] = {}
         # One by one when they are made writable: nobody may find several left half-way.
-        step = 1 if convert_rw else _PATHS_AT_ONCE
-        for start in range(0, len(names), step):
-            some = names[start : start + step]
+        for some in [[name] for name in names] if convert_rw else _portions(names, len(self.path) + 1):
             try:
                 for name in some if convert_rw else ():
                     self._make_writable(name)
@@ -170,6 +178,37 @@ class Folder:
         return self.host.command(btrfs.receive(self.path, debug), logged=debug)
 
 
+def _portions(names: Sequence[str], extra: int) -> list[list[str]]:
+    """NAMES in as few portions as command lines can take; each name comes with EXTRA characters."""
+    portions: list[list[str]] = []
+    room = 0
+    for name in names:
+        room -= len(name) + extra
+        if room < 0:
+            portions.append([])
+            room = _LONGEST_LINE - len(name) - extra
+        portions[-1].append(name)
+    return portions
+
+
+@dataclass(frozen=True)
+class Shell:
+    """A shell command on this machine that takes streams, one at each start. It cannot be looked into."""
+
+    command: str
+
+    def receiver(self, snapshot: str, parent: str | None, prefix: str, source: str) -> Command:
+        """What takes the stream of SNAPSHOT; it finds in its environment what it gets."""
+        env = {
+            "BTRFS_BACKUP_SNAPSHOT": snapshot,
+            "BTRFS_BACKUP_PARENT": parent or "",
+            "BTRFS_BACKUP_PREFIX": prefix,
+            "BTRFS_BACKUP_SOURCE": source,
+        }
+        # In our session: it may have to ask for a passphrase.
+        return Command(("sh", "-c", self.command), title="the shell command", own_session=False, env=env)
+
+
 @dataclass(frozen=True)
 class Source:
     """The subvolume to back up (absolute path on HOST) and the folder of its snapshots."""
@@ -191,7 +230,7 @@ class Source:
         if not standing.is_subvolume:
             raise Failure(
                 f"the source '{self.path}' is not a btrfs subvolume",
-                f"'btrfs subvolume list {standing.mount.point}' names those there are.",
+                f"This names those there are: {self.host.typed('btrfs', 'subvolume', 'list', standing.mount.point)}",
             )
 
     def describe(self) -> Subvolume:

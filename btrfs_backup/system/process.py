@@ -9,10 +9,11 @@ import signal
 import subprocess
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 
 from btrfs_backup.errors import Failure, MissingProgram
+from btrfs_backup.system import hints
 
 log = logging.getLogger(__name__)
 
@@ -20,11 +21,9 @@ STDERR_KEPT = 32 * 1024
 _GRACE = 5.0  # seconds between asking a child to end and killing it
 _READ = 64 * 1024
 _PR_SET_PDEATHSIG = 1
-
-_PACKAGES = {
-    "btrfs": "btrfs-progs (btrfsprogs on openSUSE)",
-    "ssh": "openssh-client (openssh-clients on Fedora and openSUSE, openssh on Arch)",
-}
+# What btrfs prints when all is well, and ssh when a shared connection takes no more commands.
+_CHATTER = ("At subvol ", "At snapshot ", "mux_client_", "Warning: Permanently added ")
+_SSH_FAILED = 255  # exit status of ssh itself, as opposed to that of the command
 
 
 @dataclass(frozen=True)
@@ -33,38 +32,50 @@ class Command:
 
     title: how messages call it. own_session: detached from the terminal, so that neither Ctrl-Z nor Ctrl-C reaches
     it; a stopped and continued `btrfs send` silently breaks its stream. logged: each line of its stderr goes to the
-    log as it comes. env: added to our environment.
+    log as it comes. env: added to our environment. login: what to type after `ssh` to get to the machine on which
+    it really runs, empty when that is this one. last_words: tells why the connection broke that it goes through.
     """
 
     argv: tuple[str, ...]
     title: str
     own_session: bool = True
     logged: bool = False
-    env: Mapping[str, str] | None = None
+    env: Mapping[str, str] = field(default_factory=lambda: {"LC_ALL": "C"})
+    login: str = ""
+    last_words: Callable[[], str] | None = None
 
 
 @dataclass(frozen=True)
 class Ended:
     """How a child ended. status: exit status, or -N when ended by signal N.
 
-    stderr: the last 32 KiB of its messages at most. written: bytes it wrote, to whatever file or pipe.
+    stderr: the last 32 KiB of its messages at most.
     """
 
     command: Command
     status: int
     stdout: bytes
     stderr: str
-    written: int
 
     @property
     def died_of_broken_pipe(self) -> bool:
         return self.status in (-signal.SIGPIPE, 128 + signal.SIGPIPE)
 
+    @property
+    def said(self) -> str:
+        """What it printed on stderr, or why the connection broke that it went through."""
+        broke = self.status == _SSH_FAILED and self.command.last_words and self.command.last_words()
+        return broke or self.stderr
+
+    @property
+    def spoken(self) -> list[str]:
+        """The lines of what it said, without those that tell of no trouble."""
+        lines = [line.strip() for line in self.said.splitlines()]
+        return [line for line in lines if line and not line.startswith(_CHATTER)]
+
     def words(self) -> str:
-        """The last lines that it printed on stderr, or how it ended when it did not print any."""
-        lines = [line.strip() for line in self.stderr.splitlines()]
-        spoken = [line for line in lines if line and not line.startswith(("At subvol ", "At snapshot "))]
-        if spoken:
+        """The last lines of what it said, or how it ended when it did not say anything."""
+        if spoken := self.spoken:
             return "; ".join(spoken[-3:])
         if self.status < 0:
             return f"it was ended by signal {-self.status} ({signal.strsignal(-self.status)})"
@@ -75,7 +86,9 @@ class CommandFailed(Failure):
     """A command was run and did not succeed."""
 
     def __init__(self, ended: Ended, trying: str) -> None:
-        super().__init__(f"{trying}: {ended.command.title}: {ended.words()}", _hint(ended.stderr))
+        super().__init__(
+            f"{trying}: {ended.command.title}: {ended.words()}", hints.hint(ended.said, ended.command.login)
+        )
         self.ended = ended
 
 
@@ -92,11 +105,13 @@ def run(command: Command, stdin: bytes = b"") -> Ended:
 class Child:
     """A running or ended process; made by Children.start."""
 
-    def __init__(self, command: Command, popen: "subprocess.Popen[bytes]", capture: bool) -> None:
+    def __init__(
+        self, command: Command, popen: "subprocess.Popen[bytes]", capture: bool, on_end: Callable[[], None]
+    ) -> None:
         self.command = command
+        self._on_end = on_end
         self._popen = popen
         self._pidfd = os.pidfd_open(popen.pid)
-        self._written = 0
         self._stdout = bytearray()
         self._words = bytearray()
         self._unlogged = b""
@@ -120,16 +135,9 @@ class Child:
     @property
     def ended(self) -> Ended:
         """How it ended; only to be asked when it is not running."""
+        self.finish()
         words = self._words.decode(errors="replace")
-        return Ended(self.command, self._popen.returncode, bytes(self._stdout), words, self._written)
-
-    def written(self) -> int:
-        """Bytes written so far, as the kernel counts them (proc(5), /proc/PID/io)."""
-        try:
-            with open(f"/proc/{self.pid}/io", encoding="ascii") as counters:
-                return int(dict(line.split(": ") for line in counters.read().splitlines())["wchar"])
-        except (OSError, KeyError, ValueError):
-            return self._written
+        return Ended(self.command, self._popen.returncode, bytes(self._stdout), words)
 
     def register(self, selector: selectors.BaseSelector) -> None:
         """Have its end and its messages watched; the data of each key is to be called, and tells whether to go on."""
@@ -160,12 +168,12 @@ class Child:
             self._popen.wait(seconds)
         except subprocess.TimeoutExpired:
             return False
+        self._on_end()
         return True
 
     def _reap(self) -> bool:
-        # A zombie still has its counters.
-        self._written = self.written()
         self._popen.wait()
+        self._on_end()
         return False
 
     def _keep_words(self, data: bytes) -> None:
@@ -199,11 +207,18 @@ class Children:
         for child in self._children:
             child.finish()
 
-    def start(self, command: Command, stdin: int, stdout: int | None = None, capture: bool = False) -> Child:
+    def start(
+        self,
+        command: Command,
+        stdin: int,
+        stdout: int | None = None,
+        capture: bool = False,
+        on_end: Callable[[], None] = lambda: None,
+    ) -> Child:
         """Start COMMAND; STDIN and STDOUT are file descriptors and stay the caller's.
 
         CAPTURE keeps its stdout; without STDOUT and CAPTURE what it prints there counts as its messages.
-        Raises Failure when it cannot be started.
+        ON_END is called when it has ended. Raises Failure when it cannot be started.
         """
         log.debug("running: %s", shlex.join(command.argv))
         try:
@@ -213,12 +228,12 @@ class Children:
                 stdout=subprocess.PIPE if stdout is None else stdout,
                 stderr=subprocess.PIPE,
                 start_new_session=command.own_session,
-                env={**os.environ, "LC_ALL": "C", **(command.env or {})},
+                env={**os.environ, **command.env},
                 preexec_fn=None if capture else _die_with(os.getpid()),
             )
         except (OSError, ValueError) as error:
             raise _cannot_start(command, error) from None
-        child = Child(command, popen, capture)
+        child = Child(command, popen, capture, on_end)
         self._children.append(child)
         return child
 
@@ -273,33 +288,7 @@ def _cannot_start(command: Command, error: OSError | ValueError) -> Failure:
     if isinstance(error, ValueError):
         return Failure(f"cannot run {command.title}: an argument cannot be given to a program: {error}")
     if isinstance(error, FileNotFoundError):
-        package = _PACKAGES.get(program)
         return MissingProgram(
-            f"cannot run {command.title}: there is no program '{program}' in PATH",
-            f"Install the package {package}." if package else "",
+            f"cannot run {command.title}: there is no program '{program}' in PATH", hints.package(program)
         )
     return Failure(f"cannot run {command.title}: {error.strerror}: '{program}'")
-
-
-def _hint(stderr: str) -> str:
-    """What to do about a message of btrfs or the kernel."""
-    for words, hint in _HINTS:
-        if words in stderr:
-            return hint
-    return ""
-
-
-_HINTS = (
-    ("No space left on device", "The disk is full: free some space there, or keep fewer backups with '-n'."),
-    ("Operation not permitted", "Run it as root, e.g. with sudo."),
-    ("Permission denied", "Run it as root, e.g. with sudo."),
-    (
-        "Invalid cross-device link",
-        "The snapshot folder has to be on the filesystem of the source: see the option '-f'.",
-    ),
-    (
-        "changed your default subvolume",
-        "Increments need a mount of a subvolume, not a bind mount of a folder; or '-I'.",
-    ),
-    ("Read-only file system", "Mount the filesystem writable; 'dmesg' tells when the kernel made it read-only."),
-)

@@ -1,6 +1,5 @@
 """The two JSON files in the snapshot folder that outlive a run."""
 
-import shlex
 from collections.abc import Callable
 from posixpath import join
 from typing import TypeVar
@@ -8,6 +7,7 @@ from typing import TypeVar
 from btrfs_backup.errors import Failure, StateFileBroken
 from btrfs_backup.model import transfers
 from btrfs_backup.model.transfers import Completed, Outstanding, Records
+from btrfs_backup.system import files
 from btrfs_backup.system.host import Host
 
 OUTSTANDING = ".outstanding_transfers"
@@ -32,26 +32,25 @@ class StateFiles:
     def save_outstanding(self, outstanding: Outstanding) -> None:
         """Replace the records of outstanding transfers if they changed. Raises Failure."""
         if outstanding != self.records.outstanding:
-            self._host.replace_file(self._outstanding_path, transfers.format_outstanding(outstanding))
+            files.replace(self._host, self._outstanding_path, transfers.format_outstanding(outstanding))
             self.records = Records(outstanding, self.records.completed)
 
     def save_completed(self, completed: Completed) -> None:
         """Replace the records of completed transfers if they changed. Raises Failure."""
         if completed != self.records.completed:
-            self._host.replace_file(self._completed_path, transfers.format_completed(completed))
+            files.replace(self._host, self._completed_path, transfers.format_completed(completed))
             self.records = Records(self.records.outstanding, completed)
 
     def _read(self, path: str, parse: Callable[[str], _Value]) -> _Value:
         try:
-            return parse(self._host.read_file(path) or "")
+            return parse(files.read(self._host, path) or "")
         except Failure as failure:
-            raise StateFileBroken(failure.message, _way_out(path)) from None
+            raise StateFileBroken(failure.message, self._way_out(path)) from None
         except ValueError as error:
-            raise StateFileBroken(f"the state file '{path}' is broken: {error}", _way_out(path)) from None
+            raise StateFileBroken(f"the state file '{path}' is broken: {error}", self._way_out(path)) from None
 
-
-def _way_out(path: str) -> str:
-    return (
-        "Nothing is transferred or deleted until it is mended, or moved away; then unfinished transfers lose their "
-        f"protection:\n  mv {shlex.quote(path)} {shlex.quote(path + '.broken')}"
-    )
+    def _way_out(self, path: str) -> str:
+        return (
+            "Nothing is transferred or deleted until it is mended, or moved away; then unfinished transfers lose "
+            f"their protection:\n  {self._host.typed('mv', path, path + '.broken')}"
+        )

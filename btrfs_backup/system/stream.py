@@ -1,57 +1,80 @@
-"""One stream from a sender to a receiver."""
+"""One stream from a sender to one or several receivers."""
 
-import fcntl
 import os
 import time
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from btrfs_backup.errors import Failure
+from btrfs_backup.model.sendstream import BrokenStream
+from btrfs_backup.system.pipes import Chain, Outlet
 from btrfs_backup.system.process import Children, Command, CommandFailed, Ended
 
-_F_SETPIPE_SZ = 1031
-PIPE_SIZE = 1024 * 1024
+
+@dataclass(frozen=True)
+class Receiver:
+    """command: what reads the stream. checked: it cannot tell a broken stream, so that is done on the way to it."""
+
+    command: Command
+    checked: bool = False
 
 
 @dataclass(frozen=True)
 class Transferred:
+    """How a transfer went. failures: for each receiver what went wrong, or None."""
+
     bytes: int
     seconds: float
+    failures: tuple[Failure | None, ...]
 
 
-def transfer(sender: Command, receiver: Command, trying: str) -> Transferred:
-    """Connect SENDER to RECEIVER by a kernel pipe and wait for both.
+def transfer(sender: Command, receivers: Sequence[Receiver], trying: str) -> Transferred:
+    """Give each of the RECEIVERS all that SENDER writes, and wait for all of them.
 
-    Raises CommandFailed, with the words of the stage that caused the failure, its text beginning with TRYING.
+    The text of each failure begins with TRYING. Raises Failure when one of the commands cannot be started.
     """
     started = time.monotonic()
-    with Children() as children:
-        read_end, write_end = _pipe()
-        try:
-            receive = children.start(receiver, stdin=read_end)
-            with open(os.devnull, "rb") as nothing:
-                send = children.start(sender, stdin=nothing.fileno(), stdout=write_end)
-        finally:
-            # As long as we hold an end, neither side would notice that the other one is gone.
-            os.close(read_end)
-            os.close(write_end)
+    outlets = [Outlet() for _ in receivers]
+    checked = [number for number, receiver in enumerate(receivers) if receiver.checked]
+    unchecked = [number for number, receiver in enumerate(receivers) if not receiver.checked]
+    in_order = [outlets[number] for number in (*unchecked, *checked)]
+    with Chain(in_order, len(checked)) as chain, Children() as children:
+        ends = [
+            children.start(receiver.command, outlet.pipe.reader, on_end=outlet.leave)
+            for receiver, outlet in zip(receivers, outlets, strict=True)
+        ]
+        with open(os.devnull, "rb") as nothing:
+            send = children.start(sender, nothing.fileno(), chain.inlet.writer)
+        chain.open()
         children.wait()
-    if failed := cause([send.ended, receive.ended]):
-        raise CommandFailed(failed, trying)
-    return Transferred(send.ended.written, time.monotonic() - started)
+    failures = [
+        _failure(trying, send.ended, end.ended, outlet.left_early, chain.broken_stream if receiver.checked else None)
+        for receiver, end, outlet in zip(receivers, ends, outlets, strict=True)
+    ]
+    return Transferred(chain.moved, time.monotonic() - started, tuple(failures))
 
 
-def cause(stages: list[Ended]) -> Ended | None:
-    """The stage of a pipeline that made it fail, or None when all went well.
+def cause(send: Ended, receive: Ended, left_early: bool) -> Ended | None:
+    """Which of the two made a transfer fail, or None when both ended well.
 
-    A stage that died of SIGPIPE is a victim of one behind it; of the others the first failed on its own.
+    A receiver that left early failed by itself, whatever became of the sender. Of those that came to the end of the
+    stream, one that died of SIGPIPE is a victim of the one behind it.
     """
-    failed = [stage for stage in stages if stage.status]
+    failed = [stage for stage in ((receive,) if left_early else (send, receive)) if stage.status]
     return next((stage for stage in failed if not stage.died_of_broken_pipe), failed[0] if failed else None)
 
 
-def _pipe() -> tuple[int, int]:
-    """A pipe as large as permitted, up to PIPE_SIZE: the sender reads ahead while the receiver commits."""
-    read_end, write_end = os.pipe()
-    with suppress(OSError):
-        fcntl.fcntl(write_end, _F_SETPIPE_SZ, PIPE_SIZE)
-    return read_end, write_end
+def _failure(
+    trying: str, send: Ended, receive: Ended, left_early: bool, broken_stream: BrokenStream | None
+) -> Failure | None:
+    # A sender whose stream was found broken is cut off for that.
+    if broken_stream and (not send.status or send.died_of_broken_pipe):
+        return Failure(f"{trying}: the stream is broken: {broken_stream}", "The next run sends it again.")
+    if failed := cause(send, receive, left_early):
+        return CommandFailed(failed, trying)
+    if left_early:
+        return Failure(
+            f"{trying}: {receive.command.title} ended before it had read the whole stream",
+            "It has to read its standard input to the end, and to exit with another status than 0 when it fails.",
+        )
+    return None

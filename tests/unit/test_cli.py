@@ -31,6 +31,8 @@ DEFAULTS: dict[str, Any] = {
     "verbosity": "info",
     "progress": True,
     "btrfs_debug": False,
+    "ssh_options": (),
+    "ssh_sudo": False,
 }
 
 # Spellings of each option, and what differs from the defaults.
@@ -68,6 +70,8 @@ OPTIONS: tuple[tuple[tuple[tuple[str, ...], ...], dict[str, Any]], ...] = (
     ((("--remove-locks",),), {"remove_locks": True}),
     ((("--locked-dests",),), {"locked_dests": True}),
     ((("--skip-fs-checks",),), {"fs_checks": False}),
+    ((("--ssh-opt", "A=1", "--ssh-opt=B=2 3"),), {"ssh_options": ("A=1", "B=2 3")}),
+    ((("--ssh-sudo",),), {"ssh_sudo": True}),
     ((("--latest-only",), ("-N5", "--latest-only")), {"keep_snapshots": Policy(1)}),
     ((("--latest-only", "-N5"),), {"keep_snapshots": Policy(5)}),
     (
@@ -97,6 +101,8 @@ ABBREVIATIONS: dict[tuple[str, ...], dict[str, Any]] = {
     ("--locked",): {"locked_dests": True},
     ("--skip-fs",): {"fs_checks": False},
     ("--latest",): {"keep_snapshots": Policy(1)},
+    ("--ssh-o", "A=1"): {"ssh_options": ("A=1",)},
+    ("--ssh-s",): {"ssh_sudo": True},
 }
 
 
@@ -278,6 +284,11 @@ class PlacesTest(CommandLineTest):
                 with self.subTest(argv=argv):
                     self.assert_refused(argv, spelling)
 
+    def test_other_kinds_of_places(self) -> None:
+        wanted = ["ssh://a/src", "ssh://me@b:22/b", "shell://cat > x", "/c"]
+        self.assertEqual(self.places("ssh://a//src/", "ssh://me@b:22/b/", "shell://cat > x", "/c"), wanted)
+        self.assert_refused(("shell://cat", "/b"), "SOURCE cannot be a shell command")
+
     def test_one_destination_spelled_several_times(self) -> None:
         """It is one destination; the order is that of the first mention."""
         self.assertEqual(self.places("/src", "/c", "/b/", "/b", "//b", "/x/../b", "/c/.", "/b//"), ["/src", "/c", "/b"])
@@ -296,6 +307,7 @@ class PlacesTest(CommandLineTest):
             ("-f", "../snaps", "/src", "/snaps"),
             ("-f", "/snaps", "/src", "/snaps/"),
             ("-f", ".", "/src", "/src"),
+            ("ssh://nas/src", "ssh://nas/src/snapshot/"),
         ]
         for argv in table:
             with self.subTest(argv=argv):

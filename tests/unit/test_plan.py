@@ -32,6 +32,34 @@ def holdings(
     return Holdings(copies, tuple(partial), foreign or {})
 
 
+class UnlistedTargetTest(unittest.TestCase):
+    def test_all_that_is_newer_than_the_newest_delivered(self) -> None:
+        table: list[tuple[list[str], list[str], list[str]]] = [
+            ([], list(ALL), []),
+            ([A], [B, C, D, E, F], [A]),
+            ([F], [], [F]),
+            ([B, D], [E, F], [D]),
+            (["other-20270101-120000"], list(ALL), []),
+            (["other-20270101-120000", E], [F], [E]),
+            (["20260103-130000"], [D, E, F], []),
+            (["20270101-120000"], [], []),
+        ]
+        for delivered, missing, common in table:
+            with self.subTest(delivered=delivered):
+                target = plan.unlisted_target("shell://x", delivered, source(*ALL), NAMING)
+                self.assertEqual(target, Target("shell://x", tuple(missing), frozenset(common)))
+
+    def test_chain(self) -> None:
+        """Each one on top of what was delivered before, or in full when that is gone."""
+        for delivered, wanted in (([B], [(C, B), (D, C)]), (["20260102-130000"], [(C, None), (D, C)])):
+            target = plan.unlisted_target("shell://x", delivered, source(B, C, D), NAMING)
+            sent = []
+            while batch := plan.next_batch([target], source(B, C, D)):
+                sent.append((batch.snapshot, batch.parent))
+                target = plan.served(target, batch.snapshot)
+            self.assertEqual(sent, wanted)
+
+
 class TargetTest(unittest.TestCase):
     def missing(self, held: Holdings, keep: str, names: tuple[str, ...] = ALL) -> list[str]:
         return list(plan.target("/b", held, source(*names), NAMING, retention.parse(keep)).missing)

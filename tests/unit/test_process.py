@@ -6,7 +6,7 @@ import sys
 import unittest
 
 from btrfs_backup.errors import Failure, Interrupted, MissingProgram
-from btrfs_backup.system import process, stream
+from btrfs_backup.system import process
 from btrfs_backup.system.process import STDERR_KEPT, Children, Command, Ended
 
 
@@ -15,7 +15,7 @@ def python(code: str) -> Command:
 
 
 def ended(title: str, status: int, stderr: str = "") -> Ended:
-    return Ended(Command((title,), title), status, b"", stderr, 0)
+    return Ended(Command((title,), title), status, b"", stderr)
 
 
 class Run(unittest.TestCase):
@@ -61,30 +61,8 @@ class Scope(unittest.TestCase):
             self.assertFalse(child.running)
             self.assertFalse(os.path.exists(f"/proc/{child.pid}"))
 
-    def test_written_bytes_are_counted(self) -> None:
-        with open(os.devnull, "r+b") as nothing, Children() as children:
-            code = "import os; os.write(1, b'x' * 5000)"
-            child = children.start(python(code), stdin=nothing.fileno(), stdout=nothing.fileno())
-            children.wait()
-            self.assertEqual(child.ended.written, 5000)
 
-
-class Cause(unittest.TestCase):
-    def test_the_stage_that_did_not_die_of_a_broken_pipe(self) -> None:
-        for send, receive, wanted in (
-            (0, 0, None),
-            (1, 0, "send"),
-            (0, 1, "receive"),
-            (1, 1, "send"),
-            (-signal.SIGPIPE, 1, "receive"),
-            (141, 1, "receive"),
-            (-signal.SIGPIPE, 0, "send"),
-            (-signal.SIGKILL, 1, "send"),
-        ):
-            with self.subTest(send=send, receive=receive):
-                failed = stream.cause([ended("send", send), ended("receive", receive)])
-                self.assertEqual(failed and failed.command.title, wanted)
-
+class Words(unittest.TestCase):
     def test_words(self) -> None:
         for status, stderr, words in (
             (1, "At subvol x\nERROR: a\n\nERROR: b\n", "ERROR: a; ERROR: b"),
@@ -93,14 +71,3 @@ class Cause(unittest.TestCase):
             (-9, "", "it was ended by signal 9 (Killed)"),
         ):
             self.assertEqual(ended("x", status, stderr).words(), words)
-
-    def test_broken_pipe_on_both_sides_of_a_real_pipeline(self) -> None:
-        with self.assertRaises(process.CommandFailed) as caught:
-            stream.transfer(
-                Command(("yes",), "sender"), python("import sys; sys.exit('disk full')"), "sending x failed"
-            )
-        self.assertEqual(caught.exception.message, "sending x failed: python: disk full")
-
-    def test_bytes_of_a_real_pipeline(self) -> None:
-        sender = python("import sys; sys.stdout.buffer.write(b'x' * 3_000_000)")
-        self.assertEqual(stream.transfer(sender, Command(("cat",), "cat"), "x").bytes, 3_000_000)

@@ -97,6 +97,10 @@ class SummaryTest(unittest.TestCase):
             (Tally("/b", sent=[increment]), (False, "/b: sent 1 snapshot (1 incremental, 21.0 kB)")),
             (Tally("/b", sent=[full, increment]), (False, "/b: sent 2 snapshots (1 incremental, 1.5 MB)")),
             (
+                Tally("/b", outstanding=[A, B, C, C], failures=[FAILURE]),
+                (True, f"/b: FAILED, sent nothing, 4 outstanding ({A} to {C})"),
+            ),
+            (
                 Tally("/b", outstanding=[B, C], failures=[FAILURE]),
                 (True, f"/b: FAILED, sent nothing, 2 outstanding ({B}, {C})"),
             ),

@@ -303,6 +303,12 @@ class CompletedTest(unittest.TestCase):
         """A shell command has no filesystem."""
         self.assertEqual(transfers.delivered({}, "shell://cat", "", NAMING, ONE), {"shell://cat": {"": {ONE}}})
 
+    def test_last_delivered_to_a_shell_command(self) -> None:
+        completed = {"shell://cat": {"": frozenset({ONE, TWO})}, DISK: {"disk-1": frozenset({THREE})}}
+        self.assertEqual(transfers.last_delivered(completed, "shell://cat"), {ONE, TWO})
+        self.assertEqual(transfers.last_delivered(completed, "shell://other"), frozenset())
+        self.assertEqual(transfers.last_delivered(completed, DISK), frozenset())
+
     def test_forget(self) -> None:
         home_only = {DISK: {"disk-1": frozenset({f"home-{ONE}"})}, NAS: self.BEFORE[NAS]}
         table: list[tuple[Naming, list[str], Completed]] = [

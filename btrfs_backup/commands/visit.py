@@ -1,0 +1,156 @@
+"""One destination in a run: looked at, served, cleared up."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from btrfs_backup.errors import Failure
+from btrfs_backup.model import inventory, plan, transfers
+from btrfs_backup.model.inventory import Holdings
+from btrfs_backup.model.location import Location, Scheme
+from btrfs_backup.model.plan import Batch, Target
+from btrfs_backup.model.transfers import Records
+from btrfs_backup.report import Tally
+from btrfs_backup.settings import Settings
+from btrfs_backup.system.endpoint import Folder, Shell, Standing, examine
+from btrfs_backup.system.host import Hosts
+from btrfs_backup.system.stream import Receiver
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Visit:
+    """target: None until it could be looked at. filesystem: its UUID, empty for a shell command.
+
+    broken: something failed, so that it gets nothing more in this run.
+    """
+
+    location: Location
+    place: Folder | Shell
+    tally: Tally
+    standing: Standing | None = None
+    filesystem: str = ""
+    holdings: Holdings = field(default_factory=Holdings)
+    target: Target | None = None
+    broken: bool = False
+
+    @property
+    def identity(self) -> str:
+        return self.location.identity
+
+    def fail(self, failure: Failure) -> None:
+        self.broken = True
+        fail(self.tally, failure)
+
+    @contextmanager
+    def failing_alone(self) -> Iterator[None]:
+        """A failure in this scope is this destination's own."""
+        try:
+            yield
+        except Failure as failure:
+            self.fail(failure)
+
+    def survey(self, settings: Settings, source: plan.Source, records: Records) -> None:
+        """Find out what it holds and lacks; clear up what it does not need. Raises Failure."""
+        if isinstance(self.place, Shell):
+            delivered = transfers.last_delivered(records.completed, self.identity)
+            self.target = plan.unlisted_target(self.identity, delivered, source, settings.naming)
+            return
+        self.standing = self._check(self.place, settings, records)
+        self.holdings = inventory.backups(self.place.look(settings.naming, self.standing), source.snapshots)
+        self.target = plan.target(self.identity, self.holdings, source, settings.naming, settings.keep_backups)
+        self._tell_what_is_left_alone(self.place, self.target, source)
+        for name in plan.leftovers(self.target, self.holdings, source):
+            self._delete_partial(self.place, name)
+
+    def make_room(self, snapshot: str) -> None:
+        """Create the folder when it is missing; delete what a cut-off transfer of SNAPSHOT left. Raises Failure."""
+        if isinstance(self.place, Shell):
+            return
+        assert self.standing
+        if not self.standing.exists:
+            self.place.create()
+            self.standing = examine(self.place.host, self.place.path)
+            log.info("%s: created", self.identity)
+        if snapshot in self.holdings.partial:
+            self._delete_partial(self.place, snapshot)
+
+    def receiver(self, batch: Batch, settings: Settings) -> Receiver:
+        """What takes the stream of BATCH. Raises Failure when its host cannot be reached."""
+        if isinstance(self.place, Shell):
+            prefix, source = settings.naming.prefix, settings.source.identity
+            return Receiver(self.place.receiver(batch.snapshot, batch.parent, prefix, source), checked=True)
+        return Receiver(self.place.receiver(settings.btrfs_debug))
+
+    def verify(self, batch: Batch, source: plan.Source) -> None:
+        """Raises Failure unless what BATCH brought is a complete backup. A stream to a shell is checked on its way."""
+        if isinstance(self.place, Shell):
+            return
+        arrived = self.place.show(batch.snapshot)
+        if wrong := inventory.arrived(arrived, source.snapshots[batch.snapshot], bool(batch.parent)):
+            look = self.place.host.typed("btrfs", "subvolume", "show", self.place.at(batch.snapshot))
+            raise Failure(f"{batch.snapshot} has arrived, but {wrong}", f"Look at it: {look}")
+
+    def clear_away(self, snapshot: str, source: plan.Source) -> None:
+        """Delete what a failed transfer left, so that its space is free; when that fails, the next run does it."""
+        if isinstance(self.place, Shell):
+            return
+        try:
+            left = self.place.show(snapshot)
+            if inventory.judge(left, source.snapshots[snapshot])[0] is inventory.State.PARTIAL:
+                self.place.delete([snapshot])
+        except Failure as failure:
+            log.debug("%s: nothing to clear away: %s", self.identity, failure)
+
+    def _check(self, place: Folder, settings: Settings, records: Records) -> Standing:
+        """Raises Failure unless backups can be put there. Creates nothing."""
+        standing = examine(place.host, place.path)
+        if settings.fs_checks and not standing.on_btrfs:
+            raise Failure(
+                f"it is not on btrfs but on {standing.mount.type}",
+                "Is the disk mounted? A destination has to be a folder on a btrfs filesystem.",
+            )
+        if standing.exists and not standing.is_directory:
+            raise Failure("it is not a folder")
+        self.filesystem = place.filesystem(standing)
+        known = records.completed.get(self.identity, {})
+        if known and self.filesystem not in known and standing.mount.point == "/":
+            raise Failure(
+                "the disk is absent: the folder is on the root filesystem, and backups went to another one",
+                "Mount it. If backups shall go to the root filesystem from now on, use '--remove-locks' once.",
+            )
+        return standing
+
+    def _tell_what_is_left_alone(self, place: Folder, target: Target, source: plan.Source) -> None:
+        for name, why in self.holdings.foreign.items():
+            if name not in target.occupied:
+                log.warning("%s: leaving %s alone: %s", self.identity, name, why)
+        for name in self.holdings.partial:
+            if name not in source.snapshots:
+                log.warning(
+                    "%s: leaving %s alone: it is a transfer that was cut off, and the source does not have that "
+                    "snapshot; to delete it: %s",
+                    self.identity,
+                    name,
+                    place.host.typed("btrfs", "subvolume", "delete", place.at(name)),
+                )
+
+    def _delete_partial(self, place: Folder, name: str) -> None:
+        log.info("%s: deleting %s, a transfer that was cut off", self.identity, name)
+        for failure in place.delete([name]).values():
+            raise failure
+
+
+def fail(tally: Tally, failure: Failure) -> None:
+    """Something failed at that place: told at once, and counted."""
+    tally.failures.append(failure)
+    log.error("%s: %s", tally.place, failure)
+
+
+def visit(location: Location, hosts: Hosts, tally: Tally) -> Visit:
+    """The destination at LOCATION, not looked at yet."""
+    if location.scheme is Scheme.SHELL:
+        return Visit(location, Shell(location.command), tally)
+    return Visit(location, Folder(hosts.at(location), location.path), tally)

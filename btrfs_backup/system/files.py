@@ -1,0 +1,191 @@
+"""State files and the run lock on a host: read, replaced atomically, locked."""
+
+import fcntl
+import logging
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from posixpath import basename, dirname
+
+from btrfs_backup.errors import Failure, LockHeld
+from btrfs_backup.system import process
+from btrfs_backup.system.host import Host
+from btrfs_backup.system.process import Child, Children, CommandFailed
+from btrfs_backup.system.ssh import Connection
+
+log = logging.getLogger(__name__)
+
+_LETTING_GO = 2.0  # seconds for a lock on another machine to be dropped
+_NO_FLOCK = re.compile("flock: (command )?not found", re.IGNORECASE)
+
+
+def read(host: Host, path: str) -> str | None:
+    """The text of the file at PATH, or None when there is none. Raises Failure."""
+    if host.connection:
+        return _read_remote(host, path)
+    try:
+        return os.fsdecode(Path(path).read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise Failure(f"cannot read '{path}': {error.strerror}") from None
+
+
+def replace(host: Host, path: str, text: str) -> None:
+    """Replace the file at PATH atomically; its mode and owner stay. Raises Failure; then the old one is whole."""
+    if host.connection:
+        _replace_remote(host.connection, path, text)
+        return
+    new = f"{path}.new"
+    try:
+        _write_new(new, os.fsencode(text), like=path)
+        os.replace(new, path)
+        _fsync_folder(dirname(path))
+    except OSError as error:
+        with suppress(OSError):
+            os.unlink(new)
+        raise Failure(f"cannot write '{path}': {error.strerror}", "Is the disk of the source full?") from None
+
+
+@contextmanager
+def lock(host: Host, folder: str) -> Iterator[None]:
+    """Hold the advisory lock on FOLDER (flock(2)) as long as the scope lasts; the kernel drops it however we end.
+
+    Raises LockHeld when another process has it.
+    """
+    if host.connection:
+        with _remote_lock(host, folder):
+            yield
+        return
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise Failure(f"cannot open the snapshot folder '{folder}': {error.strerror}") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise _held(host, folder) from None
+    finally:
+        os.close(descriptor)
+
+
+# --- on this machine -------------------------------------------------------------------------------------------------
+
+
+def _write_new(path: str, data: bytes, like: str) -> None:
+    """Write a new file durably, with mode and owner of the file LIKE, if there is one."""
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+    # O_EXCL: never through a symbolic link that somebody put there.
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644), "wb") as new:
+        with suppress(FileNotFoundError, PermissionError):
+            old = os.lstat(like)
+            os.fchmod(new.fileno(), old.st_mode & 0o777)
+            os.fchown(new.fileno(), old.st_uid, old.st_gid)
+        new.write(data)
+        new.flush()
+        os.fsync(new.fileno())
+
+
+def _fsync_folder(folder: str) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# --- on another one --------------------------------------------------------------------------------------------------
+
+
+def _read_remote(host: Host, path: str) -> str | None:
+    ended = host.ended(("cat", "--", path))
+    if not ended.status:
+        return os.fsdecode(ended.stdout)
+    # cat says in whatever language that there is none; an empty list says it in all.
+    here = ("find", dirname(path) + "/", "-mindepth", "1", "-maxdepth", "1", "-name", basename(path))
+    if host.run(here, f"cannot read '{path}'"):
+        raise CommandFailed(ended, f"cannot read '{path}'")
+    return None
+
+
+def _replace_remote(connection: Connection, path: str, text: str) -> None:
+    new = f"{path}.new"
+    # The new file begins as a copy, for the sake of mode and owner. An empty file is as good as none.
+    copying = [("rm", "-f", "--", new), ("touch", "--", path), ("cp", "-p", "--", path, new)]
+    writing = ("dd", f"of={new}", "conv=fsync", "status=none")
+    command = connection.sequence(copying, writing, ("mv", "-f", "--", new, path), "rm, touch, cp, dd, mv")
+    ended = process.run(command, os.fsencode(text))
+    if ended.status:
+        raise CommandFailed(ended, f"cannot write '{path}'")
+
+
+@contextmanager
+def _remote_lock(host: Host, folder: str) -> Iterator[None]:
+    """`flock` on the host holds the lock for a `cat` that ends when our end of its input is closed, or we die."""
+    command = host.command(("flock", "-n", folder, "cat"))
+    with Children() as children:
+        stdin, ours = os.pipe()
+        theirs, stdout = os.pipe()
+        with open(ours, "wb", buffering=0) as hold, open(theirs, "rb", buffering=0) as echo:
+            try:
+                holder = children.start(command, stdin, stdout)
+            finally:
+                os.close(stdin)
+                os.close(stdout)
+            with suppress(BrokenPipeError):
+                hold.write(b"\n")
+            locked = echo.read(1)
+            if not locked:
+                _explain(host, folder, holder, children)
+            try:
+                yield
+            finally:
+                # We end when it has let go: the next run may follow at once.
+                hold.close()
+                holder.reaped_within(_LETTING_GO)
+
+
+def _explain(host: Host, folder: str, holder: Child, children: Children) -> None:
+    """Why flock did not get the lock. Raises Failure, unless there is no such program."""
+    children.wait()
+    if holder.ended.status == 1 and not holder.ended.spoken:
+        raise _held(host, folder)
+    if not _NO_FLOCK.search(holder.ended.said):
+        raise CommandFailed(holder.ended, f"cannot lock the snapshot folder '{folder}'")
+    log.warning(
+        "there is no program 'flock' on the source's host: take care that no two runs work on '%s' at the same time",
+        folder,
+    )
+
+
+# --- who is in the way -----------------------------------------------------------------------------------------------
+
+
+def _held(host: Host, folder: str) -> LockHeld:
+    return LockHeld(
+        f"another run works on the snapshot folder '{folder}'{_holder(host, folder)}", "Try again when it has ended."
+    )
+
+
+def _holder(host: Host, folder: str) -> str:
+    """Who holds the lock on FOLDER, for a message; empty when it cannot be told."""
+    with suppress(Failure):
+        lockers = parse_locks(read(host, "/proc/locks") or "")
+        descriptors = [f"/proc/{pid}/fd" for pid in lockers]
+        # Some may have ended by now, so its exit status says nothing.
+        found = host.ended(("find", "-L", *descriptors, "-maxdepth", "1", "-samefile", folder)).stdout.decode()
+        if lockers and (match := re.match(r"/proc/(\d+)/", found)):
+            words = (read(host, f"/proc/{match[1]}/cmdline") or "?").split("\0")
+            return f": process {match[1]} ({' '.join(words).strip()})"
+    return ""
+
+
+def parse_locks(text: str) -> list[str]:
+    """The process ids that hold an flock, in the order of /proc/locks (proc_locks(5))."""
+    # "1: FLOCK  ADVISORY  WRITE 1234 00:29:256 0 EOF"; those that wait have an arrow.
+    rows = [line.split() for line in text.splitlines()]
+    return list(dict.fromkeys(row[4] for row in rows if row[1:2] == ["FLOCK"] and len(row) > 4))

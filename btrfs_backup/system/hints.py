@@ -1,0 +1,88 @@
+"""What to do about a message of btrfs, the kernel, ssh or sudo. Pure."""
+
+import re
+
+# What runs on an ssh host; with --ssh-sudo each one needs a rule there.
+REMOTE_PROGRAMS = ("btrfs", "cat", "cp", "dd", "find", "flock", "mkdir", "mv", "readlink", "rm", "stat", "touch")
+
+_PACKAGES = {
+    "btrfs": "btrfs-progs (btrfsprogs on openSUSE)",
+    "ssh": "openssh-client (openssh-clients on Fedora and openSUSE, openssh on Arch)",
+    "find": "findutils",
+    "flock": "util-linux",
+    **dict.fromkeys(("cat", "cp", "dd", "mkdir", "mv", "readlink", "rm", "stat", "touch"), "coreutils"),
+}
+
+# sh, bash and busybox put the name before the words, csh too; sudo puts it before them as well.
+_NOT_FOUND = re.compile(r"([\w.+-]+): (?:command )?not found", re.IGNORECASE)
+_SUDO = re.compile(r"^sudo: |is not allowed to (?:execute|run)|is not in the sudoers", re.MULTILINE)
+
+_ANYWHERE = (
+    ("No space left on device", "The disk is full: free some space there, or keep fewer backups with '-n'."),
+    (
+        "Invalid cross-device link",
+        "The snapshot folder has to be on the filesystem of the source: see the option '-f'.",
+    ),
+    (
+        "changed your default subvolume",
+        "Increments need a mount of a subvolume, not a bind mount of a folder; or '-I'.",
+    ),
+    ("Read-only file system", "Mount the filesystem writable; 'dmesg' tells when the kernel made it read-only."),
+)
+_SSH = (
+    (
+        r"Permission denied \(|Too many authentication failures",
+        "ssh could not log in. Does 'ssh {login}' work for the user that runs this? A key can be "
+        "named with '--ssh-opt IdentityFile=PATH'.",
+    ),
+    (
+        "Host key verification failed",
+        "Log in once by hand and check the host's key: ssh {login}",
+    ),
+    ("Could not resolve hostname", "Is the name of the host right, and is the network up?"),
+    (
+        "Connection refused|Connection timed out|No route to host|Network is unreachable|Operation timed out",
+        "Is the host up, and does sshd listen there? Try: ssh {login}",
+    ),
+    ("not responding|closed by remote host|Connection reset|Broken pipe", "The connection broke; run it again."),
+)
+# The last one is what `btrfs filesystem show` says to users who may not open the device.
+_RIGHTS = ("Operation not permitted", "Permission denied", "not a valid btrfs filesystem")
+
+
+def package(program: str) -> str:
+    """How to get PROGRAM, empty when that cannot be told."""
+    return f"Install the package {_PACKAGES[program]}." if program in _PACKAGES else ""
+
+
+def hint(stderr: str, login: str) -> str:
+    """What to do when a command failed with the words STDERR; empty when nothing is known.
+
+    login: what to type after `ssh` to get to where it ran, empty for this machine.
+    """
+    for words, what_to_do in _ANYWHERE:
+        if words in stderr:
+            return what_to_do
+    if login:
+        return _remote(stderr, login)
+    return "Run it as root, e.g. with sudo." if any(words in stderr for words in _RIGHTS) else ""
+
+
+def sudo_rule(user: str) -> str:
+    """The line for a sudoers file that lets USER do what is needed."""
+    return f"{user} ALL=(root) NOPASSWD: {', '.join(f'/usr/bin/{program}' for program in REMOTE_PROGRAMS)}"
+
+
+def _remote(stderr: str, login: str) -> str:
+    for pattern, what_to_do in _SSH:
+        if re.search(pattern, stderr):
+            return what_to_do.format(login=login)
+    if missing := _NOT_FOUND.search(stderr):
+        where = f"Is '{missing[1]}' installed there, and found by 'ssh {login} {missing[1]}'?"
+        return f"{where} {package(missing[1])}".rstrip()
+    if _SUDO.search(stderr):
+        user = re.split("@[^@]*$", login)[0] if "@" in login else "USER"
+        return f"Allow it there, with 'visudo' as root (paths as on that host):\n  {sudo_rule(user)}"
+    if any(words in stderr for words in _RIGHTS):
+        return "Log in there as root (ssh://root@...), or use '--ssh-sudo'."
+    return ""

@@ -1,0 +1,207 @@
+"""Hands a stream of bytes on through pipes, to one reader or to several.
+
+    inlet -> [stage] -> pipe -> [stage] -> ...
+                |                  |
+              outlet             outlet
+
+Each stage is a thread. Where nobody has to look at the data, the kernel moves and shares its pages (splice(2),
+tee(2)) and nothing is copied. A reader that is gone drops out, and the others go on.
+"""
+
+import ctypes
+import errno
+import fcntl
+import os
+import signal
+import struct
+import termios
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from types import TracebackType
+
+from btrfs_backup.model.sendstream import BrokenStream, Checker
+
+PIPE_SIZE = 1 << 20
+_F_SETPIPE_SZ = 1031
+_PIECE = 1 << 20  # bytes read at once where the data is looked at
+_MANY = 1 << 30  # more than a pipe holds
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+class Pipe:
+    """reader, writer: file descriptors, -1 when closed. broken: somebody wrote to it when nobody was there to read."""
+
+    def __init__(self) -> None:
+        self.reader, self.writer = os.pipe()
+        self.broken = False
+        # As large as permitted: the sender reads ahead while the receiver commits.
+        with suppress(OSError):
+            fcntl.fcntl(self.writer, _F_SETPIPE_SZ, PIPE_SIZE)
+
+    def unread(self) -> int:
+        """Bytes that nobody has read yet."""
+        return int(struct.unpack("i", fcntl.ioctl(self.reader, termios.FIONREAD, bytes(4)))[0])
+
+    def close_reader(self) -> None:
+        if self.reader >= 0:
+            os.close(self.reader)
+            self.reader = -1
+
+    def close_writer(self) -> None:
+        if self.writer >= 0:
+            os.close(self.writer)
+            self.writer = -1
+
+
+class Outlet:
+    """The pipe that one receiver reads. Our copy of its reading end stays open until the receiver has ended, to see
+    what it left unread: whoever writes to a pipe believes that what fits into it has arrived.
+    """
+
+    def __init__(self) -> None:
+        self.pipe = Pipe()
+        self._unread = 0
+
+    def leave(self) -> None:
+        """The receiver has ended."""
+        if self.pipe.reader >= 0:
+            self._unread = self.pipe.unread()
+            self.pipe.close_reader()
+
+    @property
+    def left_early(self) -> bool:
+        """Whether it ended before it had read the whole stream."""
+        return self.pipe.broken or self._unread > 0
+
+
+class Chain:
+    """The stages that lead from an inlet to OUTLETS, and the pipes between them.
+
+    checked: how many of the outlets, from the end, get what has been checked on the way (see sendstream.Checker).
+    Leaving the scope closes everything and waits for the stages: the processes at its ends must be gone by then.
+    """
+
+    def __init__(self, outlets: Sequence[Outlet], checked: int) -> None:
+        self.inlet = Pipe()
+        self.moved = 0  # bytes that went through the first stage
+        self.broken_stream: BrokenStream | None = None
+        self._pipes = [self.inlet, *(outlet.pipe for outlet in outlets)]
+        self._threads: list[threading.Thread] = []
+        source = self.inlet
+        for number, outlet in enumerate(outlets):
+            if number == len(outlets) - checked:
+                source = self._add(self._check, source, self._pipe())
+            onward = [] if number == len(outlets) - 1 else [self._pipe()]
+            self._add(self._share, source, outlet.pipe, *onward)
+            source = onward[-1] if onward else source
+
+    def __enter__(self) -> "Chain":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.inlet.close_writer()
+        for thread in self._threads:
+            if thread.ident:
+                thread.join()
+        for pipe in self._pipes:
+            pipe.close_reader()
+            pipe.close_writer()
+
+    def open(self) -> None:
+        """Let the stream flow, the processes at its ends being there."""
+        # As long as we hold the end, the stream has none.
+        self.inlet.close_writer()
+        for thread in self._threads:
+            thread.start()
+
+    def _pipe(self) -> Pipe:
+        pipe = Pipe()
+        self._pipes.append(pipe)
+        return pipe
+
+    def _add(self, stage: Callable[..., None], source: Pipe, *targets: Pipe) -> Pipe:
+        """Have STAGE move what comes out of SOURCE to TARGETS; returns the last one."""
+
+        def run() -> None:
+            # Signals are for the main thread, which knows how to end the run.
+            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+            try:
+                stage(source, *targets)
+            finally:
+                source.close_reader()
+                for target in targets:
+                    target.close_writer()
+
+        self._threads.append(threading.Thread(target=run, daemon=True))
+        return targets[-1]
+
+    def _share(self, source: Pipe, *targets: Pipe) -> None:
+        while readable := [target for target in targets if not target.broken]:
+            if len(readable) == 1:
+                moved = _splice(source, readable[0])
+            elif moved := _tee(source, readable[0]):
+                _splice_all(source, readable[1], moved)
+            self._count(source, moved)
+            if not moved and not readable[0].broken:
+                return
+
+    def _check(self, source: Pipe, target: Pipe) -> None:
+        checker = Checker()
+        try:
+            while piece := os.read(source.reader, _PIECE):
+                self._count(source, len(piece))
+                checker.feed(piece)
+                _write_all(target, piece)
+                if target.broken:
+                    return
+            checker.finish()
+        except BrokenStream as error:
+            self.broken_stream = error
+
+    def _count(self, source: Pipe, moved: int) -> None:
+        if source is self.inlet:
+            self.moved += moved
+
+
+def _splice(source: Pipe, target: Pipe, count: int = _MANY) -> int:
+    """Move bytes; how many, 0 at the end of SOURCE or when TARGET is found broken."""
+    try:
+        return os.splice(source.reader, target.writer, count)
+    except BrokenPipeError:
+        target.broken = True
+        return 0
+
+
+def _tee(source: Pipe, target: Pipe) -> int:
+    """Copy bytes to TARGET and leave them in SOURCE; returns like _splice."""
+    while True:
+        copied = int(_LIBC.tee(source.reader, target.writer, ctypes.c_size_t(_MANY), 0))
+        if copied >= 0:
+            return copied
+        number = ctypes.get_errno()
+        if number == errno.EPIPE:
+            target.broken = True
+            return 0
+        if number != errno.EINTR:
+            raise OSError(number, os.strerror(number))
+
+
+def _splice_all(source: Pipe, target: Pipe, count: int) -> None:
+    """Move just COUNT bytes, which are there, or drop them when TARGET is broken."""
+    while count:
+        if target.broken:
+            count -= len(os.read(source.reader, min(count, _PIECE)))
+        else:
+            count -= _splice(source, target, count)
+
+
+def _write_all(target: Pipe, piece: bytes) -> None:
+    rest = memoryview(piece)
+    try:
+        while rest:
+            rest = rest[os.write(target.writer, rest) :]
+    except BrokenPipeError:
+        target.broken = True

@@ -1,0 +1,166 @@
+"""Commands on another machine: argv wrapped for ssh, and the one connection that they share."""
+
+import os
+import re
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from btrfs_backup.errors import Failure
+from btrfs_backup.model.location import Location
+from btrfs_backup.system import process
+from btrfs_backup.system.process import Child, Children, Command, CommandFailed
+
+Argv = tuple[str, ...]
+
+# What ssh does by itself is to wait for ever. Option -> the value that means so, and a better one: a dead connection
+# is noticed within a minute, after ServerAliveCountMax (3) times the interval. A slow one answers in between.
+_PATIENCE = {"ServerAliveInterval": ("0", "10"), "ConnectTimeout": ("none", "30")}
+_SHARING = ("controlmaster", "controlpath", "controlpersist")
+# sockaddr_un holds 108 bytes; ssh adds 17 to the name while it binds.
+_LONGEST_FOLDER = 70
+FAILED = 255  # exit status of ssh itself, as opposed to that of the command
+
+
+@dataclass(frozen=True)
+class Access:
+    """How all ssh hosts are used. options: values for `ssh -o`; sudo: run each command there under sudo."""
+
+    options: tuple[str, ...] = ()
+    sudo: bool = False
+
+
+def quote(word: str) -> str:
+    """WORD for the login shell on the other side, which may be any.
+
+    Backslashes mean the same to sh, csh and fish, and keep even `!` from csh, which single quotes do not. Only a
+    newline needs quotes; csh knows no way to take one.
+    """
+    quoted = re.sub(r"[^A-Za-z0-9_./:,@%+\n\x80-\U0010ffff-]", r"\\\g<0>", word)
+    return re.sub(r"\n+", r"'\g<0>'", quoted) or "''"
+
+
+def line(argv: Argv, sudo: bool) -> str:
+    """The command line that runs ARGV. Only plain commands go under sudo, so that a sudoers file can list them."""
+    return " ".join(map(quote, (*(("sudo", "-n") if sudo else ()), *argv)))
+
+
+def sequence(steps: Sequence[Argv], reader: Argv, end: Argv, sudo: bool) -> str:
+    """Runs STEPS, READER and END one after the other up to the first that fails; READER alone gets our stdin."""
+    before = [f"{line(step, sudo)} </dev/null" for step in steps]
+    return " && ".join([*before, line(reader, sudo), f"{line(end, sudo)} </dev/null"])
+
+
+def argv(place: Location, options: Sequence[str], *arguments: str) -> Argv:
+    """ssh with values for -o, the first of which win, and ARGUMENTS that come before the host."""
+    values = [word for value in options for word in ("-o", value)]
+    port = ("-p", str(place.port)) if place.port else ()
+    user = ("-l", place.user) if place.user else ()
+    return ("ssh", *values, *arguments, *port, *user, "--", place.host)
+
+
+def patience(configured: str) -> list[str]:
+    """Values for -o so that nothing waits for ever, where CONFIGURED, the output of `ssh -G`, says nothing else."""
+    settings = dict(row.lower().partition(" ")[::2] for row in configured.splitlines())
+    return [
+        f"{option}={better}"
+        for option, (endless, better) in _PATIENCE.items()
+        if settings.get(option.lower(), endless) == endless
+    ]
+
+
+def shares_by_itself(options: Sequence[str]) -> bool:
+    """Whether the user's OPTIONS say how connections are shared."""
+    return any(re.split(r"[\s=]", option.strip(), maxsplit=1)[0].lower() in _SHARING for option in options)
+
+
+class Connection:
+    """One ssh connection to a host, made at its first use and shared by all commands there (ssh_config(5),
+    ControlMaster): a password is asked for once. When the server refuses to share it, or the user's options say how
+    it is to be shared, each command makes its own. SCOPE ends it.
+    """
+
+    def __init__(self, place: Location, access: Access, scope: ExitStack) -> None:
+        self.place = place
+        self._access = access
+        self._scope = scope
+        self._options: tuple[str, ...] | None = None
+        self._master: Child | None = None
+        self._failure: Failure | None = None
+
+    @property
+    def login(self) -> str:
+        """What to type after `ssh`."""
+        user = f"{self.place.user}@" if self.place.user else ""
+        return f"{user}{self.place.host}" + (f" -p {self.place.port}" if self.place.port else "")
+
+    def command(self, argv: Argv, title: str, logged: bool = False) -> Command:
+        """What runs ARGV on the host. Raises Failure when it cannot be reached."""
+        return self._command(line(argv, self._access.sudo), title, logged)
+
+    def sequence(self, steps: Sequence[Argv], reader: Argv, end: Argv, title: str) -> Command:
+        """What runs several commands in one go, see the function `sequence`. Raises Failure like `command`."""
+        return self._command(sequence(steps, reader, end, self._access.sudo), title, False)
+
+    def _command(self, remote: str, title: str, logged: bool) -> Command:
+        self._open()
+        assert self._options is not None
+        return Command(
+            (*argv(self.place, self._options, "-T"), remote),
+            title=f"{title} on {self.place.host}",
+            own_session=False,  # ssh may have to ask for a password
+            logged=logged,
+            login=self.login,
+            last_words=self._last_words,
+        )
+
+    def _open(self) -> None:
+        if self._failure:
+            raise self._failure
+        try:
+            if self._options is None:
+                self._connect()
+            if self._master and self._master.reaped_within(0):
+                raise CommandFailed(self._master.ended, f"the connection to {self.place.host} broke")
+        except Failure as failure:
+            self._failure = failure
+            raise
+
+    def _connect(self) -> None:
+        given = self._access.options
+        configured = process.run(self._local(argv(self.place, given, "-G")))
+        if configured.status:
+            raise CommandFailed(configured, f"cannot connect to {self.place.host}")
+        options = (*given, *patience(os.fsdecode(configured.stdout)), "ClearAllForwardings=yes")
+        if shares_by_itself(given):
+            self._options = options
+            return
+        folder = self._scope.enter_context(tempfile.TemporaryDirectory(prefix="btrfs-backup-", dir=_short_folder()))
+        children = self._scope.enter_context(Children())
+        socket = f"{folder}/ssh"
+        shared = (*options, f"ControlPath={socket}")
+        with open(os.devnull, "rb") as nothing:
+            self._master = children.start(
+                self._local(argv(self.place, (*shared, "ControlMaster=yes", "ControlPersist=no"), "-N")),
+                stdin=nothing.fileno(),
+            )
+        # ssh makes the socket when it has logged in.
+        while not os.path.exists(socket):
+            if self._master.reaped_within(0.01):
+                raise CommandFailed(self._master.ended, f"cannot connect to {self.place.host}")
+        self._options = (*shared, "ControlMaster=no")
+
+    def _local(self, argv: Argv) -> Command:
+        return Command(argv, title="ssh", own_session=False, login=self.login)
+
+    def _last_words(self) -> str:
+        """Why the shared connection broke, when it did; commands that went through it do not know."""
+        if self._master and self._master.reaped_within(1.0):
+            return self._master.ended.stderr
+        return ""
+
+
+def _short_folder() -> str:
+    folder = tempfile.gettempdir()
+    return folder if len(os.fsencode(folder)) <= _LONGEST_FOLDER else "/tmp"

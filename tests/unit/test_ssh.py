@@ -1,0 +1,132 @@
+"""Commands wrapped for ssh and sudo, and what is made of the words of both."""
+
+import unittest
+
+from btrfs_backup.model import location
+from btrfs_backup.system import hints, ssh
+from btrfs_backup.system.files import parse_locks
+
+
+class Argv(unittest.TestCase):
+    def test_words_for_any_login_shell(self) -> None:
+        table = {
+            "plain-word_1./:,@%+": "plain-word_1./:,@%+",
+            "": "''",
+            "two  words": "two\\ \\ words",
+            "it's": "it\\'s",
+            'a"b': 'a\\"b',
+            "$HOME `id` $(id)": "\\$HOME\\ \\`id\\`\\ \\$\\(id\\)",
+            "a;b&c|d<e>f": "a\\;b\\&c\\|d\\<e\\>f",
+            "#?*[a]{b}~=^": "\\#\\?\\*\\[a\\]\\{b\\}\\~\\=\\^",
+            "!x": "\\!x",
+            "b\\s": "b\\\\s",
+            "tab\tx": "tab\\\tx",
+            "new\nline": "new'\n'line",
+            "\n\n": "'\n\n'",
+            "größe-日本": "größe-日本",
+            "\udcff": "\udcff",
+            "-leading": "-leading",
+        }
+        for word, quoted in table.items():
+            with self.subTest(word):
+                self.assertEqual(ssh.quote(word), quoted)
+
+    def test_lines(self) -> None:
+        self.assertEqual(ssh.line(("btrfs", "send", "/a b"), sudo=False), "btrfs send /a\\ b")
+        self.assertEqual(ssh.line(("btrfs", "send", "/a b"), sudo=True), "sudo -n btrfs send /a\\ b")
+        steps = [("rm", "-f", "x y"), ("cp", "a", "b")]
+        self.assertEqual(
+            ssh.sequence(steps, ("dd", "of=x"), ("mv", "x", "y"), sudo=True),
+            "sudo -n rm -f x\\ y </dev/null && sudo -n cp a b </dev/null && sudo -n dd of\\=x"
+            " && sudo -n mv x y </dev/null",
+        )
+
+    def test_ssh(self) -> None:
+        table = {
+            "ssh://nas/b": ("ssh", "--", "nas"),
+            "ssh://me@nas/b": ("ssh", "-l", "me", "--", "nas"),
+            "ssh://me@x@nas:2222/b": ("ssh", "-p", "2222", "-l", "me@x", "--", "nas"),
+            "ssh://[::1]:22/b": ("ssh", "-p", "22", "--", "::1"),
+        }
+        for spelling, argv in table.items():
+            with self.subTest(spelling):
+                self.assertEqual(ssh.argv(location.parse(spelling, "/"), ()), argv)
+        self.assertEqual(
+            ssh.argv(location.parse("ssh://nas/b", "/"), ("A=1 2", "B=3"), "-T"),
+            ("ssh", "-o", "A=1 2", "-o", "B=3", "-T", "--", "nas"),
+        )
+
+    def test_patience(self) -> None:
+        """Only what the user's configuration leaves at waiting for ever."""
+        table = {
+            "serveraliveinterval 0\nconnecttimeout none\n": ["ServerAliveInterval=10", "ConnectTimeout=30"],
+            "serveraliveinterval 60\nconnecttimeout none\n": ["ConnectTimeout=30"],
+            "ServerAliveInterval 1\nconnecttimeout 5\n": [],
+            "": ["ServerAliveInterval=10", "ConnectTimeout=30"],
+        }
+        for configured, wanted in table.items():
+            self.assertEqual(ssh.patience(configured), wanted)
+
+    def test_sharing_is_left_to_the_user_who_asks_for_it(self) -> None:
+        for option in ("ControlMaster=no", "controlpath none", " ControlPersist = 5 "):
+            self.assertTrue(ssh.shares_by_itself(["Port=1", option]), option)
+        for option in ("Port=1", "ProxyCommand=ssh -o ControlMaster=no x", "Controlled=1"):
+            self.assertFalse(ssh.shares_by_itself([option]), option)
+
+
+class Hints(unittest.TestCase):
+    def test_words_of_programs(self) -> None:
+        """As they were seen, with what the hint has to say here and on another machine."""
+        table = {
+            "ERROR: writing to f failed: No space left on device": ("disk is full", "disk is full"),
+            "ERROR: cannot snapshot: Invalid cross-device link": ("option '-f'", "option '-f'"),
+            "ERROR: could not create: Read-only file system": ("writable", "writable"),
+            "ERROR: can't perform the search: Operation not permitted": ("as root", "--ssh-sudo"),
+            "ERROR: not a valid btrfs filesystem: /x": ("as root", "--ssh-sudo"),
+            "cat: /x: Permission denied": ("as root", "--ssh-sudo"),
+            "me@nas: Permission denied (publickey,password).": ("as root", "could not log in"),
+            "Received disconnect from ::1 port 22:2: Too many authentication failures": ("", "could not log in"),
+            "Host key verification failed.": ("", "check the host's key: ssh me@nas -p 1"),
+            "ssh: Could not resolve hostname nas: Name or service not known": ("", "name of the host"),
+            "ssh: connect to host nas port 22: Connection refused": ("", "Is the host up"),
+            "ssh: connect to host nas port 22: No route to host": ("", "Is the host up"),
+            "Timeout, server 127.0.0.1 not responding.": ("", "connection broke"),
+            "Connection to 127.0.0.1 closed by remote host.": ("", "connection broke"),
+            "bash: line 1: btrfs: command not found": ("", "Install the package btrfs-progs"),
+            "sh: 1: btrfs: not found": ("", "Is 'btrfs' installed there"),
+            "flock: Command not found.": ("", "Install the package util-linux"),
+            "sudo: btrfs: command not found": ("", "Is 'btrfs' installed there"),
+            "sh: sudo: not found": ("", "Is 'sudo' installed there"),
+            "sudo: a password is required": ("", "me ALL=(root) NOPASSWD: /usr/bin/btrfs, "),
+            "Sorry, user me is not allowed to execute '/bin/cat x' as root on nas.": ("", "NOPASSWD"),
+            "me is not in the sudoers file.": ("", "NOPASSWD"),
+            "something else": ("", ""),
+        }
+        for words, (here, there) in table.items():
+            with self.subTest(words):
+                for login, wanted in (("", here), ("me@nas -p 1", there)):
+                    said = hints.hint(words, login)
+                    self.assertIn(wanted, said)
+                    self.assertEqual(bool(said), bool(wanted))
+
+    def test_rule_of_a_user_who_is_not_named(self) -> None:
+        self.assertIn("USER ALL=(root)", hints.hint("sudo: a password is required", "nas"))
+        self.assertIn("\n  a@b ALL=(root)", hints.hint("sudo: a password is required", "a@b@nas"))
+
+
+class Locks(unittest.TestCase):
+    def test_holders(self) -> None:
+        text = (
+            "1: POSIX  ADVISORY  WRITE 100 00:29:256 0 EOF\n"
+            "2: FLOCK  ADVISORY  WRITE 200 00:29:256 0 EOF\n"
+            "2: -> FLOCK  ADVISORY  WRITE 300 00:29:256 0 EOF\n"
+            "3: FLOCK  ADVISORY  READ 400 00:30:1 0 EOF\n"
+            "4: FLOCK  ADVISORY  WRITE 200 00:29:257 0 EOF\n"
+            "5: FLOCK"
+        )
+        self.assertEqual(parse_locks(text), ["200", "400"])
+        self.assertEqual(parse_locks(""), [])
+
+
+if __name__ == "__main__":
+    unittest.main()
