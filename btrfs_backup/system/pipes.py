@@ -22,7 +22,9 @@ from types import TracebackType
 
 from btrfs_backup.model.sendstream import BrokenStream, Checker
 
-PIPE_SIZE = 1 << 20
+# The sender reads ahead while the receiver commits. Measured: a full backup takes 0.7 of the time of a shell pipe with
+# 64 MiB, and 0.9 with 1 MiB, which is what users without CAP_SYS_RESOURCE get (/proc/sys/fs/pipe-max-size).
+_PIPE_SIZES = tuple(1 << power for power in range(26, 15, -1))
 _F_SETPIPE_SZ = 1031
 _PIECE = 1 << 20  # bytes read at once where the data is looked at
 _MANY = 1 << 30  # more than a pipe holds
@@ -35,9 +37,10 @@ class Pipe:
     def __init__(self) -> None:
         self.reader, self.writer = os.pipe()
         self.broken = False
-        # As large as permitted: the sender reads ahead while the receiver commits.
-        with suppress(OSError):
-            fcntl.fcntl(self.writer, _F_SETPIPE_SZ, PIPE_SIZE)
+        for size in _PIPE_SIZES:
+            with suppress(OSError):
+                fcntl.fcntl(self.writer, _F_SETPIPE_SZ, size)
+                break
 
     def unread(self) -> int:
         """Bytes that nobody has read yet."""
