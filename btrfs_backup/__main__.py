@@ -6,12 +6,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
+from typing import TextIO
 
 from btrfs_backup import cli
 from btrfs_backup.commands.backup import backup
 from btrfs_backup.errors import Failure, Interrupted
 from btrfs_backup.report import Report, Tally, exit_status, summary
 from btrfs_backup.settings import Settings
+from btrfs_backup.system import progress
 
 log = logging.getLogger("btrfs_backup")
 
@@ -71,6 +73,14 @@ def _name(signum: int) -> str:
     return signal.Signals(signum).name
 
 
+class _Handler(logging.StreamHandler[TextIO]):
+    """Messages do not run into the progress line."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        progress.clear()
+        super().emit(record)
+
+
 class _Formatter(logging.Formatter):
     """Says plainly what it is; only warnings and errors are called so."""
 
@@ -82,7 +92,7 @@ class _Formatter(logging.Formatter):
 def _set_up_messages() -> None:
     # File names need not be UTF-8.
     sys.stderr.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    handler = logging.StreamHandler()
+    handler = _Handler()
     handler.setFormatter(_Formatter())
     log.handlers = [handler]
     log.propagate = False

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -142,6 +143,30 @@ def _add_transfers(parser: argparse.ArgumentParser) -> None:
         "-I", "--no-incremental", action="store_true", help="always send in full, never only the difference"
     )
     group.add_argument(
+        "--rate-limit",
+        metavar="RATE",
+        type=_rate,
+        default=0,
+        help="send at most RATE bytes a second in each stream, e.g. 500k, 20M, 1G (thousands, millions, ...)",
+    )
+    group.add_argument(
+        "--compress",
+        metavar="METHOD",
+        choices=("zstd", "lz4", "gzip", "no"),
+        default="no",
+        help="compress streams that cross ssh, when both sides have the program: zstd, lz4, gzip or no (default)",
+    )
+    group.add_argument(
+        "--no-compressed-data",
+        action="store_true",
+        help="do not send the compressed data of a filesystem as it is (send protocol 2), also where both sides could",
+    )
+    group.add_argument(
+        "--no-shared-stream",
+        action="store_true",
+        help="read the source once for each destination, instead of once for all that need the same step",
+    )
+    group.add_argument(
         "--remove-locks",
         action="store_true",
         help="drop the records of failed transfers to the given destinations, and of what was delivered there: "
@@ -235,6 +260,10 @@ def parse(argv: Sequence[str]) -> Settings:
         btrfs_debug=arguments.btrfs_debug,
         ssh_options=tuple(arguments.ssh_opt),
         ssh_sudo=arguments.ssh_sudo,
+        shared_stream=not arguments.no_shared_stream,
+        compressed_data=not arguments.no_compressed_data,
+        compress=arguments.compress,
+        rate_limit=arguments.rate_limit,
     )
     _check(settings)
     return settings
@@ -274,6 +303,13 @@ def _policy(text: str) -> retention.Policy:
         raise argparse.ArgumentTypeError(
             f"'{text}' is not a KEEP policy: {error} (examples: 5, all, '3 24h 7d 4w 12m 5y')"
         ) from None
+
+
+def _rate(text: str) -> int:
+    match = re.fullmatch(r"([0-9]{1,12})([kmg]?)", text, re.IGNORECASE)
+    if not match or not int(match[1]):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of bytes a second (examples: 500k, 20M, 1G)")
+    return int(match[1]) * {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}[match[2].lower()]
 
 
 def _prefix(text: str) -> str:

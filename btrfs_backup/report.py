@@ -1,9 +1,12 @@
 """What a run came to: summary lines and the exit status. Pure."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 
 from btrfs_backup.errors import Failure, Interrupted, LockHeld, UsageError
+
+_LAG = 4_000_000  # bytes that a destination may be behind another one before it is worth telling
 
 
 class Exit(IntEnum):
@@ -97,6 +100,29 @@ def _sending(tally: Tally) -> str:
     incremental = sum(1 for sent in tally.sent if sent.parent)
     how = f"{incremental} incremental, " if incremental else ""
     return f"sent {plural(len(tally.sent), 'snapshot')} ({how}{size(sum(sent.bytes for sent in tally.sent))})"
+
+
+def progress_line(name: str, moved: int, rate: float, total: int | None, delivered: Mapping[str, int]) -> str:
+    """How a transfer of NAME gets on. moved: bytes so far, of TOTAL if that is known; rate: bytes a second.
+
+    delivered: bytes that each destination has taken; one that lags behind the others is named.
+    """
+    line = f"{name}: {size(moved)}"
+    if total:
+        # What is still to come is an estimate: the data may be compressed.
+        line += f" of {size(total)} ({min(99, moved * 100 // total)} %)"
+    line += f", {size(rate)}/s"
+    if total and total > moved and rate >= 1:
+        line += f", {_duration((total - moved) / rate)} left"
+    ahead = max(delivered.values(), default=0)
+    behind = [f"{place} at {size(count)}" for place, count in delivered.items() if ahead - count > _LAG]
+    return line + (f"; behind: {', '.join(behind)}" if behind else "")
+
+
+def _duration(seconds: float) -> str:
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
 
 
 def plural(count: int, noun: str) -> str:

@@ -29,6 +29,10 @@ class Settings:
     btrfs_debug: bool
     ssh_options: tuple[str, ...]
     ssh_sudo: bool
+    shared_stream: bool
+    compressed_data: bool
+    compress: str  # a method of system.compression, or "no"
+    rate_limit: int  # bytes a second for each stream; 0: none
 
     @property
     def folder_path(self) -> str:

@@ -11,9 +11,9 @@ from btrfs_backup.model.location import Location
 from btrfs_backup.model.plan import Batch
 from btrfs_backup.report import Report, Sent, Tally, pace, plural
 from btrfs_backup.settings import Settings
-from btrfs_backup.system import files, stream
-from btrfs_backup.system.endpoint import Folder, Source, examine
-from btrfs_backup.system.host import Hosts
+from btrfs_backup.system import files, progress, stream
+from btrfs_backup.system.endpoint import Folder, Sending, Source, examine
+from btrfs_backup.system.host import Host, Hosts
 from btrfs_backup.system.ssh import Access
 from btrfs_backup.system.statefile import StateFiles
 
@@ -92,6 +92,7 @@ class _Run:
         self.state = state
         self.hosts = hosts
         self.visits: list[Visit] = []
+        self.compressions: dict[Host, str] = {}
 
     def serve(self) -> None:
         try:
@@ -177,6 +178,7 @@ class _Run:
             [each.target for each in self.visits if each.target and not each.broken],
             self.plan_source,
             self.settings.incremental,
+            self.settings.shared_stream,
         ):
             self._send(batch, [each for each in self.visits if each.identity in batch.destinations])
         for each in self.visits:
@@ -193,13 +195,15 @@ class _Run:
         ready: list[tuple[Visit, stream.Receiver]] = []
         try:
             self._begin(batch, visits)
+            compressed_data = self._compressed_data(visits)
             for each in visits:
                 with each.failing_alone():
                     each.make_room(batch.snapshot)
-                    ready.append((each, each.receiver(batch, self.settings)))
+                    how = Sending(self.settings.btrfs_debug, self._compression(each.host), compressed_data)
+                    ready.append((each, each.receiver(batch, self.settings, how)))
             if not ready:
                 return
-            done = self._stream(batch, ready)
+            done = self._stream(batch, ready, compressed_data)
         except Failure as failure:
             for each in visits:
                 if not each.broken:
@@ -220,12 +224,48 @@ class _Run:
             outstanding = transfers.begin(outstanding, each.identity, batch.snapshot, batch.parent)
         self.state.save_outstanding(outstanding)
 
-    def _stream(self, batch: Batch, ready: Sequence[tuple[Visit, stream.Receiver]]) -> stream.Transferred:
+    def _compressed_data(self, visits: Sequence[Visit]) -> bool:
+        """Whether the source can send the compressed data of its filesystem as it is, and all VISITS can take it."""
+        try:
+            return (
+                self.settings.compressed_data
+                and all(each.takes_compressed_data() for each in visits)
+                and self.source.can_send_compressed_data
+            )
+        except Failure:
+            return False  # what is wrong will be told when it is really needed
+
+    def _compression(self, host: Host) -> str:
+        """How streams are compressed on their way from or to HOST. Raises Failure when it cannot be reached."""
+        method = self.settings.compress
+        if method == "no" or not host.connection:
+            return "no"
+        if host not in self.compressions:
+            lacking = next((where.name for where in (Host(), host) if not where.has(method)), None)
+            if lacking:
+                log.warning("no program '%s' on %s: streams are not compressed between there and here", method, lacking)
+            self.compressions[host] = "no" if lacking else method
+        return self.compressions[host]
+
+    def _stream(
+        self, batch: Batch, ready: Sequence[tuple[Visit, stream.Receiver]], compressed_data: bool
+    ) -> stream.Transferred:
         for each, _ in ready:
             how = f"on top of {batch.parent}" if batch.parent else "in full"
             log.info("%s: sending %s %s", each.identity, batch.snapshot, how)
-        sender = self.source.folder.sender(batch.snapshot, batch.parent, self.settings.btrfs_debug)
-        return stream.transfer(sender, [receiver for _, receiver in ready], f"sending {batch.snapshot} failed")
+        folder = self.source.folder
+        sending = Sending(self.settings.btrfs_debug, self._compression(folder.host), compressed_data)
+        sender = folder.sender(batch.snapshot, batch.parent, sending)
+        receivers = [receiver for _, receiver in ready]
+        trying, rate = f"sending {batch.snapshot} failed", self.settings.rate_limit
+        if not (self.settings.progress and progress.possible()):
+            return stream.transfer(sender, receivers, trying, rate)
+        watch = progress.Progress(batch.snapshot, tuple(each.identity for each, _ in ready))
+        try:
+            estimate = folder.estimate(batch.snapshot, batch.parent)
+            return stream.transfer(sender, receivers, trying, rate, estimate, watch)
+        finally:
+            progress.clear()
 
     def _end(self, batch: Batch, each: Visit, done: stream.Transferred) -> None:
         assert each.target

@@ -13,8 +13,9 @@ from btrfs_backup.model.plan import Batch, Target
 from btrfs_backup.model.transfers import Records
 from btrfs_backup.report import Tally
 from btrfs_backup.settings import Settings
-from btrfs_backup.system.endpoint import Folder, Shell, Standing, examine
-from btrfs_backup.system.host import Hosts
+from btrfs_backup.system import btrfs
+from btrfs_backup.system.endpoint import Folder, Sending, Shell, Standing, examine
+from btrfs_backup.system.host import Host, Hosts
 from btrfs_backup.system.stream import Receiver
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,10 @@ class Visit:
     @property
     def identity(self) -> str:
         return self.location.identity
+
+    @property
+    def host(self) -> Host:
+        return self.place.host
 
     def fail(self, failure: Failure) -> None:
         self.broken = True
@@ -77,12 +82,16 @@ class Visit:
         if snapshot in self.holdings.partial:
             self._delete_partial(self.place, snapshot)
 
-    def receiver(self, batch: Batch, settings: Settings) -> Receiver:
+    def receiver(self, batch: Batch, settings: Settings, how: Sending) -> Receiver:
         """What takes the stream of BATCH. Raises Failure when its host cannot be reached."""
         if isinstance(self.place, Shell):
             prefix, source = settings.naming.prefix, settings.source.identity
-            return Receiver(self.place.receiver(batch.snapshot, batch.parent, prefix, source), checked=True)
-        return Receiver(self.place.receiver(settings.btrfs_debug))
+            return Receiver((self.place.receiver(batch.snapshot, batch.parent, prefix, source),), checked=True)
+        return Receiver(self.place.receiver(how))
+
+    def takes_compressed_data(self) -> bool:
+        """Whether it can read send protocol 2; who restores what a shell command stored may not. Raises Failure."""
+        return isinstance(self.place, Folder) and self.place.host.btrfs_version >= btrfs.COMPRESSED_RECEIVER
 
     def verify(self, batch: Batch, source: plan.Source) -> None:
         """Raises Failure unless what BATCH brought is a complete backup. A stream to a shell is checked on its way."""
@@ -152,5 +161,5 @@ def fail(tally: Tally, failure: Failure) -> None:
 def visit(location: Location, hosts: Hosts, tally: Tally) -> Visit:
     """The destination at LOCATION, not looked at yet."""
     if location.scheme is Scheme.SHELL:
-        return Visit(location, Shell(location.command), tally)
+        return Visit(location, Shell(hosts.at(location), location.command), tally)
     return Visit(location, Folder(hosts.at(location), location.path), tally)

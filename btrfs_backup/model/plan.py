@@ -82,8 +82,11 @@ def served(target: Target, snapshot: str) -> Target:
     return replace(target, missing=missing, common=target.common | {snapshot})
 
 
-def next_batch(targets: Sequence[Target], source: Source, incremental: bool = True) -> Batch | None:
-    """The oldest missing snapshot, for all the TARGETS that lack it and would get it from the same parent.
+def next_batch(
+    targets: Sequence[Target], source: Source, incremental: bool = True, shared: bool = True
+) -> Batch | None:
+    """The oldest missing snapshot, for all the TARGETS that lack it and would get it from the same parent; when not
+    SHARED for the first of them.
 
     None when nothing is left to send. A target that failed is not to be among TARGETS.
     """
@@ -97,7 +100,8 @@ def next_batch(targets: Sequence[Target], source: Source, incremental: bool = Tr
         if target.missing[0] == snapshot
     }
     parent = next(iter(parents.values()))
-    return Batch(snapshot, parent, tuple(name for name, its in parents.items() if its == parent))
+    alike = tuple(name for name, its in parents.items() if its == parent)
+    return Batch(snapshot, parent, alike if shared else alike[:1])
 
 
 class Lineage:

@@ -13,6 +13,9 @@ _MAGIC = b"btrfs-stream\0"
 _HEADER = struct.Struct(f"<{len(_MAGIC)}sI")
 _FRAME = struct.Struct("<IHI")
 _END = 21
+_UPDATE_EXTENT = 22
+_SIZE = 4
+_ATTRIBUTE = struct.Struct("<HH")  # type, length of the value that follows
 # Far above what the kernel makes (64 KiB; 144 KiB in version 2), far below what a misplaced header would say.
 _LONGEST = 4 << 20
 _STRAY = "there is something in it that is not of its format"
@@ -29,15 +32,16 @@ class Checker:
     stores a stream unread has to check it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, checksums: bool = True) -> None:
+        self._checksums = checksums
         self._rest = b""
         self._headed = False
         self._ended = False
 
     def feed(self, piece: bytes) -> None:
         """Take the next PIECE of the stream. Raises BrokenStream."""
-        for command, _ in self._frames(piece):
-            self._ended = command == _END
+        for _ in self.frames(piece):
+            pass
 
     def finish(self) -> None:
         """The stream is over. Raises BrokenStream when it is not whole."""
@@ -46,8 +50,8 @@ class Checker:
         if self._rest:
             raise BrokenStream(_STRAY)
 
-    def _frames(self, piece: bytes) -> Iterator[tuple[int, bytes]]:
-        """The commands that are whole by now, each with its attributes."""
+    def frames(self, piece: bytes) -> Iterator[tuple[int, bytes]]:
+        """Take the next PIECE; the commands that are whole by now, each with its attributes. Raises BrokenStream."""
         stream = self._rest + piece
         at = 0
         if not self._headed:
@@ -64,8 +68,52 @@ class Checker:
             body, end = at + _FRAME.size, at + _FRAME.size + length
             if end > len(stream):
                 break
-            if crc32c(_FRAME.pack(length, command, 0) + stream[body:end]) != crc:
+            if self._checksums and crc32c(_FRAME.pack(length, command, 0) + stream[body:end]) != crc:
                 raise BrokenStream("a checksum in it is wrong")
+            self._ended = command == _END
             yield command, stream[body:end]
             at = end
         self._rest = stream[at:]
+
+
+class Measure:
+    """Tells the size of a stream from the same stream without file data (`btrfs send --no-data`), in pieces.
+
+    There the kernel puts UPDATE_EXTENT in place of the data, with its SIZE (Linux, fs/btrfs/send.c,
+    send_update_extent). Seen: 9,437,184 bytes of data that way, and a real stream of 9,444,196 bytes.
+    """
+
+    def __init__(self) -> None:
+        self._stream = Checker(checksums=False)
+        self._size = _HEADER.size
+        self._failed = False
+
+    @property
+    def size(self) -> int | None:
+        """Bytes of the whole stream, or None when it is not known, or not yet."""
+        try:
+            self._stream.finish()
+        except BrokenStream:
+            return None
+        return None if self._failed else self._size
+
+    def feed(self, piece: bytes) -> None:
+        """Take the next PIECE of the stream without data. What is broken has no size."""
+        try:
+            for command, attributes in self._stream.frames(piece):
+                self._size += _FRAME.size + len(attributes)
+                if command == _UPDATE_EXTENT:
+                    self._size += _extent(attributes)
+        except (BrokenStream, struct.error):
+            self._failed = True
+
+
+def _extent(attributes: bytes) -> int:
+    at = 0
+    while at < len(attributes):
+        kind, length = _ATTRIBUTE.unpack_from(attributes, at)
+        at += _ATTRIBUTE.size
+        if kind == _SIZE:
+            return int.from_bytes(attributes[at : at + length], "little")
+        at += length
+    return 0

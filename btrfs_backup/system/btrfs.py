@@ -16,8 +16,15 @@ def snapshot(subvolume: str, path: str) -> Argv:
     return ("btrfs", "subvolume", "snapshot", "-r", subvolume, path)
 
 
-def send(path: str, parent: str | None, debug: bool) -> Argv:
-    return ("btrfs", "send", *(["-vv"] if debug else []), *(["-p", parent] if parent else []), path)
+def send(path: str, parent: str | None, debug: bool = False, compressed: bool = False, data: bool = True) -> Argv:
+    """COMPRESSED sends compressed extents as they are, which takes protocol 2; without DATA only their sizes."""
+    options = [
+        *(["-vv"] if debug else []),
+        *(["--proto", "2", "--compressed-data"] if compressed else []),
+        *([] if data else ["-q", "--no-data"]),
+        *(["-p", parent] if parent else []),
+    ]
+    return ("btrfs", "send", *options, path)
 
 
 def receive(folder: str, debug: bool) -> Argv:
@@ -50,6 +57,19 @@ def list_children(folder: str, readonly_only: bool = False) -> Argv:
 
 def filesystem_show(mount_point: str) -> Argv:
     return ("btrfs", "filesystem", "show", mount_point)
+
+
+VERSION: Argv = ("btrfs", "--version")
+# Highest protocol that `btrfs send` of the running kernel can write (Linux >= 5.10).
+STREAM_VERSION = "/sys/fs/btrfs/features/send_stream_version"
+# With protocol 2 receivers before 6.0.2 could lose data, and before 6.2 could corrupt zstd (btrfs-progs CHANGES).
+COMPRESSED_SENDER, COMPRESSED_RECEIVER = (6, 0), (6, 2)
+
+
+def parse_version(text: str) -> tuple[int, int]:
+    """Major and minor number in what VERSION prints, (0, 0) when there are none."""
+    match = re.search(r"\bv(\d+)\.(\d+)", text, re.ASCII)
+    return (int(match[1]), int(match[2])) if match else (0, 0)
 
 
 _ROW_START = re.compile(

@@ -6,6 +6,7 @@ import stat
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from posixpath import basename, dirname, join
 
 from btrfs_backup.errors import Failure
@@ -14,10 +15,19 @@ from btrfs_backup.model.snapshot import Naming, Subvolume
 from btrfs_backup.system import btrfs, files, mounts
 from btrfs_backup.system.host import Host
 from btrfs_backup.system.mounts import Mount
-from btrfs_backup.system.process import Command, CommandFailed
+from btrfs_backup.system.process import Command, CommandFailed, Pipeline
 
 # A login shell gets a command line as one argument, of 128 KiB at most (execve(2), MAX_ARG_STRLEN).
 _LONGEST_LINE = 60_000
+
+
+@dataclass(frozen=True)
+class Sending:
+    """How a stream is made. compress: method on the way through ssh, or "no"; compressed_data: send protocol 2."""
+
+    debug: bool = False
+    compress: str = "no"
+    compressed_data: bool = False
 
 
 @dataclass(frozen=True)
@@ -171,11 +181,21 @@ class Folder:
             return list(names)
         return [name for name in names if name in entries]
 
-    def sender(self, name: str, parent: str | None, debug: bool) -> Command:
-        return self.host.command(btrfs.send(self.at(name), self.at(parent) if parent else None, debug), logged=debug)
+    def sender(self, name: str, parent: str | None, how: Sending) -> Pipeline:
+        """What writes the stream of the snapshot NAME on top of PARENT. Raises Failure."""
+        argv = btrfs.send(self.at(name), self._parent(parent), how.debug, how.compressed_data)
+        return self.host.sender(argv, how.compress, how.debug)
 
-    def receiver(self, debug: bool) -> Command:
-        return self.host.command(btrfs.receive(self.path, debug), logged=debug)
+    def estimate(self, name: str, parent: str | None) -> Command:
+        """What writes the same stream without the data. Raises Failure."""
+        return self.host.command(btrfs.send(self.at(name), self._parent(parent), data=False))
+
+    def receiver(self, how: Sending) -> Pipeline:
+        """What reads a stream and makes a backup of it. Raises Failure."""
+        return self.host.receiver(btrfs.receive(self.path, how.debug), how.compress, how.debug)
+
+    def _parent(self, name: str | None) -> str | None:
+        return self.at(name) if name else None
 
 
 def _portions(names: Sequence[str], extra: int) -> list[list[str]]:
@@ -195,6 +215,7 @@ def _portions(names: Sequence[str], extra: int) -> list[list[str]]:
 class Shell:
     """A shell command on this machine that takes streams, one at each start. It cannot be looked into."""
 
+    host: Host
     command: str
 
     def receiver(self, snapshot: str, parent: str | None, prefix: str, source: str) -> Command:
@@ -232,6 +253,13 @@ class Source:
                 f"the source '{self.path}' is not a btrfs subvolume",
                 f"This names those there are: {self.host.typed('btrfs', 'subvolume', 'list', standing.mount.point)}",
             )
+
+    @cached_property
+    def can_send_compressed_data(self) -> bool:
+        """Whether kernel and btrfs-progs there can write send protocol 2. Raises Failure."""
+        version = (files.read(self.host, btrfs.STREAM_VERSION) or "1").strip()
+        fit = self.host.btrfs_version >= btrfs.COMPRESSED_SENDER
+        return fit and version.isdecimal() and int(version) >= 2
 
     def describe(self) -> Subvolume:
         """What btrfs tells of it. Raises Failure."""

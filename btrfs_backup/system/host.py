@@ -5,11 +5,14 @@ import os
 import shlex
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from types import TracebackType
 
+from btrfs_backup.errors import MissingProgram
 from btrfs_backup.model.location import Location, Scheme
-from btrfs_backup.system import process
-from btrfs_backup.system.process import Command, CommandFailed, Ended
+from btrfs_backup.system import btrfs, process
+from btrfs_backup.system.compression import METHODS
+from btrfs_backup.system.process import Command, CommandFailed, Ended, Pipeline
 from btrfs_backup.system.ssh import Access, Connection
 
 Argv = tuple[str, ...]
@@ -21,11 +24,44 @@ class Host:
 
     connection: Connection | None = None
 
+    @property
+    def name(self) -> str:
+        """How messages call it."""
+        return self.connection.place.host if self.connection else "this machine"
+
     def command(self, argv: Argv, logged: bool = False) -> Command:
         """What has to be started here so that ARGV runs on the host. Raises Failure when it cannot be reached."""
         if self.connection:
             return self.connection.command(argv, title(argv), logged)
         return Command(argv, title(argv), logged=logged)
+
+    def sender(self, argv: Argv, compress: str, logged: bool) -> Pipeline:
+        """What writes the output of ARGV here, compressed on its way. Raises Failure like `command`."""
+        if not self.connection or compress not in METHODS:
+            return (self.command(argv, logged),)
+        zip_, unzip = METHODS[compress]
+        return self.connection.command(argv, title(argv), logged, after=zip_), Command(unzip, compress)
+
+    def receiver(self, argv: Argv, compress: str, logged: bool) -> Pipeline:
+        """What reads the input of ARGV here. Raises Failure like `command`."""
+        if not self.connection or compress not in METHODS:
+            return (self.command(argv, logged),)
+        zip_, unzip = METHODS[compress]
+        return Command(zip_, compress), self.connection.command(argv, title(argv), logged, before=unzip)
+
+    @cached_property
+    def btrfs_version(self) -> tuple[int, int]:
+        """Of btrfs-progs there. Raises Failure."""
+        return btrfs.parse_version(self.run(btrfs.VERSION, "cannot ask for the version of btrfs-progs"))
+
+    def has(self, method: str) -> bool:
+        """Whether it has the program for a METHOD of compression. Raises Failure when it cannot be reached."""
+        argv = METHODS[method][0]
+        command = self.connection.program(argv) if self.connection else Command(argv, method)
+        try:
+            return process.run(command).status == 0
+        except MissingProgram:
+            return False
 
     def ended(self, argv: Argv) -> Ended:
         """Run ARGV on the host; its exit status is the caller's business. Raises Failure when it cannot be run."""

@@ -16,6 +16,7 @@ import signal
 import struct
 import termios
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import TracebackType
@@ -32,11 +33,15 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 class Pipe:
-    """reader, writer: file descriptors, -1 when closed. broken: somebody wrote to it when nobody was there to read."""
+    """reader, writer: file descriptors, -1 when closed. broken: somebody wrote to it when nobody was there to read.
+
+    moved: bytes that our stages wrote to it.
+    """
 
     def __init__(self) -> None:
         self.reader, self.writer = os.pipe()
         self.broken = False
+        self.moved = 0
         for size in _PIPE_SIZES:
             with suppress(OSError):
                 fcntl.fcntl(self.writer, _F_SETPIPE_SZ, size)
@@ -73,6 +78,11 @@ class Outlet:
             self.pipe.close_reader()
 
     @property
+    def delivered(self) -> int:
+        """Bytes that the receiver has read so far."""
+        return self.pipe.moved - (self.pipe.unread() if self.pipe.reader >= 0 else self._unread)
+
+    @property
     def left_early(self) -> bool:
         """Whether it ended before it had read the whole stream."""
         return self.pipe.broken or self._unread > 0
@@ -82,16 +92,18 @@ class Chain:
     """The stages that lead from an inlet to OUTLETS, and the pipes between them.
 
     checked: how many of the outlets, from the end, get what has been checked on the way (see sendstream.Checker).
+    rate: bytes a second that go through at most; 0: as fast as it goes.
     Leaving the scope closes everything and waits for the stages: the processes at its ends must be gone by then.
     """
 
-    def __init__(self, outlets: Sequence[Outlet], checked: int) -> None:
+    def __init__(self, outlets: Sequence[Outlet], checked: int, rate: int = 0) -> None:
         self.inlet = Pipe()
         self.moved = 0  # bytes that went through the first stage
         self.broken_stream: BrokenStream | None = None
         self._pipes = [self.inlet, *(outlet.pipe for outlet in outlets)]
         self._threads: list[threading.Thread] = []
-        source = self.inlet
+        self._rate = rate
+        source = self._add(self._limit, self.inlet, self._pipe()) if rate else self.inlet
         for number, outlet in enumerate(outlets):
             if number == len(outlets) - checked:
                 source = self._add(self._check, source, self._pipe())
@@ -151,6 +163,14 @@ class Chain:
             if not moved and not readable[0].broken:
                 return
 
+    def _limit(self, source: Pipe, target: Pipe) -> None:
+        """A twentieth of a second's worth at a time; what was not used is lost but for a tenth of a second."""
+        due = time.monotonic()
+        while moved := _splice(source, target, max(1, self._rate // 20)):
+            self._count(source, moved)
+            due = max(due, time.monotonic() - 0.1) + moved / self._rate
+            time.sleep(max(0.0, due - time.monotonic()))
+
     def _check(self, source: Pipe, target: Pipe) -> None:
         checker = Checker()
         try:
@@ -172,10 +192,12 @@ class Chain:
 def _splice(source: Pipe, target: Pipe, count: int = _MANY) -> int:
     """Move bytes; how many, 0 at the end of SOURCE or when TARGET is found broken."""
     try:
-        return os.splice(source.reader, target.writer, count)
+        moved = os.splice(source.reader, target.writer, count)
     except BrokenPipeError:
         target.broken = True
         return 0
+    target.moved += moved
+    return moved
 
 
 def _tee(source: Pipe, target: Pipe) -> int:
@@ -183,6 +205,7 @@ def _tee(source: Pipe, target: Pipe) -> int:
     while True:
         copied = int(_LIBC.tee(source.reader, target.writer, ctypes.c_size_t(_MANY), 0))
         if copied >= 0:
+            target.moved += copied
             return copied
         number = ctypes.get_errno()
         if number == errno.EPIPE:
@@ -205,6 +228,8 @@ def _write_all(target: Pipe, piece: bytes) -> None:
     rest = memoryview(piece)
     try:
         while rest:
-            rest = rest[os.write(target.writer, rest) :]
+            written = os.write(target.writer, rest)
+            target.moved += written
+            rest = rest[written:]
     except BrokenPipeError:
         target.broken = True

@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 STDERR_KEPT = 32 * 1024
 _GRACE = 5.0  # seconds between asking a child to end and killing it
 _READ = 64 * 1024
+_TICK = 0.2  # seconds
 _PR_SET_PDEATHSIG = 1
 # What btrfs prints when all is well, and ssh when a shared connection takes no more commands.
 _CHATTER = ("At subvol ", "At snapshot ", "mux_client_", "Warning: Permanently added ")
@@ -43,6 +44,10 @@ class Command:
     env: Mapping[str, str] = field(default_factory=lambda: {"LC_ALL": "C"})
     login: str = ""
     last_words: Callable[[], str] | None = None
+
+
+# Commands one behind the other, each reading what the one before writes.
+Pipeline = tuple[Command, ...]
 
 
 @dataclass(frozen=True)
@@ -106,19 +111,26 @@ class Child:
     """A running or ended process; made by Children.start."""
 
     def __init__(
-        self, command: Command, popen: "subprocess.Popen[bytes]", capture: bool, on_end: Callable[[], None]
+        self,
+        command: Command,
+        popen: "subprocess.Popen[bytes]",
+        capture: bool | Callable[[bytes], None],
+        on_end: Callable[[], None],
+        aside: bool,
     ) -> None:
         self.command = command
+        self.aside = aside
         self._on_end = on_end
         self._popen = popen
         self._pidfd = os.pidfd_open(popen.pid)
         self._stdout = bytearray()
         self._words = bytearray()
         self._unlogged = b""
+        keep_output = capture if callable(capture) else self._stdout.extend if capture else self._keep_words
         self._readers = [
             (stream, _reader(stream.fileno(), keep))
             for stream, keep in (
-                (popen.stdout, self._stdout.extend if capture else self._keep_words),
+                (popen.stdout, keep_output),
                 (popen.stderr, self._keep_words),
             )
             if stream
@@ -212,13 +224,15 @@ class Children:
         command: Command,
         stdin: int,
         stdout: int | None = None,
-        capture: bool = False,
+        capture: bool | Callable[[bytes], None] = False,
         on_end: Callable[[], None] = lambda: None,
+        aside: bool = False,
     ) -> Child:
         """Start COMMAND; STDIN and STDOUT are file descriptors and stay the caller's.
 
-        CAPTURE keeps its stdout; without STDOUT and CAPTURE what it prints there counts as its messages.
-        ON_END is called when it has ended. Raises Failure when it cannot be started.
+        CAPTURE keeps its stdout, or is called with each piece of it; without STDOUT and CAPTURE what it prints there
+        counts as its messages. ON_END is called when it has ended. One that runs ASIDE is not waited for.
+        Raises Failure when it cannot be started.
         """
         log.debug("running: %s", shlex.join(command.argv))
         try:
@@ -233,22 +247,26 @@ class Children:
             )
         except (OSError, ValueError) as error:
             raise _cannot_start(command, error) from None
-        child = Child(command, popen, capture, on_end)
+        child = Child(command, popen, capture, on_end, aside)
         self._children.append(child)
         return child
 
-    def wait(self) -> None:
-        """Wait until all children have ended."""
+    def wait(self, tick: Callable[[], None] | None = None) -> None:
+        """Wait until all children have ended but those that run aside; meanwhile call TICK a few times a second."""
         with selectors.DefaultSelector() as selector:
             for child in self._children:
                 child.register(selector)
-            while any(child.running for child in self._children):
-                for key, _ in selector.select():
+            while any(child.running for child in self._children if not child.aside):
+                events = selector.select(_TICK if tick else None)
+                if tick:
+                    tick()
+                for key, _ in events:
                     handle: Callable[[], bool] = key.data
                     if not handle():
                         selector.unregister(key.fileobj)
         for child in self._children:
-            child.finish()
+            if not child.running:
+                child.finish()
 
 
 def _reader(fd: int, keep: Callable[[bytes], None]) -> Callable[[], bool]:

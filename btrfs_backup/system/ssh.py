@@ -95,9 +95,19 @@ class Connection:
         user = f"{self.place.user}@" if self.place.user else ""
         return f"{user}{self.place.host}" + (f" -p {self.place.port}" if self.place.port else "")
 
-    def command(self, argv: Argv, title: str, logged: bool = False) -> Command:
-        """What runs ARGV on the host. Raises Failure when it cannot be reached."""
-        return self._command(line(argv, self._access.sudo), title, logged)
+    def command(self, argv: Argv, title: str, logged: bool = False, before: Argv = (), after: Argv = ()) -> Command:
+        """What runs ARGV on the host, BEFORE writing its input, AFTER reading its output. These need no rights.
+
+        Raises Failure when the host cannot be reached.
+        """
+        lines = [line(before, False)] if before else []
+        lines.append(line(argv, self._access.sudo))
+        lines += [line(after, False)] if after else []
+        return self._command(" | ".join(lines), title, logged)
+
+    def program(self, argv: Argv) -> Command:
+        """What runs ARGV, which needs no rights, on the host. Raises Failure like `command`."""
+        return self._command(line(argv, sudo=False), argv[0], False)
 
     def sequence(self, steps: Sequence[Argv], reader: Argv, end: Argv, title: str) -> Command:
         """What runs several commands in one go, see the function `sequence`. Raises Failure like `command`."""

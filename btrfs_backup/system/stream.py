@@ -2,21 +2,33 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from btrfs_backup.errors import Failure
-from btrfs_backup.model.sendstream import BrokenStream
-from btrfs_backup.system.pipes import Chain, Outlet
-from btrfs_backup.system.process import Children, Command, CommandFailed, Ended
+from btrfs_backup.model.sendstream import BrokenStream, Measure
+from btrfs_backup.system.pipes import Chain, Outlet, Pipe
+from btrfs_backup.system.process import Child, Children, Command, CommandFailed, Ended, Pipeline
 
 
 @dataclass(frozen=True)
 class Receiver:
-    """command: what reads the stream. checked: it cannot tell a broken stream, so that is done on the way to it."""
+    """pipeline: what reads the stream. checked: it cannot tell a broken stream, so that is done on the way to it."""
 
-    command: Command
+    pipeline: Pipeline
     checked: bool = False
+
+
+@dataclass(frozen=True)
+class Moving:
+    """A transfer on its way. moved: bytes so far; delivered: those that each receiver has read; size: of the whole
+    stream, None as long as it is not known."""
+
+    moved: int
+    delivered: tuple[int, ...]
+    seconds: float
+    size: int | None
 
 
 @dataclass(frozen=True)
@@ -28,53 +40,102 @@ class Transferred:
     failures: tuple[Failure | None, ...]
 
 
-def transfer(sender: Command, receivers: Sequence[Receiver], trying: str) -> Transferred:
+def transfer(
+    sender: Pipeline,
+    receivers: Sequence[Receiver],
+    trying: str,
+    rate: int = 0,
+    estimate: Command | None = None,
+    watch: Callable[[Moving], None] | None = None,
+) -> Transferred:
     """Give each of the RECEIVERS all that SENDER writes, and wait for all of them.
 
-    The text of each failure begins with TRYING. Raises Failure when one of the commands cannot be started.
+    The text of each failure begins with TRYING. rate: bytes a second at most, 0 for no limit. estimate: writes the
+    stream without its data, to learn the size. watch: is called a few times a second. Raises Failure when one of the
+    commands cannot be started.
     """
     started = time.monotonic()
     outlets = [Outlet() for _ in receivers]
+    measure = Measure()
     checked = [number for number, receiver in enumerate(receivers) if receiver.checked]
     unchecked = [number for number, receiver in enumerate(receivers) if not receiver.checked]
     in_order = [outlets[number] for number in (*unchecked, *checked)]
-    with Chain(in_order, len(checked)) as chain, Children() as children:
+
+    def tell() -> None:
+        if watch:
+            delivered = tuple(outlet.delivered for outlet in outlets)
+            watch(Moving(chain.moved, delivered, time.monotonic() - started, measure.size))
+
+    with Chain(in_order, len(checked), rate) as chain, Children() as children:
         ends = [
-            children.start(receiver.command, outlet.pipe.reader, on_end=outlet.leave)
+            _start(children, receiver.pipeline, outlet.pipe.reader, None, outlet.leave)
             for receiver, outlet in zip(receivers, outlets, strict=True)
         ]
         with open(os.devnull, "rb") as nothing:
-            send = children.start(sender, nothing.fileno(), chain.inlet.writer)
+            sends = _start(children, sender, nothing.fileno(), chain.inlet.writer)
+            if estimate:
+                children.start(estimate, nothing.fileno(), capture=measure.feed, aside=True)
         chain.open()
-        children.wait()
+        children.wait(tell if watch else None)
     failures = [
-        _failure(trying, send.ended, end.ended, outlet.left_early, chain.broken_stream if receiver.checked else None)
+        _failure(
+            trying, _ended(sends), _ended(end), outlet.left_early, chain.broken_stream if receiver.checked else None
+        )
         for receiver, end, outlet in zip(receivers, ends, outlets, strict=True)
     ]
     return Transferred(chain.moved, time.monotonic() - started, tuple(failures))
 
 
-def cause(send: Ended, receive: Ended, left_early: bool) -> Ended | None:
-    """Which of the two made a transfer fail, or None when both ended well.
+def cause(send: Sequence[Ended], receive: Sequence[Ended], left_early: bool) -> Ended | None:
+    """Which command made a transfer fail, or None when all ended well.
 
     A receiver that left early failed by itself, whatever became of the sender. Of those that came to the end of the
     stream, one that died of SIGPIPE is a victim of the one behind it.
     """
-    failed = [stage for stage in ((receive,) if left_early else (send, receive)) if stage.status]
+    failed = [stage for stage in (receive if left_early else (*send, *receive)) if stage.status]
     return next((stage for stage in failed if not stage.died_of_broken_pipe), failed[0] if failed else None)
 
 
+def _start(
+    children: Children,
+    pipeline: Pipeline,
+    stdin: int,
+    stdout: int | None,
+    on_first_end: Callable[[], None] = lambda: None,
+) -> list[Child]:
+    """Start the commands of PIPELINE with pipes between them; ON_FIRST_END is called when the first one ends."""
+    started = []
+    with ExitStack() as ours:
+        for number, command in enumerate(pipeline):
+            between = None if number == len(pipeline) - 1 else Pipe()
+            if between:
+                ours.callback(between.close_reader)
+                ours.callback(between.close_writer)
+            on_end = on_first_end if number == 0 else lambda: None
+            started.append(children.start(command, stdin, between.writer if between else stdout, on_end=on_end))
+            stdin = between.reader if between else stdin
+    return started
+
+
+def _ended(children: Sequence[Child]) -> list[Ended]:
+    return [child.ended for child in children]
+
+
 def _failure(
-    trying: str, send: Ended, receive: Ended, left_early: bool, broken_stream: BrokenStream | None
+    trying: str,
+    send: Sequence[Ended],
+    receive: Sequence[Ended],
+    left_early: bool,
+    broken_stream: BrokenStream | None,
 ) -> Failure | None:
     # A sender whose stream was found broken is cut off for that.
-    if broken_stream and (not send.status or send.died_of_broken_pipe):
+    if broken_stream and all(not stage.status or stage.died_of_broken_pipe for stage in send):
         return Failure(f"{trying}: the stream is broken: {broken_stream}", "The next run sends it again.")
     if failed := cause(send, receive, left_early):
         return CommandFailed(failed, trying)
     if left_early:
         return Failure(
-            f"{trying}: {receive.command.title} ended before it had read the whole stream",
+            f"{trying}: {receive[0].command.title} ended before it had read the whole stream",
             "It has to read its standard input to the end, and to exit with another status than 0 when it fails.",
         )
     return None

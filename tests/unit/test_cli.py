@@ -33,6 +33,10 @@ DEFAULTS: dict[str, Any] = {
     "btrfs_debug": False,
     "ssh_options": (),
     "ssh_sudo": False,
+    "shared_stream": True,
+    "compressed_data": True,
+    "compress": "no",
+    "rate_limit": 0,
 }
 
 # Spellings of each option, and what differs from the defaults.
@@ -72,6 +76,14 @@ OPTIONS: tuple[tuple[tuple[tuple[str, ...], ...], dict[str, Any]], ...] = (
     ((("--skip-fs-checks",),), {"fs_checks": False}),
     ((("--ssh-opt", "A=1", "--ssh-opt=B=2 3"),), {"ssh_options": ("A=1", "B=2 3")}),
     ((("--ssh-sudo",),), {"ssh_sudo": True}),
+    ((("--no-shared-stream",),), {"shared_stream": False}),
+    ((("--no-compressed-data",),), {"compressed_data": False}),
+    ((("--compress", "zstd"), ("--compress=zstd",)), {"compress": "zstd"}),
+    ((("--compress", "no"),), {}),
+    ((("--rate-limit", "1500"),), {"rate_limit": 1500}),
+    ((("--rate-limit", "2k"), ("--rate-limit=2K",)), {"rate_limit": 2_000}),
+    ((("--rate-limit", "20M"),), {"rate_limit": 20_000_000}),
+    ((("--rate-limit", "1g"),), {"rate_limit": 1_000_000_000}),
     ((("--latest-only",), ("-N5", "--latest-only")), {"keep_snapshots": Policy(1)}),
     ((("--latest-only", "-N5"),), {"keep_snapshots": Policy(5)}),
     (

@@ -11,11 +11,11 @@ from btrfs_backup.system.process import Command, Ended
 from btrfs_backup.system.stream import Receiver
 from tests.unit.test_sendstream import STREAM
 
-MUCH = 2_500_000
+MUCH = 1_500_000
 
 
 def shell(script: str, checked: bool = False) -> Receiver:
-    return Receiver(Command(("sh", "-c", script), "the receiver"), checked)
+    return Receiver((Command(("sh", "-c", script), "the receiver"),), checked)
 
 
 def sender(script: str) -> Command:
@@ -36,12 +36,12 @@ class Transfers(unittest.TestCase):
 
     def sums(self, receivers: list[Receiver], source: Command) -> tuple[stream.Transferred, list[str]]:
         """Run it, each receiver printing something on its standard error; what failed, and those words."""
-        done = stream.transfer(source, receivers, "trying")
+        done = stream.transfer((source,), receivers, "trying")
         return done, ["" if failure is None else failure.message for failure in done.failures]
 
     def test_each_gets_everything(self) -> None:
         """A wrong checksum is an exit status."""
-        for count in (1, 2, 3, 5):
+        for count in (1, 4):
             with self.subTest(count):
                 check = f'[ "$(cksum)" = "$(seq 1 100000000 | head -c {MUCH} | cksum)" ]'
                 done, failures = self.sums([shell(check)] * count, numbers(MUCH))
@@ -55,16 +55,16 @@ class Transfers(unittest.TestCase):
             "exit 3": "trying: the receiver: it ended with exit status 3 and no message",
             "head -c 100000 >/dev/null; echo full >&2; exit 1": "trying: the receiver: full",
             "head -c 100000 >/dev/null": "trying: the receiver ended before it had read the whole stream",
-            "exec <&-; sleep 0.3": "trying: the receiver ended before it had read the whole stream",
+            "exec <&-; sleep 0.1": "trying: the receiver ended before it had read the whole stream",
             "kill -9 $$": "trying: the receiver: it was ended by signal 9 (Killed)",
             "cat >/dev/null; echo late >&2; exit 1": "trying: the receiver: late",
         }
         for script, words in table.items():
-            for place in range(3):
+            for place in range(2):
                 with self.subTest(script, place=place):
-                    receivers = [good, good]
+                    receivers = [good]
                     receivers.insert(place, shell(script))
-                    wanted = ["", ""]
+                    wanted = [""]
                     wanted.insert(place, words)
                     self.assertEqual(self.sums(receivers, numbers(MUCH))[1], wanted)
 
@@ -85,9 +85,9 @@ class Transfers(unittest.TestCase):
         self.assertEqual(done.bytes, 2)
 
     def test_nothing_read_of_little(self) -> None:
-        _, failures = self.sums([shell("true"), shell("cat >/dev/null")], sender("sleep 0.2; echo x"))
+        _, failures = self.sums([shell("true"), shell("cat >/dev/null")], sender("sleep 0.1; echo x"))
         self.assertEqual(failures, ["trying: the receiver ended before it had read the whole stream", ""])
-        _, failures = self.sums([shell("sleep 0.2")], sender("echo x"))
+        _, failures = self.sums([shell("sleep 0.1")], sender("echo x"))
         self.assertEqual(failures, ["trying: the receiver ended before it had read the whole stream"])
 
     def test_checked(self) -> None:
@@ -115,7 +115,7 @@ class Transfers(unittest.TestCase):
         for source, receiver in (("sh", "no-such-program"), ("no-such-program", "cat")):
             with self.assertRaises(MissingProgram):
                 stream.transfer(
-                    Command((source,), source), [shell("cat"), Receiver(Command((receiver,), receiver))], "x"
+                    (Command((source,), source),), [shell("cat"), Receiver((Command((receiver,), receiver),))], "x"
                 )
 
     def test_a_signal_ends_it(self) -> None:
@@ -127,9 +127,9 @@ class Transfers(unittest.TestCase):
         before = signal.signal(signal.SIGALRM, interrupt)
         self.addCleanup(signal.signal, signal.SIGALRM, before)
         for receivers in ([shell("sleep 60")], [shell("sleep 60"), shell("cat >/dev/null"), shell("sleep 60", True)]):
-            signal.setitimer(signal.ITIMER_REAL, 0.3)
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
             with self.assertRaises(Interrupted):
-                stream.transfer(sender("exec yes"), receivers, "x")
+                stream.transfer((sender("exec yes"),), receivers, "x")
 
 
 class Cause(unittest.TestCase):
@@ -153,7 +153,7 @@ class Cause(unittest.TestCase):
                     Ended(Command((name,), name), status, b"", "")
                     for name, status in (("send", send), ("receive", receive))
                 ]
-                failed = stream.cause(ends[0], ends[1], left_early)
+                failed = stream.cause(ends[:1], ends[1:], left_early)
                 self.assertEqual(failed and failed.command.title, wanted)
 
 
