@@ -269,11 +269,12 @@ class _Run:
 
     def _end(self, batch: Batch, each: Visit, done: stream.Transferred) -> None:
         assert each.target
-        self.state.save_outstanding(transfers.end(self.state.records.outstanding, each.identity, batch.snapshot))
         each.target = plan.served(each.target, batch.snapshot)
+        # In this order: what is delivered to a shell command must not be forgotten, or it would be sent again.
+        self._note_delivered(each)
+        self.state.save_outstanding(transfers.end(self.state.records.outstanding, each.identity, batch.snapshot))
         each.tally.sent.append(Sent(batch.snapshot, batch.parent, done.bytes, done.seconds))
         log.info("%s: sent %s: %s", each.identity, batch.snapshot, pace(done.bytes, done.seconds))
-        self._note_delivered(each)
 
     def _tell_occupied(self, each: Visit) -> None:
         for name, why in (each.target.occupied if each.target else {}).items():

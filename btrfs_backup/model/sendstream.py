@@ -22,7 +22,11 @@ _STRAY = "there is something in it that is not of its format"
 
 
 class BrokenStream(ValueError):
-    """What is wrong with a stream, for the user."""
+    """What is wrong with a stream, for the user. midway: it is not just that it breaks off."""
+
+    def __init__(self, message: str, midway: bool = True) -> None:
+        super().__init__(message)
+        self.midway = midway
 
 
 class Checker:
@@ -46,7 +50,7 @@ class Checker:
     def finish(self) -> None:
         """The stream is over. Raises BrokenStream when it is not whole."""
         if not self._ended:
-            raise BrokenStream("it breaks off before its end")
+            raise BrokenStream("it breaks off before its end", midway=False)
         if self._rest:
             raise BrokenStream(_STRAY)
 

@@ -4,7 +4,7 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from posixpath import basename, dirname, join
@@ -12,13 +12,13 @@ from posixpath import basename, dirname, join
 from btrfs_backup.errors import Failure
 from btrfs_backup.model.inventory import Inventory
 from btrfs_backup.model.snapshot import Naming, Subvolume
-from btrfs_backup.system import btrfs, files, mounts
+from btrfs_backup.system import btrfs, files, mounts, ssh
 from btrfs_backup.system.host import Host
 from btrfs_backup.system.mounts import Mount
 from btrfs_backup.system.process import Command, CommandFailed, Pipeline
 
 # A login shell gets a command line as one argument, of 128 KiB at most (execve(2), MAX_ARG_STRLEN).
-_LONGEST_LINE = 60_000
+_LONGEST_LINE = 120_000
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class Folder:
         """Delete the subvolumes NAMES; what could not be deleted, with the reason."""
         failures: dict[str, Failure] = {}
         # One by one when they are made writable: nobody may find several left half-way.
-        for some in [[name] for name in names] if convert_rw else _portions(names, len(self.path) + 1):
+        for some in [[name] for name in names] if convert_rw else _portions(names, self.at):
             try:
                 for name in some if convert_rw else ():
                     self._make_writable(name)
@@ -198,15 +198,16 @@ class Folder:
         return self.at(name) if name else None
 
 
-def _portions(names: Sequence[str], extra: int) -> list[list[str]]:
-    """NAMES in as few portions as command lines can take; each name comes with EXTRA characters."""
+def _portions(names: Sequence[str], path: Callable[[str], str]) -> list[list[str]]:
+    """NAMES in as few portions as command lines can take, in which each one stands with its PATH."""
     portions: list[list[str]] = []
     room = 0
     for name in names:
-        room -= len(name) + extra
+        length = len(os.fsencode(ssh.quote(path(name)))) + 1
+        room -= length
         if room < 0:
             portions.append([])
-            room = _LONGEST_LINE - len(name) - extra
+            room = _LONGEST_LINE - length
         portions[-1].append(name)
     return portions
 

@@ -18,6 +18,7 @@ from btrfs_backup.system.ssh import Connection
 log = logging.getLogger(__name__)
 
 _LETTING_GO = 2.0  # seconds for a lock on another machine to be dropped
+_NOT_FOUND = 127  # exit status of shells; csh and sudo have but words
 _NO_FLOCK = re.compile("flock: (command )?not found", re.IGNORECASE)
 
 
@@ -36,7 +37,7 @@ def read(host: Host, path: str) -> str | None:
 def replace(host: Host, path: str, text: str) -> None:
     """Replace the file at PATH atomically; its mode and owner stay. Raises Failure; then the old one is whole."""
     if host.connection:
-        _replace_remote(host.connection, path, text)
+        _replace_remote(host, host.connection, path, text)
         return
     new = f"{path}.new"
     try:
@@ -112,15 +113,17 @@ def _read_remote(host: Host, path: str) -> str | None:
     return None
 
 
-def _replace_remote(connection: Connection, path: str, text: str) -> None:
+def _replace_remote(host: Host, connection: Connection, path: str, text: str) -> None:
     new = f"{path}.new"
     # The new file begins as a copy, for the sake of mode and owner. An empty file is as good as none.
     copying = [("rm", "-f", "--", new), ("touch", "--", path), ("cp", "-p", "--", path, new)]
-    writing = ("dd", f"of={new}", "conv=fsync", "status=none")
-    command = connection.sequence(copying, writing, ("mv", "-f", "--", new, path), "rm, touch, cp, dd, mv")
-    ended = process.run(command, os.fsencode(text))
+    writing = connection.sequence(copying, ("dd", f"of={new}", "conv=fsync", "status=none"), "rm, touch, cp, dd")
+    ended = process.run(writing, os.fsencode(text))
     if ended.status:
+        process.run(connection.command(("rm", "-f", "--", new), "rm"))
         raise CommandFailed(ended, f"cannot write '{path}'")
+    # By a command of its own: when the connection breaks, dd takes what it got for everything.
+    host.run(("mv", "-f", "--", new, path), f"cannot write '{path}'")
 
 
 @contextmanager
@@ -152,9 +155,11 @@ def _remote_lock(host: Host, folder: str) -> Iterator[None]:
 def _explain(host: Host, folder: str, holder: Child, children: Children) -> None:
     """Why flock did not get the lock. Raises Failure, unless there is no such program."""
     children.wait()
-    if holder.ended.status == 1 and not holder.ended.spoken:
+    missing = holder.ended.status == _NOT_FOUND or _NO_FLOCK.search(holder.ended.said)
+    # A login shell may say anything; flock says nothing when somebody else has the lock.
+    if holder.ended.status == 1 and not missing and not re.search("flock: |sudo", holder.ended.said):
         raise _held(host, folder)
-    if not _NO_FLOCK.search(holder.ended.said):
+    if not missing:
         raise CommandFailed(holder.ended, f"cannot lock the snapshot folder '{folder}'")
     log.warning(
         "there is no program 'flock' on the source's host: take care that no two runs work on '%s' at the same time",

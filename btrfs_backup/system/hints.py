@@ -14,7 +14,10 @@ _PACKAGES = {
 }
 
 # sh, bash and busybox put the name before the words, csh too; sudo puts it before them as well.
-_NOT_FOUND = re.compile(r"([\w.+-]+): (?:command )?not found", re.IGNORECASE)
+# zsh and fish put it behind.
+_NOT_FOUND = re.compile(
+    r"(?:command not found: |Unknown command: )([\w.+-]+)|([\w.+-]+): (?:command )?not found(?!:)", re.IGNORECASE
+)
 _SUDO = re.compile(r"^sudo: |is not allowed to (?:execute|run)|is not in the sudoers", re.MULTILINE)
 
 _ANYWHERE = (
@@ -55,17 +58,19 @@ def package(program: str) -> str:
     return f"Install the package {_PACKAGES[program]}." if program in _PACKAGES else ""
 
 
-def hint(stderr: str, login: str) -> str:
+def hint(stderr: str, login: str, privileged: bool) -> str:
     """What to do when a command failed with the words STDERR; empty when nothing is known.
 
-    login: what to type after `ssh` to get to where it ran, empty for this machine.
+    login: what to type after `ssh` to get to where it ran, empty for this machine. privileged: it had all rights.
     """
     for words, what_to_do in _ANYWHERE:
         if words in stderr:
             return what_to_do
-    if login:
-        return _remote(stderr, login)
-    return "Run it as root, e.g. with sudo." if any(words in stderr for words in _RIGHTS) else ""
+    if login and (what_to_do := _remote(stderr, login)):
+        return what_to_do
+    if privileged or not any(words in stderr for words in _RIGHTS):
+        return ""
+    return "Log in there as root (ssh://root@...), or use '--ssh-sudo'." if login else "Run it as root, e.g. with sudo."
 
 
 def sudo_rule(user: str) -> str:
@@ -78,11 +83,9 @@ def _remote(stderr: str, login: str) -> str:
         if re.search(pattern, stderr):
             return what_to_do.format(login=login)
     if missing := _NOT_FOUND.search(stderr):
-        where = f"Is '{missing[1]}' installed there, and found by 'ssh {login} {missing[1]}'?"
-        return f"{where} {package(missing[1])}".rstrip()
+        program = missing[1] or missing[2]
+        return f"Is '{program}' installed there, and found by 'ssh {login} {program}'? {package(program)}".rstrip()
     if _SUDO.search(stderr):
         user = re.split("@[^@]*$", login)[0] if "@" in login else "USER"
         return f"Allow it there, with 'visudo' as root (paths as on that host):\n  {sudo_rule(user)}"
-    if any(words in stderr for words in _RIGHTS):
-        return "Log in there as root (ssh://root@...), or use '--ssh-sudo'."
     return ""

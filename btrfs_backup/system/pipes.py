@@ -12,6 +12,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import select
 import signal
 import struct
 import termios
@@ -28,24 +29,31 @@ from btrfs_backup.model.sendstream import BrokenStream, Checker
 _PIPE_SIZES = tuple(1 << power for power in range(26, 15, -1))
 _F_SETPIPE_SZ = 1031
 _PIECE = 1 << 20  # bytes read at once where the data is looked at
+_GLANCE = 200  # milliseconds between looks at whether the process at the other end has ended
 _MANY = 1 << 30  # more than a pipe holds
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 class Pipe:
-    """reader, writer: file descriptors, -1 when closed. broken: somebody wrote to it when nobody was there to read.
+    """reader, writer: file descriptors, -1 when closed.
 
-    moved: bytes that our stages wrote to it.
+    moved: bytes that our stages wrote to it. broken: one of them found that nobody reads from it any more.
+    abandoned: the process at the other end, which used it with us, has ended. Some process that it has left behind
+    may still hold that end open, so the state of the pipe alone does not tell.
     """
 
     def __init__(self) -> None:
         self.reader, self.writer = os.pipe()
-        self.broken = False
         self.moved = 0
+        self.broken = False
+        self.abandoned = False
         for size in _PIPE_SIZES:
             with suppress(OSError):
                 fcntl.fcntl(self.writer, _F_SETPIPE_SZ, size)
                 break
+
+    def abandon(self) -> None:
+        self.abandoned = True
 
     def unread(self) -> int:
         """Bytes that nobody has read yet."""
@@ -70,9 +78,11 @@ class Outlet:
     def __init__(self) -> None:
         self.pipe = Pipe()
         self._unread = 0
+        os.set_blocking(self.pipe.writer, False)
 
     def leave(self) -> None:
-        """The receiver has ended."""
+        """The receiver has ended. What a stage writes from now on counts as broken, what it wrote before is unread."""
+        self.pipe.abandon()
         if self.pipe.reader >= 0:
             self._unread = self.pipe.unread()
             self.pipe.close_reader()
@@ -100,6 +110,7 @@ class Chain:
         self.inlet = Pipe()
         self.moved = 0  # bytes that went through the first stage
         self.broken_stream: BrokenStream | None = None
+        self.fault: Exception | None = None  # what made a stage give up
         self._pipes = [self.inlet, *(outlet.pipe for outlet in outlets)]
         self._threads: list[threading.Thread] = []
         self._rate = rate
@@ -133,7 +144,9 @@ class Chain:
             thread.start()
 
     def _pipe(self) -> Pipe:
+        """One between two stages."""
         pipe = Pipe()
+        os.set_blocking(pipe.writer, False)
         self._pipes.append(pipe)
         return pipe
 
@@ -145,6 +158,8 @@ class Chain:
             signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
             try:
                 stage(source, *targets)
+            except (OSError, MemoryError) as error:
+                self.fault = error
             finally:
                 source.close_reader()
                 for target in targets:
@@ -155,18 +170,19 @@ class Chain:
 
     def _share(self, source: Pipe, *targets: Pipe) -> None:
         while readable := [target for target in targets if not target.broken]:
-            if len(readable) == 1:
-                moved = _splice(source, readable[0])
-            elif moved := _tee(source, readable[0]):
-                _splice_all(source, readable[1], moved)
-            self._count(source, moved)
-            if not moved and not readable[0].broken:
+            if not _wait(source, readable):
                 return
+            if len(readable) == 1:
+                self._count(source, _splice(source, readable[0]))
+            elif moved := _tee(source, readable[0]):
+                self._count(source, moved)
+                _splice_all(source, readable[1], moved)
 
     def _limit(self, source: Pipe, target: Pipe) -> None:
         """A twentieth of a second's worth at a time; what was not used is lost but for a tenth of a second."""
         due = time.monotonic()
-        while moved := _splice(source, target, max(1, self._rate // 20)):
+        while not target.broken and _wait(source, [target]):
+            moved = _splice(source, target, max(1, self._rate // 20))
             self._count(source, moved)
             due = max(due, time.monotonic() - 0.1) + moved / self._rate
             time.sleep(max(0.0, due - time.monotonic()))
@@ -174,13 +190,14 @@ class Chain:
     def _check(self, source: Pipe, target: Pipe) -> None:
         checker = Checker()
         try:
-            while piece := os.read(source.reader, _PIECE):
+            while not target.broken:
+                if not _wait(source, []):
+                    checker.finish()
+                    return
+                piece = os.read(source.reader, _PIECE)
                 self._count(source, len(piece))
                 checker.feed(piece)
                 _write_all(target, piece)
-                if target.broken:
-                    return
-            checker.finish()
         except BrokenStream as error:
             self.broken_stream = error
 
@@ -189,35 +206,61 @@ class Chain:
             self.moved += moved
 
 
+def _wait(source: Pipe, targets: Sequence[Pipe]) -> bool:
+    """Wait until there is something in SOURCE, and room in one of the TARGETS or none of them is of use.
+
+    Returns False at the end of SOURCE.
+    """
+    while not (events := _poll(source.reader, select.POLLIN)):
+        if source.abandoned and not _poll(source.reader, select.POLLIN, 0):
+            return False
+    if not events & select.POLLIN:
+        return False
+    for target in targets:
+        _wait_for_room(target)
+    return True
+
+
+def _wait_for_room(target: Pipe) -> None:
+    """Wait until TARGET takes more, or is found broken."""
+    while not target.broken and not (events := _poll(target.writer, select.POLLOUT)) & select.POLLOUT:
+        target.broken = target.abandoned or bool(events)
+
+
+def _poll(descriptor: int, event: int, milliseconds: int = _GLANCE) -> int:
+    poll = select.poll()
+    poll.register(descriptor, event)
+    return sum(events for _, events in poll.poll(milliseconds))
+
+
 def _splice(source: Pipe, target: Pipe, count: int = _MANY) -> int:
-    """Move bytes; how many, 0 at the end of SOURCE or when TARGET is found broken."""
+    """Move bytes from SOURCE, which has some; how many, 0 when TARGET is full or broken."""
     try:
         moved = os.splice(source.reader, target.writer, count)
+    except BlockingIOError:
+        return 0
     except BrokenPipeError:
         target.broken = True
         return 0
-    target.moved += moved
-    return moved
+    return _wrote(target, moved)
 
 
 def _tee(source: Pipe, target: Pipe) -> int:
     """Copy bytes to TARGET and leave them in SOURCE; returns like _splice."""
-    while True:
-        copied = int(_LIBC.tee(source.reader, target.writer, ctypes.c_size_t(_MANY), 0))
-        if copied >= 0:
-            target.moved += copied
-            return copied
-        number = ctypes.get_errno()
-        if number == errno.EPIPE:
-            target.broken = True
-            return 0
-        if number != errno.EINTR:
-            raise OSError(number, os.strerror(number))
+    copied = int(_LIBC.tee(source.reader, target.writer, ctypes.c_size_t(_MANY), 0))
+    if copied >= 0:
+        return _wrote(target, copied)
+    number = ctypes.get_errno()
+    target.broken = number == errno.EPIPE
+    if number not in (errno.EPIPE, errno.EINTR, errno.EAGAIN):
+        raise OSError(number, os.strerror(number))
+    return 0
 
 
 def _splice_all(source: Pipe, target: Pipe, count: int) -> None:
     """Move just COUNT bytes, which are there, or drop them when TARGET is broken."""
     while count:
+        _wait_for_room(target)
         if target.broken:
             count -= len(os.read(source.reader, min(count, _PIECE)))
         else:
@@ -226,10 +269,18 @@ def _splice_all(source: Pipe, target: Pipe, count: int) -> None:
 
 def _write_all(target: Pipe, piece: bytes) -> None:
     rest = memoryview(piece)
-    try:
-        while rest:
-            written = os.write(target.writer, rest)
-            target.moved += written
-            rest = rest[written:]
-    except BrokenPipeError:
-        target.broken = True
+    while rest and not target.broken:
+        _wait_for_room(target)
+        try:
+            rest = rest[_wrote(target, os.write(target.writer, rest)) :]
+        except BlockingIOError:
+            pass
+        except BrokenPipeError:
+            target.broken = True
+
+
+def _wrote(target: Pipe, count: int) -> int:
+    """COUNT bytes were written to TARGET: in vain, when its receiver had ended before."""
+    target.moved += count
+    target.broken = target.broken or target.abandoned
+    return count

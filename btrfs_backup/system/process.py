@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 STDERR_KEPT = 32 * 1024
 _GRACE = 5.0  # seconds between asking a child to end and killing it
 _READ = 64 * 1024
+_READS_AT_END = 64  # more than a pipe holds; somebody left behind may go on writing for ever
 _TICK = 0.2  # seconds
 _PR_SET_PDEATHSIG = 1
 # What btrfs prints when all is well, and ssh when a shared connection takes no more commands.
@@ -34,7 +35,8 @@ class Command:
     title: how messages call it. own_session: detached from the terminal, so that neither Ctrl-Z nor Ctrl-C reaches
     it; a stopped and continued `btrfs send` silently breaks its stream. logged: each line of its stderr goes to the
     log as it comes. env: added to our environment. login: what to type after `ssh` to get to the machine on which
-    it really runs, empty when that is this one. last_words: tells why the connection broke that it goes through.
+    it really runs, empty when that is this one. privileged: it has all rights there, so that it does not fail for
+    lack of them. last_words: tells why the connection broke that it goes through.
     """
 
     argv: tuple[str, ...]
@@ -43,6 +45,7 @@ class Command:
     logged: bool = False
     env: Mapping[str, str] = field(default_factory=lambda: {"LC_ALL": "C"})
     login: str = ""
+    privileged: bool = False
     last_words: Callable[[], str] | None = None
 
 
@@ -84,6 +87,8 @@ class Ended:
             return "; ".join(spoken[-3:])
         if self.status < 0:
             return f"it was ended by signal {-self.status} ({signal.strsignal(-self.status)})"
+        if self.status == _SSH_FAILED and self.command.login:
+            return "ssh failed, or it was ended by a signal there, without a message"
         return f"it ended with exit status {self.status} and no message"
 
 
@@ -91,10 +96,15 @@ class CommandFailed(Failure):
     """A command was run and did not succeed."""
 
     def __init__(self, ended: Ended, trying: str) -> None:
-        super().__init__(
-            f"{trying}: {ended.command.title}: {ended.words()}", hints.hint(ended.said, ended.command.login)
-        )
+        # Some programs say their own name.
+        words = ended.words().removeprefix(f"{ended.command.title}: ")
+        what_to_do = hints.hint(ended.said, ended.command.login, _privileged(ended.command))
+        super().__init__(f"{trying}: {ended.command.title}: {words}", what_to_do)
         self.ended = ended
+
+
+def _privileged(command: Command) -> bool:
+    return command.privileged if command.login else os.geteuid() == 0
 
 
 def run(command: Command, stdin: bytes = b"") -> Ended:
@@ -160,8 +170,9 @@ class Child:
     def finish(self) -> None:
         """Read what is left in its pipes and close them. What a process that it left behind still writes is lost."""
         for stream, read in self._readers:
-            while read():
-                pass
+            for _ in range(_READS_AT_END):
+                if not read():
+                    break
             stream.close()
         self._readers = []
         if self._pidfd >= 0:
@@ -173,7 +184,9 @@ class Child:
             if self.command.own_session:
                 os.killpg(self.pid, number)
             else:
-                self._popen.send_signal(number)
+                # A shell in our process group; what it started has to end with it.
+                for pid in [self.pid, *_descendants(self.pid)]:
+                    os.kill(pid, number)
 
     def reaped_within(self, seconds: float) -> bool:
         try:
@@ -227,11 +240,13 @@ class Children:
         capture: bool | Callable[[bytes], None] = False,
         on_end: Callable[[], None] = lambda: None,
         aside: bool = False,
+        stderr: int = subprocess.PIPE,
     ) -> Child:
         """Start COMMAND; STDIN and STDOUT are file descriptors and stay the caller's.
 
         CAPTURE keeps its stdout, or is called with each piece of it; without STDOUT and CAPTURE what it prints there
         counts as its messages. ON_END is called when it has ended. One that runs ASIDE is not waited for.
+        STDERR: where its messages go, instead of into what is kept of them.
         Raises Failure when it cannot be started.
         """
         log.debug("running: %s", shlex.join(command.argv))
@@ -240,7 +255,7 @@ class Children:
                 command.argv,
                 stdin=stdin,
                 stdout=subprocess.PIPE if stdout is None else stdout,
-                stderr=subprocess.PIPE,
+                stderr=stderr,
                 start_new_session=command.own_session,
                 env={**os.environ, **command.env},
                 preexec_fn=None if capture else _die_with(os.getpid()),
@@ -267,6 +282,16 @@ class Children:
         for child in self._children:
             if not child.running:
                 child.finish()
+
+
+def _descendants(pid: int) -> list[int]:
+    """Process ids of the children of PID, and of theirs (proc_pid_task(5))."""
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as listed:
+            children = [int(word) for word in listed.read().split()]
+    except OSError:
+        return []
+    return [each for child in children for each in (child, *_descendants(child))]
 
 
 def _reader(fd: int, keep: Callable[[bytes], None]) -> Callable[[], bool]:

@@ -2,10 +2,11 @@
 
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from btrfs_backup.errors import Failure
 from btrfs_backup.model.location import Location
@@ -18,9 +19,12 @@ Argv = tuple[str, ...]
 # is noticed within a minute, after ServerAliveCountMax (3) times the interval. A slow one answers in between.
 _PATIENCE = {"ServerAliveInterval": ("0", "10"), "ConnectTimeout": ("none", "30")}
 _SHARING = ("controlmaster", "controlpath", "controlpersist")
-# sockaddr_un holds 108 bytes; ssh adds 17 to the name while it binds.
-_LONGEST_FOLDER = 70
-FAILED = 255  # exit status of ssh itself, as opposed to that of the command
+# What a configuration may ask for that suits interactive use only. Option -> the value that is needed.
+_PLAIN = {"RemoteCommand": "none", "StdinNull": "no", "ForkAfterAuthentication": "no"}
+# sockaddr_un holds 108 bytes, to which ssh adds 17 while it binds; and much else means something in a ControlPath.
+_GOOD_FOLDER = re.compile(r"/[A-Za-z0-9_./-]{0,69}")
+_FOLDER_PREFIX = "btrfs-backup-"
+_WORDS_KEPT = 32 * 1024
 
 
 @dataclass(frozen=True)
@@ -46,10 +50,9 @@ def line(argv: Argv, sudo: bool) -> str:
     return " ".join(map(quote, (*(("sudo", "-n") if sudo else ()), *argv)))
 
 
-def sequence(steps: Sequence[Argv], reader: Argv, end: Argv, sudo: bool) -> str:
-    """Runs STEPS, READER and END one after the other up to the first that fails; READER alone gets our stdin."""
-    before = [f"{line(step, sudo)} </dev/null" for step in steps]
-    return " && ".join([*before, line(reader, sudo), f"{line(end, sudo)} </dev/null"])
+def sequence(steps: Sequence[Argv], reader: Argv, sudo: bool) -> str:
+    """Runs STEPS and then READER, up to the first that fails; READER alone gets our stdin."""
+    return " && ".join([*(f"{line(step, sudo)} </dev/null" for step in steps), line(reader, sudo)])
 
 
 def argv(place: Location, options: Sequence[str], *arguments: str) -> Argv:
@@ -60,14 +63,19 @@ def argv(place: Location, options: Sequence[str], *arguments: str) -> Argv:
     return ("ssh", *values, *arguments, *port, *user, "--", place.host)
 
 
-def patience(configured: str) -> list[str]:
-    """Values for -o so that nothing waits for ever, where CONFIGURED, the output of `ssh -G`, says nothing else."""
+def amendments(configured: str) -> list[str]:
+    """Values for -o, CONFIGURED being the output of `ssh -G`: so that nothing waits for ever where that is not said
+    otherwise, and that commands can be run."""
     settings = dict(row.lower().partition(" ")[::2] for row in configured.splitlines())
-    return [
+    patience = [
         f"{option}={better}"
         for option, (endless, better) in _PATIENCE.items()
         if settings.get(option.lower(), endless) == endless
     ]
+    plain = [
+        f"{option}={needed}" for option, needed in _PLAIN.items() if settings.get(option.lower(), needed) != needed
+    ]
+    return [*patience, *plain, "ClearAllForwardings=yes"]
 
 
 def shares_by_itself(options: Sequence[str]) -> bool:
@@ -87,6 +95,8 @@ class Connection:
         self._scope = scope
         self._options: tuple[str, ...] | None = None
         self._master: Child | None = None
+        self._words = os.memfd_create("messages of ssh")
+        scope.callback(os.close, self._words)
         self._failure: Failure | None = None
 
     @property
@@ -109,9 +119,9 @@ class Connection:
         """What runs ARGV, which needs no rights, on the host. Raises Failure like `command`."""
         return self._command(line(argv, sudo=False), argv[0], False)
 
-    def sequence(self, steps: Sequence[Argv], reader: Argv, end: Argv, title: str) -> Command:
+    def sequence(self, steps: Sequence[Argv], reader: Argv, title: str) -> Command:
         """What runs several commands in one go, see the function `sequence`. Raises Failure like `command`."""
-        return self._command(sequence(steps, reader, end, self._access.sudo), title, False)
+        return self._command(sequence(steps, reader, self._access.sudo), title, False)
 
     def _command(self, remote: str, title: str, logged: bool) -> Command:
         self._open()
@@ -122,6 +132,7 @@ class Connection:
             own_session=False,  # ssh may have to ask for a password
             logged=logged,
             login=self.login,
+            privileged=self._access.sudo or self.place.user == "root",
             last_words=self._last_words,
         )
 
@@ -132,7 +143,7 @@ class Connection:
             if self._options is None:
                 self._connect()
             if self._master and self._master.reaped_within(0):
-                raise CommandFailed(self._master.ended, f"the connection to {self.place.host} broke")
+                raise self._broke(self._master, f"the connection to {self.place.host} broke")
         except Failure as failure:
             self._failure = failure
             raise
@@ -142,35 +153,48 @@ class Connection:
         configured = process.run(self._local(argv(self.place, given, "-G")))
         if configured.status:
             raise CommandFailed(configured, f"cannot connect to {self.place.host}")
-        options = (*given, *patience(os.fsdecode(configured.stdout)), "ClearAllForwardings=yes")
+        options = (*given, *amendments(os.fsdecode(configured.stdout)))
         if shares_by_itself(given):
             self._options = options
             return
-        folder = self._scope.enter_context(tempfile.TemporaryDirectory(prefix="btrfs-backup-", dir=_short_folder()))
+        folder = self._scope.enter_context(_private_folder())
         children = self._scope.enter_context(Children())
         socket = f"{folder}/ssh"
         shared = (*options, f"ControlPath={socket}")
         with open(os.devnull, "rb") as nothing:
             self._master = children.start(
                 self._local(argv(self.place, (*shared, "ControlMaster=yes", "ControlPersist=no"), "-N")),
-                stdin=nothing.fileno(),
+                nothing.fileno(),
+                # Nobody reads what it says before it has ended: in a pipe it would be stuck some day.
+                stdout=self._words,
+                stderr=self._words,
             )
         # ssh makes the socket when it has logged in.
         while not os.path.exists(socket):
             if self._master.reaped_within(0.01):
-                raise CommandFailed(self._master.ended, f"cannot connect to {self.place.host}")
+                raise self._broke(self._master, f"cannot connect to {self.place.host}")
         self._options = (*shared, "ControlMaster=no")
 
     def _local(self, argv: Argv) -> Command:
         return Command(argv, title="ssh", own_session=False, login=self.login)
 
+    def _broke(self, master: Child, trying: str) -> CommandFailed:
+        return CommandFailed(replace(master.ended, stderr=self._last_words()), trying)
+
     def _last_words(self) -> str:
         """Why the shared connection broke, when it did; commands that went through it do not know."""
-        if self._master and self._master.reaped_within(1.0):
-            return self._master.ended.stderr
-        return ""
+        if not self._master or not self._master.reaped_within(1.0):
+            return ""
+        size = os.fstat(self._words).st_size
+        return os.pread(self._words, _WORDS_KEPT, max(0, size - _WORDS_KEPT)).decode(errors="replace")
 
 
-def _short_folder() -> str:
-    folder = tempfile.gettempdir()
-    return folder if len(os.fsencode(folder)) <= _LONGEST_FOLDER else "/tmp"
+def _private_folder() -> tempfile.TemporaryDirectory[str]:
+    """A folder for the socket, named after us, so that it can be told when we have died without removing it."""
+    parent = tempfile.gettempdir() if _GOOD_FOLDER.fullmatch(tempfile.gettempdir()) else "/tmp"
+    for entry in os.scandir(parent):
+        if left := re.fullmatch(_FOLDER_PREFIX + r"(\d+)-\w+", entry.name):
+            mine = entry.is_dir(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_uid == os.getuid()
+            if mine and not os.path.exists(f"/proc/{left[1]}"):
+                shutil.rmtree(entry.path, ignore_errors=True)
+    return tempfile.TemporaryDirectory(prefix=f"{_FOLDER_PREFIX}{os.getpid()}-", dir=parent)

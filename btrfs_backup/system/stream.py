@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from btrfs_backup.errors import Failure
-from btrfs_backup.model.sendstream import BrokenStream, Measure
+from btrfs_backup.model.sendstream import Measure
 from btrfs_backup.system.pipes import Chain, Outlet, Pipe
 from btrfs_backup.system.process import Child, Children, Command, CommandFailed, Ended, Pipeline
 
@@ -68,19 +68,17 @@ def transfer(
 
     with Chain(in_order, len(checked), rate) as chain, Children() as children:
         ends = [
-            _start(children, receiver.pipeline, outlet.pipe.reader, None, outlet.leave)
+            _start(children, receiver.pipeline, outlet.pipe.reader, None, on_first_end=outlet.leave)
             for receiver, outlet in zip(receivers, outlets, strict=True)
         ]
         with open(os.devnull, "rb") as nothing:
-            sends = _start(children, sender, nothing.fileno(), chain.inlet.writer)
+            sends = _start(children, sender, nothing.fileno(), chain.inlet.writer, on_last_end=chain.inlet.abandon)
             if estimate:
                 children.start(estimate, nothing.fileno(), capture=measure.feed, aside=True)
         chain.open()
         children.wait(tell if watch else None)
     failures = [
-        _failure(
-            trying, _ended(sends), _ended(end), outlet.left_early, chain.broken_stream if receiver.checked else None
-        )
+        _failure(trying, _ended(sends), _ended(end), outlet, chain, receiver.checked)
         for receiver, end, outlet in zip(receivers, ends, outlets, strict=True)
     ]
     return Transferred(chain.moved, time.monotonic() - started, tuple(failures))
@@ -102,8 +100,9 @@ def _start(
     stdin: int,
     stdout: int | None,
     on_first_end: Callable[[], None] = lambda: None,
+    on_last_end: Callable[[], None] = lambda: None,
 ) -> list[Child]:
-    """Start the commands of PIPELINE with pipes between them; ON_FIRST_END is called when the first one ends."""
+    """Start the commands of PIPELINE with pipes between them; tell when the first and the last of them end."""
     started = []
     with ExitStack() as ours:
         for number, command in enumerate(pipeline):
@@ -111,7 +110,13 @@ def _start(
             if between:
                 ours.callback(between.close_reader)
                 ours.callback(between.close_writer)
-            on_end = on_first_end if number == 0 else lambda: None
+
+            def on_end(first: bool = number == 0, last: bool = between is None) -> None:
+                if first:
+                    on_first_end()
+                if last:
+                    on_last_end()
+
             started.append(children.start(command, stdin, between.writer if between else stdout, on_end=on_end))
             stdin = between.reader if between else stdin
     return started
@@ -122,20 +127,19 @@ def _ended(children: Sequence[Child]) -> list[Ended]:
 
 
 def _failure(
-    trying: str,
-    send: Sequence[Ended],
-    receive: Sequence[Ended],
-    left_early: bool,
-    broken_stream: BrokenStream | None,
+    trying: str, send: Sequence[Ended], receive: Sequence[Ended], outlet: Outlet, chain: Chain, checked: bool
 ) -> Failure | None:
-    # A sender whose stream was found broken is cut off for that.
-    if broken_stream and all(not stage.status or stage.died_of_broken_pipe for stage in send):
-        return Failure(f"{trying}: the stream is broken: {broken_stream}", "The next run sends it again.")
-    if failed := cause(send, receive, left_early):
+    sent = all(not stage.status or stage.died_of_broken_pipe for stage in send)
+    broken = chain.broken_stream if checked else None
+    # A sender whose stream is found broken in the middle is cut off for that, whatever it says of it; a stream that
+    # breaks off may do so because of the sender.
+    if broken and (broken.midway or sent):
+        return Failure(f"{trying}: the stream is broken: {broken}", "The next run sends it again.")
+    if failed := cause(send, receive, outlet.left_early):
         return CommandFailed(failed, trying)
-    if left_early:
+    if outlet.left_early:
         return Failure(
             f"{trying}: {receive[0].command.title} ended before it had read the whole stream",
             "It has to read its standard input to the end, and to exit with another status than 0 when it fails.",
         )
-    return None
+    return Failure(f"{trying}: the stream was cut off here: {chain.fault}") if chain.fault else None

@@ -3,9 +3,10 @@
 import json
 import os
 import shutil
+import signal
 from pathlib import Path
 
-from tests.real.machine import RealTest, Result, names, random_file, sh, show
+from tests.real.machine import RealTest, Result, children_of, names, random_file, sh, show, wait_for
 
 OUTSTANDING = ".outstanding_transfers"
 COMPLETED = ".completed_transfers"
@@ -153,6 +154,20 @@ class Failures(ShellTest):
 
     def test_command_that_closes_its_input_and_goes_on(self) -> None:
         self.fails("exec < /dev/null; sleep 0.5", "ended before it had read the whole stream", megabytes=20)
+
+    def test_all_of_a_pipeline_ends_with_the_run(self) -> None:
+        """It does not read, and holds what would be read."""
+        source = self.source()
+        random_file(source / "large", 20)
+        command = self.start(source, f"shell://cat | sh -c 'echo > {self.folder}/begun; exec sleep 1000'")
+        wait_for((self.folder / "begun").exists)
+        [shell] = [child for child in children_of(command.pid) if children_of(child)]
+        members = children_of(shell)
+        command.send_signal(signal.SIGTERM)
+        _, err = command.communicate(timeout=20)
+        self.assertEqual(command.returncode, 128 + signal.SIGTERM, err)
+        self.assertEqual(len(members), 2)
+        wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in members))
 
     def test_broken_streams_are_noticed_on_their_way(self) -> None:
         """Of a `btrfs send` that exits with 0; the command stores it and does not mind."""

@@ -1,5 +1,6 @@
 """Push, pull and relay over ssh, as users run them, through a real sshd."""
 
+import fcntl
 import json
 import os
 import pty
@@ -9,6 +10,8 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from btrfs_backup.system import hints
@@ -17,6 +20,15 @@ from tests.real.sshd import USER, Sshd, SshTest, free_port
 
 OUTSTANDING = ".outstanding_transfers"
 COMPLETED = ".completed_transfers"
+
+
+@contextmanager
+def open_folder(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def records(source: Path, name: str = OUTSTANDING) -> object:
@@ -139,12 +151,13 @@ class Connection(SshTest):
         self.check(server, "--ssh-opt=controlpath none")
         self.assertGreater(server.logins(), 2)
 
-    def test_long_temporary_folder(self) -> None:
-        folder = self.folder / ("x" * 100)
-        folder.mkdir()
+    def test_temporary_folders_that_ssh_does_not_take(self) -> None:
         server, source, nas = self.sshd(), self.source(), self.disk("nas").path
-        self.backup(*server.arguments(), source, f"{server.url}{nas}", env={"TMPDIR": str(folder)})
-        self.assertEqual(server.logins(), 1)
+        for logins, name in enumerate(("x" * 100, "hash #x", "%h $HOME", 'quo"te')):
+            (self.folder / name).mkdir()
+            environment = {"TMPDIR": str(self.folder / name)}
+            self.backup(*server.arguments(), *(["-S"] if logins else []), source, f"{server.url}{nas}", env=environment)
+            self.assertEqual(server.logins(), logins + 1)
 
     def test_options_reach_ssh_and_win(self) -> None:
         server, source, nas = self.sshd(), self.source(), self.disk("nas").path
@@ -182,7 +195,17 @@ class Connection(SshTest):
         if number != signal.SIGKILL:
             self.assertEqual(list(temporary.iterdir()), [])
         wait_for(lambda: not server.sessions())
-        self.backup("-q", source, nas)
+        # What only a SIGKILL leaves is removed by the next run.
+        again = [*server.arguments(), f"{server.url}{source}", nas]
+        self.backup("-q", *again, env={"TMPDIR": str(temporary)})
+        self.assertEqual(list(temporary.iterdir()), [])
+        self.assert_complete(nas, source / "snapshot", names(source / "snapshot"))
+
+    def test_talkative_ssh(self) -> None:
+        """What the shared connection says is not read before it ends, and must not stop it."""
+        server, source, nas = self.sshd(), self.source(), self.disk("nas").path
+        random_file(source / "large", 40)
+        self.backup(*server.arguments(), "--ssh-opt=LogLevel=DEBUG3", source, f"{server.url}{nas}")
         self.assert_complete(nas, source / "snapshot", names(source / "snapshot"))
 
     def test_one_password_on_the_terminal(self) -> None:
@@ -366,13 +389,28 @@ class OtherSide(SshTest):
         (source / "snapshot" / f"{OUTSTANDING}.new").mkdir(parents=True)
         result = self.backup(*server.arguments(), f"{server.url}{source}", nas, status=10)
         self.assertIn(
-            f"cannot write '{source}/snapshot/{OUTSTANDING}': rm, touch, cp, dd, mv on 127.0.0.1: rm: cannot remove",
+            f"cannot write '{source}/snapshot/{OUTSTANDING}': rm, touch, cp, dd on 127.0.0.1: rm: cannot remove",
             result.err,
         )
         self.assertEqual(names(nas), [])
 
 
 class RunLock(SshTest):
+    def test_whatever_the_login_shell_says(self) -> None:
+        tools = self.tools("bash", "sh", *(each for each in hints.REMOTE_PROGRAMS if each != "flock"))
+        (tools / "flock").write_text(
+            f"#!/bin/sh\necho 'mesg: ttyname failed' >&2\nexec {shutil.which('flock')} \"$@\"\n"
+        )
+        (tools / "flock").chmod(0o755)
+        server, source, nas = self.sshd(path=tools), self.source(), self.disk("nas").path
+        self.backup(source)
+        with (source / "snapshot" / "x").open("w") as other, open_folder(source / "snapshot") as folder:
+            fcntl.flock(other, fcntl.LOCK_EX)
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            result = self.backup(*server.arguments(), f"{server.url}{source}", nas, status=3)
+            self.assertIn(f"process {os.getpid()} (", result.err)
+        self.backup(*server.arguments(), f"{server.url}{source}", nas)
+
     def test_pull_and_local_run_exclude_each_other(self) -> None:
         server, source, nas = self.sshd(), self.source(), self.disk("nas", 400).path
         random_file(source / "large", 60)
@@ -393,6 +431,29 @@ class RunLock(SshTest):
 
 
 class Faults(SshTest):
+    def test_record_is_whole_when_the_connection_breaks_while_it_is_written(self) -> None:
+        """What writes it there takes the end of its input for the end of the file."""
+        tools = self.tools("bash", "sh", "sleep", *(each for each in hints.REMOTE_PROGRAMS if each != "dd"))
+        begun = self.folder / "begun"
+        (tools / "dd").write_text(f'#!/bin/sh\ntouch {begun}\nsleep 1\nexec {shutil.which("dd")} "$@"\n')
+        (tools / "dd").chmod(0o755)
+        server, source, usb = self.sshd(path=tools), self.source(), self.disk("usb").path
+        record = source / "snapshot" / OUTSTANDING
+        record.parent.mkdir()
+        text = json.dumps({"other-20260101-000000": {"locks": ["/elsewhere"]}})
+        record.write_text(text)
+        for end in (lambda command: server.drop_connections(), lambda command: kill(command.pid, signal.SIGTERM)):
+            command = self.start(*server.arguments(), f"{server.url}{source}", usb)
+            wait_for(begun.exists)
+            end(command)
+            _, err = command.communicate(timeout=60)
+            self.assertIn(command.returncode, (10, 128 + signal.SIGTERM), err)
+            time.sleep(1.5)
+            self.assertEqual(record.read_text(), text)
+            begun.unlink()
+            wait_for(lambda: not server.sessions())
+        self.assertEqual(names(usb), [])
+
     def test_hosts_that_are_away_or_refuse(self) -> None:
         """The others are served, the status tells, and ssh's own words say why."""
         server, source, usb = self.sshd(), self.source(), self.disk("usb").path

@@ -36,9 +36,8 @@ class Argv(unittest.TestCase):
         self.assertEqual(ssh.line(("btrfs", "send", "/a b"), sudo=True), "sudo -n btrfs send /a\\ b")
         steps = [("rm", "-f", "x y"), ("cp", "a", "b")]
         self.assertEqual(
-            ssh.sequence(steps, ("dd", "of=x"), ("mv", "x", "y"), sudo=True),
-            "sudo -n rm -f x\\ y </dev/null && sudo -n cp a b </dev/null && sudo -n dd of\\=x"
-            " && sudo -n mv x y </dev/null",
+            ssh.sequence(steps, ("dd", "of=x"), sudo=True),
+            "sudo -n rm -f x\\ y </dev/null && sudo -n cp a b </dev/null && sudo -n dd of\\=x",
         )
 
     def test_ssh(self) -> None:
@@ -56,16 +55,26 @@ class Argv(unittest.TestCase):
             ("ssh", "-o", "A=1 2", "-o", "B=3", "-T", "--", "nas"),
         )
 
-    def test_patience(self) -> None:
-        """Only what the user's configuration leaves at waiting for ever."""
+    def test_amendments(self) -> None:
+        """Only where the user's configuration waits for ever, or keeps commands from being run."""
+        always, patient = "ClearAllForwardings=yes", ["ServerAliveInterval=10", "ConnectTimeout=30"]
         table = {
-            "serveraliveinterval 0\nconnecttimeout none\n": ["ServerAliveInterval=10", "ConnectTimeout=30"],
-            "serveraliveinterval 60\nconnecttimeout none\n": ["ConnectTimeout=30"],
-            "ServerAliveInterval 1\nconnecttimeout 5\n": [],
-            "": ["ServerAliveInterval=10", "ConnectTimeout=30"],
+            "serveraliveinterval 0\nconnecttimeout none\n": [*patient, always],
+            "serveraliveinterval 60\nconnecttimeout none\n": ["ConnectTimeout=30", always],
+            "ServerAliveInterval 1\nconnecttimeout 5\n": [always],
+            "": [*patient, always],
+            "stdinnull no\nforkafterauthentication no\nremotecommand none\n": [*patient, always],
+            "remotecommand tmux attach\n": [*patient, "RemoteCommand=none", always],
+            "stdinnull yes\nforkafterauthentication yes\n": [
+                *patient,
+                "StdinNull=no",
+                "ForkAfterAuthentication=no",
+                always,
+            ],
         }
         for configured, wanted in table.items():
-            self.assertEqual(ssh.patience(configured), wanted)
+            with self.subTest(configured):
+                self.assertEqual(ssh.amendments(configured), wanted)
 
     def test_sharing_is_left_to_the_user_who_asks_for_it(self) -> None:
         for option in ("ControlMaster=no", "controlpath none", " ControlPersist = 5 "):
@@ -97,6 +106,8 @@ class Hints(unittest.TestCase):
             "flock: Command not found.": ("", "Install the package util-linux"),
             "sudo: btrfs: command not found": ("", "Is 'btrfs' installed there"),
             "sh: sudo: not found": ("", "Is 'sudo' installed there"),
+            "zsh:1: command not found: flock": ("", "Install the package util-linux"),
+            "fish: Unknown command: btrfs": ("", "Install the package btrfs-progs"),
             "sudo: a password is required": ("", "me ALL=(root) NOPASSWD: /usr/bin/btrfs, "),
             "Sorry, user me is not allowed to execute '/bin/cat x' as root on nas.": ("", "NOPASSWD"),
             "me is not in the sudoers file.": ("", "NOPASSWD"),
@@ -105,13 +116,17 @@ class Hints(unittest.TestCase):
         for words, (here, there) in table.items():
             with self.subTest(words):
                 for login, wanted in (("", here), ("me@nas -p 1", there)):
-                    said = hints.hint(words, login)
+                    said = hints.hint(words, login, False)
                     self.assertIn(wanted, said)
                     self.assertEqual(bool(said), bool(wanted))
 
+    def test_rights_are_not_the_trouble_of_those_who_have_them(self) -> None:
+        for login in ("", "root@nas"):
+            self.assertEqual(hints.hint("rm: cannot remove 'x': Operation not permitted", login, True), "")
+
     def test_rule_of_a_user_who_is_not_named(self) -> None:
-        self.assertIn("USER ALL=(root)", hints.hint("sudo: a password is required", "nas"))
-        self.assertIn("\n  a@b ALL=(root)", hints.hint("sudo: a password is required", "a@b@nas"))
+        self.assertIn("USER ALL=(root)", hints.hint("sudo: a password is required", "nas", True))
+        self.assertIn("\n  a@b ALL=(root)", hints.hint("sudo: a password is required", "a@b@nas", True))
 
 
 class Locks(unittest.TestCase):

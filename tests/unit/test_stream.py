@@ -56,6 +56,7 @@ class Transfers(unittest.TestCase):
             "head -c 100000 >/dev/null; echo full >&2; exit 1": "trying: the receiver: full",
             "head -c 100000 >/dev/null": "trying: the receiver ended before it had read the whole stream",
             "exec <&-; sleep 0.1": "trying: the receiver ended before it had read the whole stream",
+            "sleep 9 <&0 & exit 0": "trying: the receiver ended before it had read the whole stream",
             "kill -9 $$": "trying: the receiver: it was ended by signal 9 (Killed)",
             "cat >/dev/null; echo late >&2; exit 1": "trying: the receiver: late",
         }
