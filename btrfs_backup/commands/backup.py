@@ -12,7 +12,7 @@ from btrfs_backup.model.plan import Batch
 from btrfs_backup.report import Report, Sent, Tally, pace, plural
 from btrfs_backup.settings import Settings
 from btrfs_backup.system import files, progress, stream
-from btrfs_backup.system.endpoint import Folder, Sending, Source, examine
+from btrfs_backup.system.endpoint import Folder, Sending, Shell, Source, examine
 from btrfs_backup.system.host import Host, Hosts
 from btrfs_backup.system.ssh import Access
 from btrfs_backup.system.statefile import StateFiles
@@ -110,6 +110,10 @@ class _Run:
             if self.settings.transfer:
                 self._transfer()
         finally:
+            for each in self.visits:
+                if each.target:
+                    with each.failing_alone():
+                        self._note_delivered(each)
             self._count_outstanding()
         for each in self.visits:
             self._prune_destination(each)
@@ -270,8 +274,9 @@ class _Run:
     def _end(self, batch: Batch, each: Visit, done: stream.Transferred) -> None:
         assert each.target
         each.target = plan.served(each.target, batch.snapshot)
-        # In this order: what is delivered to a shell command must not be forgotten, or it would be sent again.
-        self._note_delivered(each)
+        if isinstance(each.place, Shell):
+            # In this order: what was delivered there must not be forgotten, or it would be sent again.
+            self._note_delivered(each)
         self.state.save_outstanding(transfers.end(self.state.records.outstanding, each.identity, batch.snapshot))
         each.tally.sent.append(Sent(batch.snapshot, batch.parent, done.bytes, done.seconds))
         log.info("%s: sent %s: %s", each.identity, batch.snapshot, pace(done.bytes, done.seconds))

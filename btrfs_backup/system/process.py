@@ -240,12 +240,14 @@ class Children:
         capture: bool | Callable[[bytes], None] = False,
         on_end: Callable[[], None] = lambda: None,
         aside: bool = False,
+        tied: bool = False,
         stderr: int = subprocess.PIPE,
     ) -> Child:
         """Start COMMAND; STDIN and STDOUT are file descriptors and stay the caller's.
 
         CAPTURE keeps its stdout, or is called with each piece of it; without STDOUT and CAPTURE what it prints there
         counts as its messages. ON_END is called when it has ended. One that runs ASIDE is not waited for.
+        One that is TIED does not outlive us, however we die; starting it takes a few milliseconds more.
         STDERR: where its messages go, instead of into what is kept of them.
         Raises Failure when it cannot be started.
         """
@@ -258,7 +260,7 @@ class Children:
                 stderr=stderr,
                 start_new_session=command.own_session,
                 env={**os.environ, **command.env},
-                preexec_fn=None if capture else _die_with(os.getpid()),
+                preexec_fn=_die_with(os.getpid()) if tied else None,
             )
         except (OSError, ValueError) as error:
             raise _cannot_start(command, error) from None

@@ -167,6 +167,7 @@ class Connection:
                 nothing.fileno(),
                 # Nobody reads what it says before it has ended: in a pipe it would be stuck some day.
                 stdout=self._words,
+                tied=True,
                 stderr=self._words,
             )
         # ssh makes the socket when it has logged in.

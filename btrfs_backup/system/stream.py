@@ -68,7 +68,7 @@ def transfer(
 
     with Chain(in_order, len(checked), rate) as chain, Children() as children:
         ends = [
-            _start(children, receiver.pipeline, outlet.pipe.reader, None, on_first_end=outlet.leave)
+            _start(children, receiver.pipeline, outlet.pipe.reader, None, on_first_end=outlet.leave, tied=True)
             for receiver, outlet in zip(receivers, outlets, strict=True)
         ]
         with open(os.devnull, "rb") as nothing:
@@ -101,6 +101,7 @@ def _start(
     stdout: int | None,
     on_first_end: Callable[[], None] = lambda: None,
     on_last_end: Callable[[], None] = lambda: None,
+    tied: bool = False,
 ) -> list[Child]:
     """Start the commands of PIPELINE with pipes between them; tell when the first and the last of them end."""
     started = []
@@ -117,7 +118,9 @@ def _start(
                 if last:
                     on_last_end()
 
-            started.append(children.start(command, stdin, between.writer if between else stdout, on_end=on_end))
+            started.append(
+                children.start(command, stdin, between.writer if between else stdout, on_end=on_end, tied=tied)
+            )
             stdin = between.reader if between else stdin
     return started
 

@@ -1,0 +1,272 @@
+"""How fast it is, beside plain shell pipes in the same run: `sudo python3 -m tests.bench` (`--help` for more).
+
+Every case times several ways to do the same thing, interleaved, and prints the median of each and the median of its
+ratios to the first one, round by round. Programs that are not installed are left out.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from tests.real.machine import TOP, Disk, fast_folder, names, random_file, sh
+from tests.real.sshd import Sshd
+
+Way = Callable[[], object]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="measure btrfs-backup beside plain shell pipes")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--megabytes", type=int, default=2000, help="size of a full backup (default: 2000)")
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(CASES)} (default: all)")
+    options = parser.parse_args()
+    if os.geteuid() != 0:
+        print("The benchmark mounts btrfs filesystems, which needs root.", file=sys.stderr)
+        return 1
+    found = {}
+    for name in options.cases or CASES:
+        with ExitStack() as cleanup:
+            bench = Bench(cleanup, options.megabytes)
+            found[name] = measure(CASES[name](bench), bench.clean, options.rounds)
+        if not options.json:
+            print_table(name, found[name])
+    if options.json:
+        print(json.dumps(found, indent=4))
+    return 0
+
+
+def measure(ways: dict[str, Way], clean: Way, rounds: int) -> dict[str, dict[str, float]]:
+    """Seconds (median), and ratio to the first way (median, least, most)."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            clean()
+            started = time.monotonic()
+            way()
+            seconds[name].append(time.monotonic() - started)
+    first = seconds[next(iter(ways))]
+    figures = {}
+    for name, its in seconds.items():
+        ratios = [one / other for one, other in zip(its, first, strict=True)]
+        figures[name] = {
+            "seconds": statistics.median(its),
+            "ratio": statistics.median(ratios),
+            "least": min(ratios),
+            "most": max(ratios),
+        }
+    return figures
+
+
+def print_table(case: str, figures: dict[str, dict[str, float]]) -> None:
+    print(f"{case}\n  {'':34}{'seconds':>9}{'ratio':>8}{'least':>8}{'most':>8}")
+    for name, row in figures.items():
+        print(f"  {name:34}{row['seconds']:9.3f}{row['ratio']:8.2f}{row['least']:8.2f}{row['most']:8.2f}")
+    sys.stdout.flush()
+
+
+class Bench:
+    """A source with a subvolume `home`, three destinations, and ways to fill them."""
+
+    def __init__(self, cleanup: ExitStack, megabytes: int) -> None:
+        self.cleanup = cleanup
+        self.megabytes = megabytes
+        self.folder = Path(tempfile.mkdtemp(prefix="btrfs-backup-bench-", dir=fast_folder()))
+        cleanup.callback(shutil.rmtree, self.folder)
+        self.pool = self.disk("pool")
+        self.home = self.pool / "home"
+        self.snapshots = self.home / "snapshot"
+        self.destinations = [self.disk(f"d{number}") for number in range(3)]
+        self.kept: set[str] = set()
+        sh("btrfs", "subvolume", "create", self.home)
+        self.snapshots.mkdir()
+
+    def disk(self, name: str) -> Path:
+        disk = Disk(self.folder, self.folder / name, 3 * self.megabytes + 1000)
+        self.cleanup.callback(disk.unmount)
+        return disk.path
+
+    def snapshot(self, number: int = 0) -> str:
+        name = f"{datetime(2026, 1, 1) + timedelta(hours=number):%Y%m%d-%H%M%S}"
+        sh("btrfs", "subvolume", "snapshot", "-r", self.home, self.snapshots / name)
+        return name
+
+    def clean(self) -> None:
+        """Nothing at the destinations but what is kept, no records; all of it written out."""
+        for destination in self.destinations:
+            if gone := [destination / name for name in names(destination) if name not in self.kept]:
+                sh("btrfs", "subvolume", "delete", "-c", *gone)
+                sh("btrfs", "subvolume", "sync", destination)
+        for state in self.snapshots.glob(".*_transfers"):
+            state.unlink()
+        os.sync()
+
+    def keep(self, name: str, *destinations: Path) -> None:
+        """Have a backup NAME at the DESTINATIONS from the beginning."""
+        for destination in destinations:
+            self.shell(self.pipe(name, None, destination))
+        self.kept.add(name)
+
+    def pipe(self, name: str, parent: str | None, destination: Path, between: str = "") -> str:
+        on = f"-p {self.snapshots / parent} " if parent else ""
+        return f"btrfs -q send {on}{self.snapshots / name} {between}| btrfs -q receive {destination}"
+
+    def shell(self, script: str) -> None:
+        subprocess.run(["sh", "-c", script], check=True, stdout=subprocess.DEVNULL)
+
+    def ours(self, *arguments: object) -> Way:
+        words = [sys.executable, "-m", "btrfs_backup", "-q", "-S", *map(str, arguments)]
+        environment = {**os.environ, "PYTHONPATH": str(TOP)}
+        return lambda: subprocess.run(words, check=True, env=environment)
+
+    def plain(self, name: str, parent: str | None = None) -> dict[str, Way]:
+        """A shell pipe, and the same through programs that buffer or count."""
+        target = self.destinations[0]
+        ways: dict[str, Way] = {"shell pipe": lambda: self.shell(self.pipe(name, parent, target))}
+        for program, words in (("pv", "pv -q"), ("mbuffer", "mbuffer -q -m 64M")):
+            if shutil.which(program):
+                ways[program] = lambda words=words: self.shell(self.pipe(name, parent, target, f"| {words} "))  # type: ignore[misc]
+        return ways
+
+    def many_files(self, count: int = 50_000) -> None:
+        for number in range(count):
+            folder = self.home / f"{number // 500}"
+            folder.mkdir(exist_ok=True)
+            (folder / str(number)).write_bytes(os.urandom(2000))
+
+    def large_files(self) -> None:
+        for number in range(20):
+            random_file(self.home / f"large{number}", self.megabytes // 20)
+
+
+def full_large(bench: Bench) -> dict[str, Way]:
+    bench.large_files()
+    return {**bench.plain(bench.snapshot()), "btrfs-backup": bench.ours(bench.home, bench.destinations[0])}
+
+
+def full_small(bench: Bench) -> dict[str, Way]:
+    bench.many_files()
+    return {**bench.plain(bench.snapshot()), "btrfs-backup": bench.ours(bench.home, bench.destinations[0])}
+
+
+def increment_large(bench: Bench) -> dict[str, Way]:
+    bench.large_files()
+    bench.keep(old := bench.snapshot(), bench.destinations[0])
+    random_file(bench.home / "large0", bench.megabytes // 20)
+    new = bench.snapshot(1)
+    return {**bench.plain(new, old), "btrfs-backup": bench.ours(bench.home, bench.destinations[0])}
+
+
+def increment_small(bench: Bench) -> dict[str, Way]:
+    bench.many_files()
+    bench.keep(old := bench.snapshot(), bench.destinations[0])
+    for number in range(0, 50_000, 20):
+        (bench.home / f"{number // 500}" / str(number)).write_bytes(os.urandom(2000))
+    new = bench.snapshot(1)
+    return {**bench.plain(new, old), "btrfs-backup": bench.ours(bench.home, bench.destinations[0])}
+
+
+def several(bench: Bench) -> dict[str, Way]:
+    bench.large_files()
+    bench.snapshot()
+    two, three = bench.destinations[:2], bench.destinations
+    runs = [bench.ours(bench.home, each) for each in three]
+    return {
+        "one destination": runs[0],
+        "two, shared": bench.ours(bench.home, *two),
+        "two, --no-shared-stream": bench.ours("--no-shared-stream", bench.home, *two),
+        "two runs": lambda: [run() for run in runs[:2]],
+        "three, shared": bench.ours(bench.home, *three),
+        "three runs": lambda: [run() for run in runs],
+    }
+
+
+def tiny_increments(bench: Bench) -> dict[str, Way]:
+    stamps = []
+    for number in range(51):
+        (bench.home / f"file{number}").write_text(str(number))
+        stamps.append(bench.snapshot(number))
+    target = bench.destinations[0]
+    bench.keep(stamps[0], target)
+    pairs = "; ".join(bench.pipe(new, old, target) for old, new in itertools.pairwise(stamps))
+    return {"shell loop of pairs": lambda: bench.shell(pairs), "btrfs-backup": bench.ours(bench.home, target)}
+
+
+def idle(bench: Bench) -> dict[str, Way]:
+    """A thousand snapshots on both sides, and nothing to do."""
+    stamps = [bench.snapshot(number) for number in range(1000)]
+    target = bench.destinations[0]
+    bench.ours(bench.home, target)()
+    bench.kept.update(stamps)
+    ways = {"python3 -c pass": lambda: subprocess.run([sys.executable, "-c", "pass"], check=True)}
+    ways |= {"btrfs-backup": bench.ours(bench.home, target)}
+    if shutil.which("btrbk"):
+        config = bench.folder / "btrbk.conf"
+        config.write_text(
+            "timestamp_format long\nsnapshot_create no\nsnapshot_preserve_min all\ntarget_preserve_min all\n"
+            f"volume {bench.pool}\n snapshot_dir home/snapshot\n subvolume home\n  target {target}\n"
+        )
+        ways["btrbk"] = lambda: subprocess.run(["btrbk", "-q", "-c", str(config), "run"], check=True)
+    return ways
+
+
+def compressed(bench: Bench) -> dict[str, Way]:
+    """A source that is compressed on its filesystem, by half or so."""
+    sh("mount", "-o", "remount,compress=zstd", bench.pool)
+    half = [os.urandom(1 << 16) + bytes(1 << 16) for _ in range(16)]
+    for number in range(20):
+        with (bench.home / f"half{number}").open("wb") as file:
+            for _ in range(bench.megabytes // 40):
+                file.writelines(half)
+    ways = {"shell pipe": bench.plain(bench.snapshot())["shell pipe"]}
+    ways["btrfs-backup"] = bench.ours(bench.home, bench.destinations[0])
+    ways["--no-compressed-data"] = bench.ours("--no-compressed-data", bench.home, bench.destinations[0])
+    return ways
+
+
+def over_ssh(bench: Bench) -> dict[str, Way]:
+    server = Sshd(bench.folder / "sshd")
+    bench.cleanup.callback(server.stop)
+    bench.large_files()
+    name = bench.snapshot()
+    target = bench.destinations[0]
+    login = " ".join(f"-o {option}" for option in server.options) + f" -p {server.port} {server.address}"
+    ways: dict[str, Way] = {
+        "shell pipe": lambda: bench.shell(
+            f"btrfs -q send {bench.snapshots / name} | ssh {login} btrfs -q receive {target}"
+        ),
+        "btrfs-backup": bench.ours(*server.arguments(), bench.home, f"{server.url}{target}"),
+    }
+    for method in ("zstd", "lz4"):
+        if shutil.which(method):
+            options = (*server.arguments(), "--compress", method)
+            ways[f"--compress {method}"] = bench.ours(*options, bench.home, f"{server.url}{target}")
+    return ways
+
+
+CASES: dict[str, Callable[[Bench], dict[str, Way]]] = {
+    "full-large": full_large,
+    "full-small": full_small,
+    "increment-large": increment_large,
+    "increment-small": increment_small,
+    "several": several,
+    "tiny-increments": tiny_increments,
+    "idle": idle,
+    "compressed": compressed,
+    "ssh": over_ssh,
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
