@@ -88,10 +88,14 @@ def cause(send: Sequence[Ended], receive: Sequence[Ended], left_early: bool) -> 
     """Which command made a transfer fail, or None when all ended well.
 
     A receiver that left early failed by itself, whatever became of the sender. Of those that came to the end of the
-    stream, one that died of SIGPIPE is a victim of the one behind it.
+    stream, one that died of SIGPIPE is a victim of the one behind it. A sender in front of a compressor on another
+    machine has no exit status that we could see, but it has words.
     """
     failed = [stage for stage in (receive if left_early else (*send, *receive)) if stage.status]
-    return next((stage for stage in failed if not stage.died_of_broken_pipe), failed[0] if failed else None)
+    first = next((stage for stage in failed if not stage.died_of_broken_pipe), failed[0] if failed else None)
+    if first in receive and not left_early:
+        return next((stage for stage in send if stage.spoken and not stage.command.logged), first)
+    return first
 
 
 def _start(

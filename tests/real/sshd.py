@@ -105,9 +105,13 @@ class Sshd:
 
 
 class Proxy:
-    """Hands bytes on between a port of its own and another one, until told not to. rate: bytes a second."""
+    """Hands bytes on between a port of its own and another one, until told not to.
+
+    rate: bytes a second; moved: bytes so far, in both directions.
+    """
 
     def __init__(self, port: int, rate: float = 0) -> None:
+        self.moved = 0
         self._target = port
         self._rate = rate
         self._silent = threading.Event()
@@ -140,6 +144,7 @@ class Proxy:
             while piece := source.recv(16 * 1024):
                 if self._silent.is_set():
                     return
+                self.moved += len(piece)
                 if self._rate:
                     time.sleep(len(piece) / self._rate)
                 target.sendall(piece)

@@ -14,6 +14,21 @@ RECEIVED = "6f1c7b0e-6d1b-4a43-9d07-5a3b1f4a9f11"
 FAKE = "00000000-1111-2222-3333-444444444444"
 
 
+class VersionTest(unittest.TestCase):
+    def test_versions(self) -> None:
+        table = {
+            "btrfs-progs v6.2 \n": (6, 2),
+            "btrfs-progs v6.14\n-EXPERIMENTAL -INJECT +LZO\n": (6, 14),
+            "btrfs-progs v5.16.2": (5, 16),
+            "btrfs-progs v10.0-rc1": (10, 0),
+            "something else": (0, 0),
+            "": (0, 0),
+        }
+        for text, version in table.items():
+            self.assertEqual(btrfs.parse_version(text), version, text)
+        self.assertTrue((6, 0) < btrfs.COMPRESSED_RECEIVER <= btrfs.parse_version("btrfs-progs v6.2"))
+
+
 class ArgvTest(unittest.TestCase):
     def test_argv(self) -> None:
         """Exactly these commands are run."""
@@ -23,6 +38,8 @@ class ArgvTest(unittest.TestCase):
             (btrfs.send("/s/N", "/s/P", False), "btrfs send -p /s/P /s/N"),
             (btrfs.send("/s/N", None, True), "btrfs send -vv /s/N"),
             (btrfs.send("/s/N", "/s/P", True), "btrfs send -vv -p /s/P /s/N"),
+            (btrfs.send("/s/N", None, compressed=True), "btrfs send --proto 2 --compressed-data /s/N"),
+            (btrfs.send("/s/N", "/s/P", data=False), "btrfs send -q --no-data -p /s/P /s/N"),
             (btrfs.receive("/b", False), "btrfs receive /b"),
             (btrfs.receive("/b", True), "btrfs receive -vv /b"),
             (btrfs.delete(["/b/N"]), "btrfs subvolume delete -c /b/N"),

@@ -60,6 +60,13 @@ class UnlistedTargetTest(unittest.TestCase):
             self.assertEqual(sent, wanted)
 
 
+class UnsharedTest(unittest.TestCase):
+    def test_one_destination_at_a_time(self) -> None:
+        targets = [Target(name, (A, B)) for name in ("/b", "/c")]
+        self.assertEqual(plan.next_batch(targets, source(A, B)), Batch(A, None, ("/b", "/c")))
+        self.assertEqual(plan.next_batch(targets, source(A, B), shared=False), Batch(A, None, ("/b",)))
+
+
 class TargetTest(unittest.TestCase):
     def missing(self, held: Holdings, keep: str, names: tuple[str, ...] = ALL) -> list[str]:
         return list(plan.target("/b", held, source(*names), NAMING, retention.parse(keep)).missing)

@@ -4,7 +4,7 @@ import signal
 import unittest
 
 from btrfs_backup.errors import Failure, Interrupted, LockHeld, StateFileBroken, UsageError
-from btrfs_backup.report import Report, Sent, Tally, exit_status, pace, plural, size, summary
+from btrfs_backup.report import Report, Sent, Tally, exit_status, pace, plural, progress_line, size, summary
 
 A, B, C = "20260101-120000", "20260102-120000", "20260103-120000"
 FAILURE = Failure("it broke", "Mend it.")
@@ -171,6 +171,26 @@ class PaceTest(unittest.TestCase):
         ):
             with self.subTest(text):
                 self.assertEqual(pace(count, seconds), text)
+
+
+class ProgressTest(unittest.TestCase):
+    def test_lines(self) -> None:
+        table: list[tuple[tuple[int, float, int | None, dict[str, int]], str]] = [
+            ((0, 0.0, None, {"/b": 0}), f"{A}: 0 B, 0 B/s"),
+            ((1_500_000, 2e6, None, {"/b": 1_500_000}), f"{A}: 1.5 MB, 2.0 MB/s"),
+            ((5_000_000, 1e6, 20_000_000, {"/b": 5_000_000}), f"{A}: 5.0 MB of 20.0 MB (25 %), 1.0 MB/s, 0:15 left"),
+            ((0, 0.0, 20_000_000, {}), f"{A}: 0 B of 20.0 MB (0 %), 0 B/s"),
+            ((10**9, 1e6, 10**10, {}), f"{A}: 1.0 GB of 10.0 GB (10 %), 1.0 MB/s, 2:30:00 left"),
+            # An estimate may be too small.
+            ((21_000_000, 1e6, 20_000_000, {}), f"{A}: 21.0 MB of 20.0 MB (99 %), 1.0 MB/s"),
+            (
+                (90_000_000, 1e6, None, {"/b": 90_000_000, "/c": 26_000_000, "/d": 87_000_000}),
+                f"{A}: 90.0 MB, 1.0 MB/s; behind: /c at 26.0 MB",
+            ),
+        ]
+        for (moved, rate, total, delivered), wanted in table:
+            with self.subTest(wanted):
+                self.assertEqual(progress_line(A, moved, rate, total, delivered), wanted)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Commands wrapped for ssh and sudo, and what is made of the words of both."""
 
 import unittest
+from pathlib import Path
 
 from btrfs_backup.model import location
 from btrfs_backup.system import hints, ssh
@@ -123,6 +124,10 @@ class Hints(unittest.TestCase):
     def test_rights_are_not_the_trouble_of_those_who_have_them(self) -> None:
         for login in ("", "root@nas"):
             self.assertEqual(hints.hint("rm: cannot remove 'x': Operation not permitted", login, True), "")
+
+    def test_rule_in_the_readme(self) -> None:
+        readme = (Path(__file__).parents[2] / "README.rst").read_text(encoding="utf-8")
+        self.assertIn(f"    {hints.sudo_rule('backup')}\n", readme)
 
     def test_rule_of_a_user_who_is_not_named(self) -> None:
         self.assertIn("USER ALL=(root)", hints.hint("sudo: a password is required", "nas", True))

@@ -1,0 +1,252 @@
+"""One stream for several destinations; its rate, compression and protocol; and what a terminal shows of it."""
+
+import fcntl
+import json
+import os
+import pty
+import re
+import select
+import shutil
+import struct
+import sys
+import termios
+import time
+
+from btrfs_backup.model.sendstream import Measure
+from tests.real.machine import TOP, RealTest, child_running, kill, names, random_file, sh, wait_for
+from tests.real.sshd import SshTest
+
+OUTSTANDING = ".outstanding_transfers"
+
+
+class Shared(RealTest):
+    def sends(self, err: str) -> int:
+        return len(re.findall(r"^debug: running: btrfs send ", err, re.MULTILINE))
+
+    def test_one_read_for_all(self) -> None:
+        source = self.source()
+        random_file(source / "large", 20)
+        disks = [self.disk(name).path for name in ("one", "two", "three")]
+        first = self.backup("-v", "debug", source, *disks)
+        self.assertEqual(self.sends(first.err), 1)
+        (source / "file").write_text("two")
+        second = self.backup("-v", "debug", source, *disks)
+        self.assertEqual(self.sends(second.err), 1)
+        apart = self.backup("-v", "debug", "--no-shared-stream", source, *disks)
+        self.assertEqual(self.sends(apart.err), 3)
+        for disk in disks:
+            self.assert_complete(disk, source / "snapshot", names(source / "snapshot"))
+
+    def test_different_steps_are_different_streams(self) -> None:
+        source = self.source()
+        one, two, three = (self.disk(name).path for name in ("one", "two", "three"))
+        self.backup(source, one, two)
+        result = self.backup("-v", "debug", source, one, two, three)
+        # The older snapshot for the third one, and then the newer one for all.
+        self.assertEqual(self.sends(result.err), 2)
+        for disk in (one, two, three):
+            self.assert_complete(disk, source / "snapshot", names(source / "snapshot"))
+
+    def test_one_killed_and_one_full(self) -> None:
+        """The third one gets all of it in one go."""
+        source = self.source()
+        random_file(source / "large", 150)
+        good, killed = self.disk("good", 400).path, self.disk("killed", 400).path
+        full = self.disk("full", 120).path
+        command = self.start("-v", "debug", source, killed, full, good)
+        wait_for(lambda: names(killed))
+        receive = wait_for(lambda: child_running(command.pid, "btrfs", "receive", str(killed)))
+        kill(receive)
+        _, err = command.communicate(timeout=60)
+        self.assertEqual(command.returncode, 10, err)
+        self.assertEqual(self.sends(err), 1)
+        taken = names(source / "snapshot")
+        self.assert_complete(good, source / "snapshot", taken)
+        self.assertIn("btrfs receive: it was ended by signal 9", err)
+        self.assertIn("No space left on device", err)
+        self.assertEqual((names(killed), names(full)), ([], []))
+        record = json.loads((source / "snapshot" / OUTSTANDING).read_text())
+        self.assertEqual(record, {taken[0]: {"locks": sorted([str(killed), str(full)])}})
+        self.backup("-S", source, killed)
+        self.assert_complete(killed, source / "snapshot", taken)
+
+    def test_all_but_the_source_fail(self) -> None:
+        source = self.source()
+        random_file(source / "large", 150)
+        disks = [self.disk(name, 120).path for name in ("one", "two")]
+        result = self.backup(source, *disks, status=10)
+        self.assertEqual(result.err.count("btrfs receive: ERROR"), 2)
+        self.assertNotIn("btrfs send:", result.err)
+
+
+class Rate(RealTest):
+    def test_limit_is_kept(self) -> None:
+        source, usb = self.source(), self.disk("usb").path
+        random_file(source / "large", 12)
+        started = time.monotonic()
+        self.backup("--rate-limit", "4M", source, usb)
+        seconds = time.monotonic() - started
+        wanted = 12 * 1.048576 / 4
+        self.assertGreater(seconds, 0.9 * wanted)
+        self.assertLess(seconds, 1.1 * wanted + 1)
+        self.assert_complete(usb, source / "snapshot", names(source / "snapshot"))
+
+    def test_no_rates(self) -> None:
+        for rate in ("0", "x", "-1", "1.5M", "5T", ""):
+            self.backup(f"--rate-limit={rate}", "/nowhere", status=2)
+
+
+class Wire(SshTest):
+    def test_compression(self) -> None:
+        """Fewer bytes on the wire in both directions; without the program there, as it is, with a warning."""
+        server, source, nas = self.sshd(), self.source(), self.disk("nas").path
+        usb = self.disk("usb").path
+        (source / "large").write_bytes(b"the same again " * 1_000_000)
+        for method in ("zstd", "lz4", "gzip"):
+            if not shutil.which(method):
+                continue
+            with self.subTest(method):
+                options = [*server.arguments(), "-v", "debug", "-I", "--compress", method]
+                for arguments in ((source, f"{server.url}{nas}"), (f"{server.url}{source}", usb)):
+                    result = self.backup(*options, *arguments)
+                    self.assertRegex(result.err, rf"debug: running: {method} ")
+                self.assert_same(nas / names(nas)[-1], source / "snapshot" / names(nas)[-1])
+                self.assert_same(usb / names(usb)[-1], source / "snapshot" / names(usb)[-1])
+        self.assertTrue(names(nas))
+
+    def test_bytes_on_the_wire(self) -> None:
+        if not shutil.which("gzip"):
+            self.skipTest("needs gzip")
+        server, source, nas = self.sshd(), self.source(), self.disk("nas").path
+        (source / "large").write_bytes(b"the same again " * 1_000_000)
+        moved = []
+        for options in ([], ["--compress", "gzip"]):
+            proxy = self.proxy(server)
+            url = server.url.replace(str(server.port), str(proxy.port))
+            self.backup(*server.arguments(), "-I", *options, source, f"{url}{nas}")
+            moved.append(proxy.moved)
+        self.assertGreater(moved[0], 15_000_000)
+        self.assertLess(moved[1], 3_000_000)
+
+    def test_program_that_is_missing_there(self) -> None:
+        tools = self.tools("bash", "sh", "btrfs", "cat", "find", "readlink", "stat", "mkdir")
+        server, source, nas = self.sshd(path=tools), self.source(), self.disk("nas").path
+        result = self.backup(*server.arguments(), "--compress", "gzip", source, f"{server.url}{nas}")
+        self.assertIn("warning: no program 'gzip' on 127.0.0.1: streams are not compressed", result.err)
+        self.assert_complete(nas, source / "snapshot", names(source / "snapshot"))
+
+    def test_a_sender_that_fails_behind_a_compressor(self) -> None:
+        """The exit status of the pipeline there is that of the compressor; nothing counts as delivered."""
+        real = shutil.which("btrfs")
+        tools = self.tools("bash", "sh", "gzip", "head", *("cat", "cp", "dd", "find", "flock", "mkdir", "mv"))
+        for name in ("readlink", "rm", "stat", "touch"):
+            (tools / name).symlink_to(str(shutil.which(name)))
+        (tools / "btrfs").write_text(
+            f'#!/bin/sh\n[ "$1" = send ] || exec {real} "$@"\n{real} "$@" | head -c 50000\n'
+            "echo 'ERROR: Input/output error' >&2\nexit 1\n"
+        )
+        (tools / "btrfs").chmod(0o755)
+        server, source, usb = self.sshd(path=tools), self.source(), self.disk("usb").path
+        result = self.backup(*server.arguments(), "--compress", "gzip", f"{server.url}{source}", usb, status=10)
+        self.assertIn("Input/output error", result.err)
+        self.assertEqual(names(usb), [])
+
+
+class CompressedData(RealTest):
+    def test_extents_stay_compressed(self) -> None:
+        """Send protocol 2, where both sides are fit for it; the other way round with the option."""
+        pool, plain, kept = self.disk("pool"), self.disk("plain").path, self.disk("kept").path
+        pool.unmount()
+        pool.mount("compress-force=zstd")
+        source = self.subvolume(pool.path / "home")
+        (source / "large").write_bytes(b"the same again " * 1_000_000)
+        result = self.backup(source, kept)
+        if "--compressed-data" not in self.backup("-v", "debug", "-I", source, kept).err:
+            self.skipTest("this kernel or these btrfs-progs have no send protocol 2")
+        self.assertRegex(result.err, r"sent 1 snapshot \(\d+\.\d kB\)|sent 1 snapshot \(\d\.\d MB\)")
+        result = self.backup("-v", "debug", "--no-compressed-data", source, plain)
+        self.assertNotIn("--compressed-data", result.err)
+        self.assertRegex(result.err, r"sent 3 snapshots \(2 incremental, 1[5-9]\.\d MB\)")
+        for disk in (kept, plain):
+            for name in names(disk):
+                self.assert_same(disk / name, source / "snapshot" / name)
+
+    def test_what_is_stored_is_of_the_first_protocol(self) -> None:
+        """Whoever restores it may have older programs."""
+        source = self.source()
+        result = self.backup("-v", "debug", source, "shell://cat > /dev/null", self.disk("usb").path)
+        self.assertNotIn("--compressed-data", result.err)
+
+
+class Terminal(RealTest):
+    def on_terminal(self, columns: int, *arguments: object) -> str:
+        """What a terminal of that width gets to show."""
+        pid, terminal = pty.fork()
+        if pid == 0:
+            os.environ.update({"PYTHONPATH": str(TOP), "TERM": "xterm"})
+            os.execv(sys.executable, [sys.executable, "-m", "btrfs_backup", *map(str, arguments)])
+        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        screen = b""
+        while select.select([terminal], [], [], 60)[0]:
+            try:
+                screen += os.read(terminal, 65536)
+            except OSError:
+                break
+        os.close(terminal)
+        self.assertEqual(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), 0, screen)
+        return screen.decode()
+
+    def test_progress(self) -> None:
+        source, usb = self.source(), self.disk("usb").path
+        random_file(source / "large", 10)
+        self.backup(source, usb)
+        random_file(source / "more", 8)
+        for columns in (40, 200):
+            screen = self.on_terminal(columns, "--rate-limit", "5M", source, usb)
+            name = names(usb)[-1]
+            shown = re.findall(rf"\r\x1b\[\?7l({name}: [^\x1b]*)\x1b\[\?7h\x1b\[K", screen)
+            self.assertGreaterEqual(len(shown), 2, screen)
+            for line in shown:
+                self.assertRegex(
+                    line, r"^\S+: [\d.]+ k?M?B( of [\d.]+ k?M?B \(\d+ %\))?, [\d.]+ k?M?B/s(, \d:\d\d left)?"
+                )
+            self.assertTrue(any(" of 8.4 MB (" in line for line in shown), shown)
+            # Taken away before the next message, so that no message stands behind it.
+            self.assertRegex(screen, rf"\r\x1b\[K\S*{usb}: sent {name}")
+            random_file(source / "more", 8)
+
+    def test_none(self) -> None:
+        source, usb = self.source(), self.disk("usb").path
+        random_file(source / "large", 4)
+        for option in ("-P", "-q"):
+            self.assertNotIn("\x1b", self.on_terminal(80, option, "--rate-limit", "8M", "-I", source, usb))
+        result = self.backup("--rate-limit", "8M", "-I", source, usb)
+        self.assertNotIn("\x1b", result.err)
+        self.assertNotIn("--no-data", self.backup("-v", "debug", source, usb).err)
+
+
+class Sizes(RealTest):
+    def test_estimate_is_close(self) -> None:
+        """`btrfs send --no-data` as the program reads it, against the real streams, full and incremental."""
+        source = self.source()
+        random_file(source / "large", 9)
+        for number in range(200):
+            (source / f"small{number}").write_bytes(os.urandom(3000))
+        self.backup(source)
+        with (source / "large").open("r+b") as large:
+            large.write(os.urandom(3_000_000))
+        self.backup(source)
+        old, new = (source / "snapshot" / name for name in names(source / "snapshot"))
+        for arguments in ((new,), ("-p", old, new)):
+            stream, without = self.folder / "stream", self.folder / "without"
+            sh("btrfs", "send", "-f", stream, *arguments)
+            sh("btrfs", "send", "--no-data", "-f", without, *arguments)
+            measure = Measure()
+            measure.feed(without.read_bytes())
+            self.assertAlmostEqual((measure.size or 0) / stream.stat().st_size, 1, delta=0.05)
+            self.assertIsNone(self.half(without.read_bytes()).size)
+
+    def half(self, text: bytes) -> Measure:
+        measure = Measure()
+        measure.feed(text[: len(text) // 2])
+        return measure
