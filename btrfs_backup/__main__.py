@@ -6,7 +6,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import TextIO
 
 from btrfs_backup import cli
 from btrfs_backup.commands.backup import backup
@@ -73,7 +72,7 @@ def _name(signum: int) -> str:
     return signal.Signals(signum).name
 
 
-class _Handler(logging.StreamHandler[TextIO]):
+class _Handler(logging.StreamHandler):  # type: ignore[type-arg]  # subscriptable since Python 3.11
     """Messages do not run into the progress line."""
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -1,6 +1,7 @@
 """The rules of the house that can be read off the source: what is pure stays pure, one module starts processes."""
 
 import ast
+import importlib
 import sys
 import unittest
 from collections.abc import Iterator
@@ -100,6 +101,13 @@ class RulesTest(unittest.TestCase):
         for name in ("btrfs.py", "mounts.py"):
             with self.subTest(name):
                 self.assertEqual(impurities(tree(PACKAGE / "system" / name), "btrfs_backup.system"), [])
+
+    def test_every_module_can_be_imported(self) -> None:
+        """By whatever Python runs this test."""
+        for path in sorted(PACKAGE.rglob("*.py")):
+            name = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+            with self.subTest(name):
+                importlib.import_module(name)
 
     def test_nothing_but_the_standard_library(self) -> None:
         allowed = sys.stdlib_module_names | {"btrfs_backup"}
