@@ -12,7 +12,7 @@ from btrfs_backup.model.plan import Batch
 from btrfs_backup.report import Report, Sent, Tally, pace, plural
 from btrfs_backup.settings import Settings
 from btrfs_backup.system import files, progress, stream
-from btrfs_backup.system.endpoint import Folder, Sending, Shell, Source, examine
+from btrfs_backup.system.endpoint import Folder, Sending, Shell, Source, Standing, examine
 from btrfs_backup.system.host import Host, Hosts
 from btrfs_backup.system.ssh import Access
 from btrfs_backup.system.statefile import StateFiles
@@ -34,16 +34,17 @@ def backup(settings: Settings, report: Report, clock: Clock = datetime.now) -> N
         source = Source(host, settings.source.path, Folder(host, settings.folder_path))
         if settings.fs_checks:
             source.check()
-        _provide_folder(source.folder, create=settings.take_snapshot)
+        standing = _provide_folder(source.folder, create=settings.take_snapshot)
         with files.lock(host, source.folder.path):
             state = _load(source, report)
             if settings.take_snapshot:
                 _take_snapshot(settings, source, report, state, clock())
             if state:
-                _Run(settings, source, report, state, hosts).serve()
+                _Run(settings, source, standing, report, state, hosts).serve()
 
 
-def _provide_folder(folder: Folder, create: bool) -> None:
+def _provide_folder(folder: Folder, create: bool) -> Standing:
+    """Where the snapshot folder stands, which is made when it does not exist. Raises Failure."""
     standing = examine(folder.host, folder.path)
     if standing.exists and not standing.is_directory:
         raise Failure(f"the snapshot folder '{folder.path}' is not a folder", "Choose another one with '-f'.")
@@ -51,8 +52,10 @@ def _provide_folder(folder: Folder, create: bool) -> None:
         raise Failure(
             f"the snapshot folder '{folder.path}' does not exist", "Take a snapshot first, or correct the option '-f'."
         )
-    if not standing.exists:
-        folder.create()
+    if standing.exists:
+        return standing
+    folder.create()
+    return examine(folder.host, folder.path)
 
 
 def _load(source: Source, report: Report) -> StateFiles | None:
@@ -84,10 +87,19 @@ def _take_snapshot(settings: Settings, source: Source, report: Report, state: St
 class _Run:
     """What is done under the run lock, after the snapshot."""
 
-    def __init__(self, settings: Settings, source: Source, report: Report, state: StateFiles, hosts: Hosts) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        source: Source,
+        standing: Standing,
+        report: Report,
+        state: StateFiles,
+        hosts: Hosts,
+    ) -> None:
         self.settings = settings
         self.naming = settings.naming
         self.source = source
+        self.standing = standing  # of the snapshot folder
         self.report = report
         self.state = state
         self.hosts = hosts
@@ -123,7 +135,7 @@ class _Run:
 
     def _look_at_source(self) -> plan.Source:
         folder = self.source.folder
-        held = inventory.snapshots(folder.look(self.naming, examine(folder.host, folder.path)))
+        held = inventory.snapshots(folder.look(self.naming, self.standing))
         for name, why in held.foreign.items():
             log.warning("%s: leaving %s alone: %s", folder.path, name, why)
         return plan.Source(self.source.describe(), held.complete)

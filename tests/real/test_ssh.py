@@ -247,7 +247,7 @@ class Sudo(SshTest):
     def test_login_shells(self) -> None:
         """The rule that the error message proposes is enough, and every shell gets every word right."""
         busybox = shutil.which("busybox")
-        shells = {name: shutil.which(name) for name in ("bash", "dash", "bsd-csh", "tcsh", "fish", "zsh")}
+        shells = {name: shutil.which(name) for name in ("bash", "dash", "bsd-csh", "tcsh", "fish", "zsh", "mksh")}
         server, pool, nas = self.sshd(), self.disk("pool").path, self.disk("nas").path
         self.user("/bin/sh")
         self.sudoers(hints.sudo_rule(USER) + "\n")
