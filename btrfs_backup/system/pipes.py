@@ -129,6 +129,9 @@ class Chain:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.inlet.close_writer()
+        # A signal may have come when only some of the stages had begun; these must not wait for the others.
+        for pipe in self._pipes:
+            pipe.abandon()
         for thread in self._threads:
             if thread.ident:
                 thread.join()

@@ -3,13 +3,15 @@
 import os
 import signal
 import sys
+import time
 import unittest
 
 from btrfs_backup.errors import Interrupted, MissingProgram
 from btrfs_backup.system import stream
+from btrfs_backup.system.pipes import Chain, Outlet
 from btrfs_backup.system.process import Command, Ended
 from btrfs_backup.system.stream import Receiver
-from tests.unit.test_sendstream import STREAM
+from tests.unit.test_sendstream import HEADER, STREAM, frame
 
 MUCH = 1_500_000
 
@@ -131,6 +133,25 @@ class Transfers(unittest.TestCase):
             signal.setitimer(signal.ITIMER_REAL, 0.1)
             with self.assertRaises(Interrupted):
                 stream.transfer((sender("exec yes"),), receivers, "x")
+
+
+class Stages(unittest.TestCase):
+    def test_those_that_have_begun_do_not_wait_for_the_others(self) -> None:
+        """As when a signal comes while they are being started: here the pipe to the second one is full."""
+        stream_so_far = memoryview(HEADER + frame(9, bytes(100_000)) * 2000)
+        with Chain([Outlet()], 1) as chain:
+            begun = chain._threads[0]
+            begun.start()
+            os.set_blocking(chain.inlet.writer, False)
+            patience = 10
+            while patience and stream_so_far:
+                try:
+                    stream_so_far = stream_so_far[os.write(chain.inlet.writer, stream_so_far[: 1 << 20]) :]
+                except BlockingIOError:
+                    patience -= 1
+                    time.sleep(0.01)
+            self.assertTrue(begun.is_alive())
+        self.assertFalse(begun.is_alive())
 
 
 class Cause(unittest.TestCase):
