@@ -318,6 +318,12 @@ class _Run:
         self._delete(each.place, each.tally, verdict)
 
     def _prune_source(self) -> None:
+        if self.state.incomplete:
+            if self.settings.keep_snapshots != retention.KEEP_ALL:
+                log.warning(
+                    "%s: no snapshot is deleted: the records do not tell all that is needed", self.settings.source
+                )
+            return
         protected = transfers.reasons(self.state.records)
         verdict = retention.decide(self.settings.keep_snapshots, self.naming, self.plan_source.snapshots, protected)
         self._delete(self.source.folder, self.report.source, verdict)

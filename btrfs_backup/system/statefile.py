@@ -17,11 +17,15 @@ _Value = TypeVar("_Value")
 
 
 class StateFiles:
-    """The records on disk. `records` is always what the files hold: it changes only after they did."""
+    """The records on disk. `records` is always what the files hold: it changes only after they did.
+
+    incomplete: something could not be written, so that they do not tell everything that is still needed.
+    """
 
     def __init__(self, host: Host, folder: str) -> None:
         """Reads both files. Raises StateFileBroken when one cannot be read or does not parse."""
         self._host = host
+        self.incomplete = False
         self._outstanding_path = join(folder, OUTSTANDING)
         self._completed_path = join(folder, COMPLETED)
         self.records = Records(
@@ -32,14 +36,21 @@ class StateFiles:
     def save_outstanding(self, outstanding: Outstanding) -> None:
         """Replace the records of outstanding transfers if they changed. Raises Failure."""
         if outstanding != self.records.outstanding:
-            files.replace(self._host, self._outstanding_path, transfers.format_outstanding(outstanding))
+            self._replace(self._outstanding_path, transfers.format_outstanding(outstanding))
             self.records = Records(outstanding, self.records.completed)
 
     def save_completed(self, completed: Completed) -> None:
         """Replace the records of completed transfers if they changed. Raises Failure."""
         if completed != self.records.completed:
-            files.replace(self._host, self._completed_path, transfers.format_completed(completed))
+            self._replace(self._completed_path, transfers.format_completed(completed))
             self.records = Records(self.records.outstanding, completed)
+
+    def _replace(self, path: str, text: str) -> None:
+        try:
+            files.replace(self._host, path, text)
+        except Failure:
+            self.incomplete = True
+            raise
 
     def _read(self, path: str, parse: Callable[[str], _Value]) -> _Value:
         try:

@@ -222,12 +222,15 @@ class BrokenStateFiles(RealTest):
         self.assert_complete(usb, source / "snapshot", names(source / "snapshot"))
 
     def test_unwritable_record(self) -> None:
-        """Without a record no transfer begins."""
+        """Without a record no transfer begins, and nothing that may be needed is deleted."""
         source, usb = self.source(), self.disk("usb").path
         (source / "snapshot" / f"{OUTSTANDING}.new").mkdir(parents=True)
-        result = self.backup(source, usb, status=10)
+        for _ in range(2):
+            result = self.backup("-N", "1", source, usb, status=10)
         self.assertIn("cannot write", result.err)
+        self.assertIn("no snapshot is deleted", result.err)
         self.assertEqual(names(usb), [])
+        self.assertEqual(len(names(source / "snapshot")), 2)
         (source / "snapshot" / f"{OUTSTANDING}.new").rmdir()
         self.backup(source, usb)
-        self.assertEqual(len(names(usb)), 2)
+        self.assertEqual(len(names(usb)), 3)
