@@ -180,13 +180,14 @@ class Child:
             self._pidfd = -1
 
     def signal(self, number: int) -> None:
-        with suppress(ProcessLookupError, PermissionError):
-            if self.command.own_session:
+        if self.command.own_session:
+            with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, number)
-            else:
-                # A shell in our process group; what it started has to end with it.
-                for pid in [self.pid, *_descendants(self.pid)]:
-                    os.kill(pid, number)
+            return
+        # It is in our process group; what it started has to end with it.
+        for pid in [self.pid, *_descendants(self.pid)]:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, number)
 
     def reaped_within(self, seconds: float) -> bool:
         try:

@@ -3,7 +3,9 @@
 import os
 import signal
 import sys
+import time
 import unittest
+from pathlib import Path
 
 from btrfs_backup.errors import Failure, Interrupted, MissingProgram
 from btrfs_backup.system import process
@@ -60,6 +62,23 @@ class Scope(unittest.TestCase):
                 raise Interrupted(signal.SIGTERM)
             self.assertFalse(child.running)
             self.assertFalse(os.path.exists(f"/proc/{child.pid}"))
+
+
+class Descendants(unittest.TestCase):
+    def test_one_that_has_gone_does_not_save_the_others(self) -> None:
+        """A shell in our session ends with all that it started."""
+        found, gone = process._descendants, 2**22 + 1  # above the highest process id
+        self.addCleanup(setattr, process, "_descendants", found)
+        process._descendants = lambda pid: [gone, *found(pid)]
+        command = Command(("sh", "-c", "sleep 60 & sleep 60 & wait"), "sh", own_session=False)
+        with open(os.devnull) as nothing, Children() as children:
+            child = children.start(command, stdin=nothing.fileno())
+            while len(started := set(found(child.pid)) - {gone}) < 2:
+                time.sleep(0.01)
+        for pid in started:
+            while os.path.exists(f"/proc/{pid}") and b"sleep" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                time.sleep(0.01)
+        self.assertEqual(len(started), 2)
 
 
 class Words(unittest.TestCase):
