@@ -1,6 +1,6 @@
 """Programs that compress a stream on its way through ssh. Pure."""
 
-Argv = tuple[str, ...]
+from btrfs_backup.system.btrfs import Argv
 
 # Method -> what compresses and what decompresses, from standard input to standard output.
 METHODS: dict[str, tuple[Argv, Argv]] = {

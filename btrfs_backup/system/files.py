@@ -179,11 +179,12 @@ def _held(host: Host, folder: str) -> LockHeld:
 def _holder(host: Host, folder: str) -> str:
     """Who holds the lock on FOLDER, for a message; empty when it cannot be told."""
     with suppress(Failure):
-        lockers = parse_locks(read(host, "/proc/locks") or "")
-        descriptors = [f"/proc/{pid}/fd" for pid in lockers]
+        descriptors = [f"/proc/{pid}/fd" for pid in parse_locks(read(host, "/proc/locks") or "")]
+        if not descriptors:
+            return ""
         # Some may have ended by now, so its exit status says nothing.
         found = host.ended(("find", "-L", *descriptors, "-maxdepth", "1", "-samefile", folder)).stdout.decode()
-        if lockers and (match := re.match(r"/proc/(\d+)/", found)):
+        if match := re.match(r"/proc/(\d+)/", found):
             words = (read(host, f"/proc/{match[1]}/cmdline") or "?").split("\0")
             return f": process {match[1]} ({' '.join(words).strip()})"
     return ""

@@ -6,16 +6,14 @@ import shlex
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
-from types import TracebackType
 
 from btrfs_backup.errors import MissingProgram
 from btrfs_backup.model.location import Location, Scheme
 from btrfs_backup.system import btrfs, process
+from btrfs_backup.system.btrfs import Argv
 from btrfs_backup.system.compression import METHODS
 from btrfs_backup.system.process import Command, CommandFailed, Ended, Pipeline
 from btrfs_backup.system.ssh import Access, Connection
-
-Argv = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -88,21 +86,13 @@ def title(argv: Argv) -> str:
     return " ".join((argv[0], *words))
 
 
-class Hosts:
+class Hosts(ExitStack):
     """The machines of a run, one for each user and host and port. Leaving the scope ends their connections."""
 
     def __init__(self, access: Access) -> None:
+        super().__init__()
         self._access = access
-        self._scope = ExitStack()
         self._hosts: dict[tuple[str, str, int | None], Host] = {}
-
-    def __enter__(self) -> "Hosts":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._scope.close()
 
     def at(self, place: Location) -> Host:
         """The machine that PLACE is on. Nothing is connected before a command runs there."""
@@ -110,5 +100,5 @@ class Hosts:
             return Host()
         key = (place.user, place.host, place.port)
         if key not in self._hosts:
-            self._hosts[key] = Host(Connection(place, self._access, self._scope))
+            self._hosts[key] = Host(Connection(place, self._access, self))
         return self._hosts[key]

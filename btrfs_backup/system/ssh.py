@@ -11,9 +11,8 @@ from dataclasses import dataclass, replace
 from btrfs_backup.errors import Failure
 from btrfs_backup.model.location import Location
 from btrfs_backup.system import process
+from btrfs_backup.system.btrfs import Argv
 from btrfs_backup.system.process import Child, Children, Command, CommandFailed
-
-Argv = tuple[str, ...]
 
 # What ssh does by itself is to wait for ever. Option -> the value that means so, and a better one: a dead connection
 # is noticed within a minute, after ServerAliveCountMax (3) times the interval. A slow one answers in between.
