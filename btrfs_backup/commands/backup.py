@@ -1,6 +1,7 @@
 """The backup run: snapshot, send what is missing, prune. Read it from top to bottom."""
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 
@@ -18,6 +19,8 @@ from btrfs_backup.system.ssh import Access
 from btrfs_backup.system.statefile import StateFiles
 
 log = logging.getLogger(__name__)
+
+_LONG = 5.0  # seconds after which streams that have arrived are verified and recorded before others follow
 
 Clock = Callable[[], datetime]
 
@@ -190,13 +193,13 @@ class _Run:
     # --- transfers ---
 
     def _transfer(self) -> None:
-        while batch := plan.next_batch(
+        while batches := plan.next_batches(
             [each.target for each in self.visits if each.target and not each.broken],
             self.plan_source,
             self.settings.incremental,
             self.settings.shared_stream,
         ):
-            self._send(batch, [each for each in self.visits if each.identity in batch.destinations])
+            self._send(batches, [each for each in self.visits if each.identity in batches[0].destinations])
         for each in self.visits:
             self._tell_occupied(each)
 
@@ -206,39 +209,72 @@ class _Run:
             planned = each.target.owed if each.target and self.settings.transfer else frozenset()
             each.tally.outstanding = sorted(planned.union(recorded))
 
-    def _send(self, batch: Batch, visits: Sequence[Visit]) -> None:
-        """Record that it begins, stream, verify, record that it ended. A destination that failed is broken."""
+    def _send(self, batches: Sequence[Batch], visits: Sequence[Visit]) -> None:
+        """Record that they begin, stream, verify, record that they ended. A destination that failed is broken."""
+        before = self.state.records.outstanding
         ready: list[tuple[Visit, stream.Receiver]] = []
+        done = stream.Transferred((), ())
         try:
-            self._begin(batch, visits)
+            self._begin(batches, visits)
             compressed_data = self._compressed_data(visits)
             for each in visits:
                 with each.failing_alone():
-                    each.make_room(batch.snapshot)
+                    each.make_room([batch.snapshot for batch in batches])
                     how = Sending(self.settings.btrfs_debug, self._compression(each.host), compressed_data)
-                    ready.append((each, each.receiver(batch, self.settings, how)))
-            if not ready:
-                return
-            done = self._stream(batch, ready, compressed_data)
+                    ready.append((each, each.receiver(batches[0], self.settings, how)))
+            if ready:
+                done = self._stream(batches, ready, compressed_data)
         except Failure as failure:
             for each in visits:
                 if not each.broken:
                     each.fail(failure)
-            return
-        for (each, _), failed in zip(ready, done.failures, strict=True):
-            with each.failing_alone():
-                if failed:
-                    raise failed
-                each.verify(batch, self.plan_source)
-                self._end(batch, each, done)
-            if each.broken:
-                each.clear_away(batch.snapshot, self.plan_source)
-
-    def _begin(self, batch: Batch, visits: Sequence[Visit]) -> None:
-        outstanding = self.state.records.outstanding
+        failures = {each.identity: failed for (each, _), failed in zip(ready, done.failures, strict=False)}
         for each in visits:
-            outstanding = transfers.begin(outstanding, each.identity, batch.snapshot, batch.parent)
+            with each.failing_alone():
+                if each.broken:
+                    self._settle(each, (), batches[0], before)
+                else:
+                    self._conclude(each, batches, done.streams, failures[each.identity], before)
+
+    def _begin(self, batches: Sequence[Batch], visits: Sequence[Visit]) -> None:
+        outstanding = self.state.records.outstanding
+        for batch in batches:
+            for each in visits:
+                outstanding = transfers.begin(outstanding, each.identity, batch.snapshot, batch.parent)
         self.state.save_outstanding(outstanding)
+
+    def _conclude(
+        self,
+        each: Visit,
+        batches: Sequence[Batch],
+        streams: Sequence[stream.Streamed],
+        failed: Failure | None,
+        before: transfers.Outstanding,
+    ) -> None:
+        """Find out how far those BATCHES got at a destination that were streamed, and record it. Raises Failure."""
+        assert each.target
+        # When that cannot be told, all of them stay on record.
+        count, failure = each.outcome(batches[: len(streams)], failed, self.plan_source, self.naming)
+        for batch in batches[:count]:
+            each.target = plan.served(each.target, batch.snapshot)
+        if isinstance(each.place, Shell):
+            # In this order: what was delivered there must not be forgotten, or it would be sent again.
+            self._note_delivered(each)
+        self._settle(each, batches[:count], batches[count] if failure else None, before)
+        for batch, streamed in zip(batches[:count], streams, strict=False):
+            each.tally.sent.append(Sent(batch.snapshot, batch.parent, streamed.bytes, streamed.seconds))
+            log.info("%s: sent %s: %s", each.identity, batch.snapshot, pace(streamed.bytes, streamed.seconds))
+        if failure:
+            each.fail(failure)
+            each.clear_away(batches[count].snapshot, self.plan_source)
+
+    def _settle(
+        self, each: Visit, arrived: Sequence[Batch], failed: Batch | None, before: transfers.Outstanding
+    ) -> None:
+        outstanding = self.state.records.outstanding
+        names = [batch.snapshot for batch in arrived]
+        failing = (failed.snapshot, failed.parent) if failed else None
+        self.state.save_outstanding(transfers.settled(outstanding, before, each.identity, names, failing))
 
     def _compressed_data(self, visits: Sequence[Visit]) -> bool:
         """Whether the source can send the compressed data of its filesystem as it is, and all VISITS can take it."""
@@ -264,34 +300,33 @@ class _Run:
         return self.compressions[host]
 
     def _stream(
-        self, batch: Batch, ready: Sequence[tuple[Visit, stream.Receiver]], compressed_data: bool
+        self, batches: Sequence[Batch], ready: Sequence[tuple[Visit, stream.Receiver]], compressed_data: bool
     ) -> stream.Transferred:
-        for each, _ in ready:
-            how = f"on top of {batch.parent}" if batch.parent else "in full"
-            log.info("%s: sending %s %s", each.identity, batch.snapshot, how)
-        folder = self.source.folder
-        sending = Sending(self.settings.btrfs_debug, self._compression(folder.host), compressed_data)
-        sender = folder.sender(batch.snapshot, batch.parent, sending)
-        receivers = [receiver for _, receiver in ready]
-        trying, rate = f"sending {batch.snapshot} failed", self.settings.rate_limit
-        if not (self.settings.progress and progress.possible()):
-            return stream.transfer(sender, receivers, trying, rate)
-        watch = progress.Progress(batch.snapshot, tuple(each.identity for each, _ in ready))
+        senders = self._senders(batches, [each.identity for each, _ in ready], compressed_data)
         try:
-            estimate = folder.estimate(batch.snapshot, batch.parent)
-            return stream.transfer(sender, receivers, trying, rate, estimate, watch)
+            return stream.transfer(senders, [receiver for _, receiver in ready], self.settings.rate_limit)
         finally:
             progress.clear()
 
-    def _end(self, batch: Batch, each: Visit, done: stream.Transferred) -> None:
-        assert each.target
-        each.target = plan.served(each.target, batch.snapshot)
-        if isinstance(each.place, Shell):
-            # In this order: what was delivered there must not be forgotten, or it would be sent again.
-            self._note_delivered(each)
-        self.state.save_outstanding(transfers.end(self.state.records.outstanding, each.identity, batch.snapshot))
-        each.tally.sent.append(Sent(batch.snapshot, batch.parent, done.bytes, done.seconds))
-        log.info("%s: sent %s: %s", each.identity, batch.snapshot, pace(done.bytes, done.seconds))
+    def _senders(
+        self, batches: Sequence[Batch], destinations: Sequence[str], compressed_data: bool
+    ) -> Iterator[stream.Sender]:
+        """One for each of BATCHES; not for the later ones when it takes long: these are not to wait for a record."""
+        folder = self.source.folder
+        sending = Sending(self.settings.btrfs_debug, self._compression(folder.host), compressed_data)
+        watched = self.settings.progress and progress.possible()
+        started = time.monotonic()
+        for batch in batches:
+            if batch is not batches[0] and time.monotonic() - started > _LONG:
+                return
+            how = f"on top of {batch.parent}" if batch.parent else "in full"
+            for each in destinations:
+                log.info("%s: sending %s %s", each, batch.snapshot, how)
+            yield stream.Sender(
+                folder.sender(batch.snapshot, batch.parent, sending),
+                folder.estimate(batch.snapshot, batch.parent) if watched else None,
+                progress.Progress(batch.snapshot, tuple(destinations)) if watched else None,
+            )
 
     def _tell_occupied(self, each: Visit) -> None:
         for name, why in (each.target.occupied if each.target else {}).items():

@@ -1,7 +1,7 @@
 """One destination in a run: looked at, served, cleared up."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -10,6 +10,7 @@ from btrfs_backup.model import inventory, plan, transfers
 from btrfs_backup.model.inventory import Holdings
 from btrfs_backup.model.location import Location, Scheme
 from btrfs_backup.model.plan import Batch, Target
+from btrfs_backup.model.snapshot import Naming, Subvolume
 from btrfs_backup.model.transfers import Records
 from btrfs_backup.report import Tally
 from btrfs_backup.settings import Settings
@@ -70,8 +71,8 @@ class Visit:
         for name in plan.leftovers(self.target, self.holdings, source):
             self._delete_partial(self.place, name)
 
-    def make_room(self, snapshot: str) -> None:
-        """Create the folder when it is missing; delete what a cut-off transfer of SNAPSHOT left. Raises Failure."""
+    def make_room(self, snapshots: Sequence[str]) -> None:
+        """Create the folder when it is missing; delete what cut-off transfers of SNAPSHOTS left. Raises Failure."""
         if isinstance(self.place, Shell):
             return
         assert self.standing
@@ -79,11 +80,12 @@ class Visit:
             self.place.create()
             self.standing = examine(self.place.host, self.place.path)
             log.info("%s: created", self.identity)
-        if snapshot in self.holdings.partial:
-            self._delete_partial(self.place, snapshot)
+        for name in snapshots:
+            if name in self.holdings.partial:
+                self._delete_partial(self.place, name)
 
     def receiver(self, batch: Batch, settings: Settings, how: Sending) -> Receiver:
-        """What takes the stream of BATCH. Raises Failure when its host cannot be reached."""
+        """What takes the streams from BATCH on. Raises Failure when its host cannot be reached."""
         if isinstance(self.place, Shell):
             prefix, source = settings.naming.prefix, settings.source.identity
             return Receiver((self.place.receiver(batch.snapshot, batch.parent, prefix, source),), checked=True)
@@ -93,14 +95,45 @@ class Visit:
         """Whether it can read send protocol 2; who restores what a shell command stored may not. Raises Failure."""
         return isinstance(self.place, Folder) and self.place.host.btrfs_version >= btrfs.COMPRESSED_RECEIVER
 
-    def verify(self, batch: Batch, source: plan.Source) -> None:
-        """Raises Failure unless what BATCH brought is a complete backup. A stream to a shell is checked on its way."""
+    def outcome(
+        self, batches: Sequence[Batch], failed: Failure | None, source: plan.Source, naming: Naming
+    ) -> tuple[int, Failure | None]:
+        """How many of BATCHES, all of which were sent, arrived, and what went wrong with the one behind these.
+
+        failed: what made the transfer end early. Raises Failure when the destination cannot be looked at.
+        """
+        try:
+            count, wrong = self._verify(batches, source, naming)
+        except Failure as blind:
+            raise _failed_to_send(batches, failed) if failed else blind from None
+        if failed:
+            # When all of them look well, it was the last one.
+            count = min(count, len(batches) - 1)
+            return count, _failed_to_send(batches[count : count + 1], failed)
+        if not wrong:
+            return count, None
+        name = batches[count].snapshot
+        look = self.host.typed("btrfs", "subvolume", "show", f"{self.location.path}/{name}")
+        return count, Failure(f"{name} has arrived, but {wrong}", f"Look at it: {look}")
+
+    def _verify(self, batches: Sequence[Batch], source: plan.Source, naming: Naming) -> tuple[int, str]:
+        """How many of BATCHES, from the first on, are complete backups, and what is wrong with the next one."""
         if isinstance(self.place, Shell):
-            return
-        arrived = self.place.show(batch.snapshot)
-        if wrong := inventory.arrived(arrived, source.snapshots[batch.snapshot], bool(batch.parent)):
-            look = self.place.host.typed("btrfs", "subvolume", "show", self.place.at(batch.snapshot))
-            raise Failure(f"{batch.snapshot} has arrived, but {wrong}", f"Look at it: {look}")
+            return len(batches), ""  # the streams were checked on their way
+        held = self._look_for(self.place, [batch.snapshot for batch in batches], naming)
+        for number, batch in enumerate(batches):
+            entry, snapshot = held.get(batch.snapshot), source.snapshots[batch.snapshot]
+            wrong = inventory.arrived(entry, snapshot, bool(batch.parent)) if entry else "it is not there"
+            if wrong:
+                return number, wrong
+        return len(batches), ""
+
+    def _look_for(self, place: Folder, names: Sequence[str], naming: Naming) -> Mapping[str, Subvolume]:
+        """What is there under NAMES, and maybe more. Raises Failure."""
+        assert self.standing
+        if len(names) == 1:
+            return {name: place.show(name) for name in names}
+        return place.look(naming, self.standing).subvolumes
 
     def clear_away(self, snapshot: str, source: plan.Source) -> None:
         """Delete what a failed transfer left, so that its space is free; when that fails, the next run does it."""
@@ -150,6 +183,11 @@ class Visit:
         log.info("%s: deleting %s, a transfer that was cut off", self.identity, name)
         for failure in place.delete([name]).values():
             raise failure
+
+
+def _failed_to_send(batches: Sequence[Batch], failed: Failure) -> Failure:
+    span = " to ".join(dict.fromkeys((batches[0].snapshot, batches[-1].snapshot)))
+    return Failure(f"sending {span} failed: {failed.message}", failed.hint)
 
 
 def fail(tally: Tally, failure: Failure) -> None:

@@ -1,8 +1,10 @@
 """What is missing at each destination, from which parent it is sent, and which destinations share a stream."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import bisect
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 
 from btrfs_backup.model import retention
 from btrfs_backup.model.inventory import Holdings
@@ -26,13 +28,15 @@ class Target:
     """One destination on the way.
 
     missing: names still to be sent, oldest first; common: names complete on both sides, the possible parents;
-    occupied: names that would have to be sent but are taken by something foreign, with what it is.
+    occupied: names that would have to be sent but are taken by something foreign, with what it is;
+    one_by_one: it cannot take several streams one behind the other.
     """
 
     destination: str
     missing: tuple[str, ...] = ()
     common: frozenset[str] = frozenset()
     occupied: Mapping[str, str] = field(default_factory=dict)
+    one_by_one: bool = False
 
     @property
     def owed(self) -> frozenset[str]:
@@ -68,6 +72,7 @@ def unlisted_target(destination: str, delivered: Iterable[str], source: Source, 
         destination,
         tuple(name for name in source.snapshots if newest is None or name > newest),
         frozenset(source.snapshots).intersection({newest} if newest else ()),
+        one_by_one=True,
     )
 
 
@@ -77,9 +82,8 @@ def leftovers(target: Target, holdings: Holdings, source: Source) -> list[str]:
 
 
 def served(target: Target, snapshot: str) -> Target:
-    """SNAPSHOT has arrived."""
-    missing = tuple(name for name in target.missing if name != snapshot)
-    return replace(target, missing=missing, common=target.common | {snapshot})
+    """SNAPSHOT, the oldest that was missing, has arrived."""
+    return replace(target, missing=target.missing[1:], common=target.common | {snapshot})
 
 
 def next_batch(
@@ -104,6 +108,27 @@ def next_batch(
     return Batch(snapshot, parent, alike if shared else alike[:1])
 
 
+def next_batches(
+    targets: Sequence[Target], source: Source, incremental: bool = True, shared: bool = True, most: int = 100
+) -> tuple[Batch, ...]:
+    """The next batch and those that come after it, at MOST so many in all, as long as they go to the same destinations.
+
+    Their streams can go into one receiver at each destination, one behind the other, which is much faster for many
+    small ones. Empty when nothing is left to send.
+    """
+    batches: list[Batch] = []
+    while len(batches) < most and (batch := next_batch(targets, source, incremental, shared)):
+        if batches and batch.destinations != batches[0].destinations:
+            break
+        batches.append(batch)
+        if any(target.one_by_one for target in targets if target.destination in batch.destinations):
+            break
+        targets = [
+            served(target, batch.snapshot) if target.destination in batch.destinations else target for target in targets
+        ]
+    return tuple(batches)
+
+
 class Lineage:
     """Which snapshots stem from one another, as far as parent UUIDs tell.
 
@@ -114,20 +139,22 @@ class Lineage:
     def __init__(self, subvolume: Subvolume, snapshots: Mapping[str, Subvolume]) -> None:
         parents = {each.uuid: each.parent_uuid for each in (subvolume, *snapshots.values())}
         self._origins = {name: _origin(each.uuid, parents) for name, each in snapshots.items()}
+        self._names = sorted(snapshots)
 
-    def parent(self, snapshot: str, common: frozenset[str]) -> str | None:
+    def parent(self, snapshot: str, common: Collection[str]) -> str | None:
         """The best parent among those COMMON to both sides, or None for a full stream.
 
         The nearest older one of the same lineage makes the smallest stream, then the nearest newer one. Any other
         common snapshot works as well (`btrfs send` compares trees); only the stream may be larger.
         """
-        candidates = sorted(common - {snapshot})
-        own = [name for name in candidates if self._origins[name] == self._origins[snapshot]]
-        for group in (own, candidates):
-            older = [name for name in group if name < snapshot]
-            if older or group:
-                return older[-1] if older else group[0]
-        return None
+        place = bisect.bisect_left(self._names, snapshot)
+
+        def nearest_first() -> Iterator[str]:
+            places = chain(range(place - 1, -1, -1), range(place + 1, len(self._names)))
+            return (self._names[each] for each in places if self._names[each] in common)
+
+        own = (name for name in nearest_first() if self._origins[name] == self._origins[snapshot])
+        return next(chain(own, nearest_first()), None) if common else None
 
 
 def _origin(uuid: str, parents: Mapping[str, str]) -> str:

@@ -64,6 +64,33 @@ def end(outstanding: Outstanding, destination: str, snapshot: str) -> Outstandin
     return _without_empty(kept)
 
 
+def settled(
+    outstanding: Outstanding,
+    before: Outstanding,
+    destination: str,
+    arrived: Iterable[str],
+    failed: tuple[str, str | None] | None,
+) -> Outstanding:
+    """Several transfers to DESTINATION, all of which had been begun at once, are over.
+
+    Its records are as BEFORE that, without what ARRIVED, and with the one that FAILED: (snapshot, parent). Those
+    behind that one did not reach it, and are begun another time.
+    """
+    own = before
+    for snapshot in arrived:
+        own = end(own, destination, snapshot)
+    if failed:
+        own = begin(own, destination, *failed)
+    nobody, its = Locks(), frozenset({destination})
+    merged = {}
+    for name in {**outstanding, **own}:
+        others, ours = outstanding.get(name, nobody), own.get(name, nobody)
+        merged[name] = Locks(
+            (others.locks - its) | (ours.locks & its), (others.parent_locks - its) | (ours.parent_locks & its)
+        )
+    return _without_empty(merged)
+
+
 def unreachable(outstanding: Outstanding, destination: str, newest: str) -> Outstanding:
     """DESTINATION could not be reached: it is owed the NEWEST snapshot.
 

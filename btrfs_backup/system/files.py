@@ -154,7 +154,7 @@ def _remote_lock(host: Host, folder: str) -> Iterator[None]:
 
 def _explain(host: Host, folder: str, holder: Child, children: Children) -> None:
     """Why flock did not get the lock. Raises Failure, unless there is no such program."""
-    children.wait()
+    children.wait([holder])
     missing = holder.ended.status == _NOT_FOUND or _NO_FLOCK.search(holder.ended.said)
     # A login shell may say anything; flock says nothing when somebody else has the lock.
     if holder.ended.status == 1 and not missing and not re.search("flock: |sudo", holder.ended.said):

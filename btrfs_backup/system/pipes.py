@@ -1,11 +1,12 @@
-"""Hands a stream of bytes on through pipes, to one reader or to several.
+"""Hands streams of bytes on through pipes, to one reader or to several.
 
-    inlet -> [stage] -> pipe -> [stage] -> ...
-                |                  |
-              outlet             outlet
+    inlets -> [stage] -> pipe -> [stage] -> ...
+                 |                  |
+               outlet             outlet
 
-Each stage is a thread. Where nobody has to look at the data, the kernel moves and shares its pages (splice(2),
-tee(2)) and nothing is copied. A reader that is gone drops out, and the others go on.
+Each stage is a thread. The first one takes what comes out of one inlet after the other. Where nobody has to look at
+the data, the kernel moves and shares its pages (splice(2), tee(2)) and nothing is copied. A reader that is gone drops
+out, and the others go on.
 """
 
 import ctypes
@@ -18,8 +19,9 @@ import struct
 import termios
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from queue import SimpleQueue
 from types import TracebackType
 
 from btrfs_backup.model.sendstream import BrokenStream, Checker
@@ -37,7 +39,8 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 class Pipe:
     """reader, writer: file descriptors, -1 when closed.
 
-    moved: bytes that our stages wrote to it. broken: one of them found that nobody reads from it any more.
+    moved, drained: bytes that our stages wrote to it, and took out of it.
+    broken: one of them found that nobody reads from it any more.
     abandoned: the process at the other end, which used it with us, has ended. Some process that it has left behind
     may still hold that end open, so the state of the pipe alone does not tell.
     """
@@ -45,6 +48,7 @@ class Pipe:
     def __init__(self) -> None:
         self.reader, self.writer = os.pipe()
         self.moved = 0
+        self.drained = 0
         self.broken = False
         self.abandoned = False
         for size in _PIPE_SIZES:
@@ -99,7 +103,7 @@ class Outlet:
 
 
 class Chain:
-    """The stages that lead from an inlet to OUTLETS, and the pipes between them.
+    """The stages that lead from one inlet after the other to OUTLETS, and the pipes between them.
 
     checked: how many of the outlets, from the end, get what has been checked on the way (see sendstream.Checker).
     rate: bytes a second that go through at most; 0: as fast as it goes.
@@ -107,20 +111,20 @@ class Chain:
     """
 
     def __init__(self, outlets: Sequence[Outlet], checked: int, rate: int = 0) -> None:
-        self.inlet = Pipe()
-        self.moved = 0  # bytes that went through the first stage
         self.broken_stream: BrokenStream | None = None
         self.fault: Exception | None = None  # what made a stage give up
-        self._pipes = [self.inlet, *(outlet.pipe for outlet in outlets)]
+        self._pipes = [outlet.pipe for outlet in outlets]
         self._threads: list[threading.Thread] = []
         self._rate = rate
-        source = self._add(self._limit, self.inlet, self._pipe()) if rate else self.inlet
+        self._inlets: SimpleQueue[Pipe | None] = SimpleQueue()
+        source: Iterable[Pipe] = iter(self._inlets.get, None)
+        if rate:
+            source = self._add(self._limit, source, self._pipe())
         for number, outlet in enumerate(outlets):
             if number == len(outlets) - checked:
                 source = self._add(self._check, source, self._pipe())
             onward = [] if number == len(outlets) - 1 else [self._pipe()]
-            self._add(self._share, source, outlet.pipe, *onward)
-            source = onward[-1] if onward else source
+            source = self._add(self._share, source, outlet.pipe, *onward)
 
     def __enter__(self) -> "Chain":
         return self
@@ -128,10 +132,10 @@ class Chain:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.inlet.close_writer()
         # A signal may have come when only some of the stages had begun; these must not wait for the others.
         for pipe in self._pipes:
             pipe.abandon()
+        self.end()
         for thread in self._threads:
             if thread.ident:
                 thread.join()
@@ -140,11 +144,20 @@ class Chain:
             pipe.close_writer()
 
     def open(self) -> None:
-        """Let the stream flow, the processes at its ends being there."""
-        # As long as we hold the end, the stream has none.
-        self.inlet.close_writer()
+        """Let it flow, the processes that read being there: a thread must not run while they are started."""
         for thread in self._threads:
             thread.start()
+
+    def inlet(self) -> Pipe:
+        """The pipe for the next stream. Its writing end is to be closed here when somebody else has it."""
+        pipe = Pipe()
+        self._pipes.append(pipe)
+        self._inlets.put(pipe)
+        return pipe
+
+    def end(self) -> None:
+        """No further stream comes."""
+        self._inlets.put(None)
 
     def _pipe(self) -> Pipe:
         """One between two stages."""
@@ -153,40 +166,43 @@ class Chain:
         self._pipes.append(pipe)
         return pipe
 
-    def _add(self, stage: Callable[..., None], source: Pipe, *targets: Pipe) -> Pipe:
-        """Have STAGE move what comes out of SOURCE to TARGETS; returns the last one."""
+    def _add(self, stage: Callable[..., None], sources: Iterable[Pipe], *targets: Pipe) -> list[Pipe]:
+        """Have STAGE move what comes out of SOURCES, one after the other, to TARGETS; returns the last of these."""
 
         def run() -> None:
             # Signals are for the main thread, which knows how to end the run.
             signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-            try:
-                stage(source, *targets)
-            except (OSError, MemoryError) as error:
-                self.fault = error
-            finally:
-                source.close_reader()
-                for target in targets:
-                    target.close_writer()
+            for source in sources:
+                try:
+                    if not self.fault:
+                        stage(source, *targets)
+                except (OSError, MemoryError) as error:
+                    self.fault = error
+                finally:
+                    # Also when nobody is left to read it: then its writer is not to wait for ever.
+                    source.close_reader()
+            for target in targets:
+                target.close_writer()
 
         self._threads.append(threading.Thread(target=run, daemon=True))
-        return targets[-1]
+        return [targets[-1]]
 
     def _share(self, source: Pipe, *targets: Pipe) -> None:
         while readable := [target for target in targets if not target.broken]:
             if not _wait(source, readable):
                 return
             if len(readable) == 1:
-                self._count(source, _splice(source, readable[0]))
+                source.drained += _splice(source, readable[0])
             elif moved := _tee(source, readable[0]):
-                self._count(source, moved)
                 _splice_all(source, readable[1], moved)
+                source.drained += moved
 
     def _limit(self, source: Pipe, target: Pipe) -> None:
         """A twentieth of a second's worth at a time; what was not used is lost but for a tenth of a second."""
         due = time.monotonic()
         while not target.broken and _wait(source, [target]):
             moved = _splice(source, target, max(1, self._rate // 20))
-            self._count(source, moved)
+            source.drained += moved
             due = max(due, time.monotonic() - 0.1) + moved / self._rate
             time.sleep(max(0.0, due - time.monotonic()))
 
@@ -198,15 +214,11 @@ class Chain:
                     checker.finish()
                     return
                 piece = os.read(source.reader, _PIECE)
-                self._count(source, len(piece))
+                source.drained += len(piece)
                 checker.feed(piece)
                 _write_all(target, piece)
         except BrokenStream as error:
             self.broken_stream = error
-
-    def _count(self, source: Pipe, moved: int) -> None:
-        if source is self.inlet:
-            self.moved += moved
 
 
 def _wait(source: Pipe, targets: Sequence[Pipe]) -> bool:

@@ -7,7 +7,7 @@ import selectors
 import shlex
 import signal
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -93,13 +93,13 @@ class Ended:
 
 
 class CommandFailed(Failure):
-    """A command was run and did not succeed."""
+    """A command was run and did not succeed. Its message begins with what one was TRYING to do, if that is given."""
 
-    def __init__(self, ended: Ended, trying: str) -> None:
+    def __init__(self, ended: Ended, trying: str = "") -> None:
         # Some programs say their own name.
         words = ended.words().removeprefix(f"{ended.command.title}: ")
         what_to_do = hints.hint(ended.said, ended.command.login, _privileged(ended.command))
-        super().__init__(f"{trying}: {ended.command.title}: {words}", what_to_do)
+        super().__init__(": ".join(filter(None, (trying, ended.command.title, words))), what_to_do)
         self.ended = ended
 
 
@@ -113,7 +113,7 @@ def run(command: Command, stdin: bytes = b"") -> Ended:
         source.write(stdin)
         source.seek(0)
         child = children.start(command, stdin=source.fileno(), capture=True)
-        children.wait()
+        children.wait([child])
         return child.ended
 
 
@@ -126,10 +126,8 @@ class Child:
         popen: "subprocess.Popen[bytes]",
         capture: bool | Callable[[bytes], None],
         on_end: Callable[[], None],
-        aside: bool,
     ) -> None:
         self.command = command
-        self.aside = aside
         self._on_end = on_end
         self._popen = popen
         self._pidfd = os.pidfd_open(popen.pid)
@@ -240,15 +238,14 @@ class Children:
         stdout: int | None = None,
         capture: bool | Callable[[bytes], None] = False,
         on_end: Callable[[], None] = lambda: None,
-        aside: bool = False,
         tied: bool = False,
         stderr: int = subprocess.PIPE,
     ) -> Child:
         """Start COMMAND; STDIN and STDOUT are file descriptors and stay the caller's.
 
         CAPTURE keeps its stdout, or is called with each piece of it; without STDOUT and CAPTURE what it prints there
-        counts as its messages. ON_END is called when it has ended. One that runs ASIDE is not waited for.
-        One that is TIED does not outlive us, however we die; starting it takes a few milliseconds more.
+        counts as its messages. ON_END is called when it has ended. One that is TIED does not outlive us, however we
+        die; starting it takes a few milliseconds more.
         STDERR: where its messages go, instead of into what is kept of them.
         Raises Failure when it cannot be started.
         """
@@ -265,16 +262,17 @@ class Children:
             )
         except (OSError, ValueError) as error:
             raise _cannot_start(command, error) from None
-        child = Child(command, popen, capture, on_end, aside)
+        child = Child(command, popen, capture, on_end)
         self._children.append(child)
         return child
 
-    def wait(self, tick: Callable[[], None] | None = None) -> None:
-        """Wait until all children have ended but those that run aside; meanwhile call TICK a few times a second."""
+    def wait(self, awaited: Sequence[Child], tick: Callable[[], None] | None = None) -> None:
+        """Wait until those AWAITED have ended; meanwhile call TICK a few times a second. All are listened to."""
         with selectors.DefaultSelector() as selector:
             for child in self._children:
-                child.register(selector)
-            while any(child.running for child in self._children if not child.aside):
+                if child.running:
+                    child.register(selector)
+            while any(child.running for child in awaited):
                 events = selector.select(_TICK if tick else None)
                 if tick:
                     tick()

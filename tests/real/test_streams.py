@@ -1,6 +1,7 @@
 """One stream for several destinations; its rate, compression and protocol; and what a terminal shows of it."""
 
 import fcntl
+import itertools
 import json
 import os
 import pty
@@ -11,9 +12,10 @@ import struct
 import sys
 import termios
 import time
+from pathlib import Path
 
 from btrfs_backup.model.sendstream import Measure
-from tests.real.machine import TOP, RealTest, child_running, kill, names, random_file, sh, wait_for
+from tests.real.machine import TOP, RealTest, child_running, kill, names, random_file, sh, show, wait_for
 from tests.real.sshd import SshTest
 
 OUTSTANDING = ".outstanding_transfers"
@@ -77,6 +79,78 @@ class Shared(RealTest):
         result = self.backup(source, *disks, status=10)
         self.assertEqual(result.err.count("btrfs receive: ERROR"), 2)
         self.assertNotIn("btrfs send:", result.err)
+
+
+class InARow(RealTest):
+    """Many snapshots for the same destinations go into one receiver, one stream behind the other."""
+
+    def snapshots(self, source: Path, count: int) -> list[str]:
+        """Take some, each with a little file more; their names."""
+        for number in range(count):
+            (source / f"file{number}").write_text(str(number))
+            self.backup(source)
+        return names(source / "snapshot")
+
+    def count(self, err: str, command: str) -> int:
+        return len(re.findall(rf"^debug: running: btrfs {command} ", err, re.MULTILINE))
+
+    def test_all_at_once(self) -> None:
+        source = self.source()
+        one, two = self.disk("one").path, self.disk("two").path
+        taken = self.snapshots(source, 6)
+        result = self.backup("-S", "-v", "debug", source, one, two)
+        self.assertEqual((self.count(result.err, "send"), self.count(result.err, "receive")), (6, 2))
+        # One record when they begin, and one for each destination when they have ended.
+        self.assertEqual(json.loads((source / "snapshot" / OUTSTANDING).read_text()), {})
+        for disk in (one, two):
+            self.assert_complete(disk, source / "snapshot", taken)
+            for old, new in itertools.pairwise(taken):
+                self.assertEqual(show(disk / new)["Parent UUID"], show(disk / old)["UUID"])
+            self.assertEqual(result.err.count(f"{disk}: sending "), 6)
+            self.assertEqual(result.err.count(f"{disk}: sent "), 7)
+            self.assertIn(f"{disk}: sent 6 snapshots (5 incremental", result.err)
+
+    def test_recorded_before_they_begin(self) -> None:
+        """A kill leaves all of them on record, and the next run sends those that did not arrive."""
+        source, usb = self.source(), self.disk("usb", 400).path
+        taken = self.snapshots(source, 2)
+        random_file(source / "large", 100)
+        taken = self.snapshots(source, 2)
+        command = self.start("-S", source, usb)
+        wait_for(lambda: len(names(usb)) == 3)
+        kill(command.pid)
+        command.wait()
+        record = json.loads((source / "snapshot" / OUTSTANDING).read_text())
+        self.assertEqual([name for name, its in record.items() if its.get("locks") == [str(usb)]], taken)
+        wait_for(lambda: not child_running(1, "btrfs", "receive", str(usb)))
+        self.backup("-S", source, usb)
+        self.assert_complete(usb, source / "snapshot", taken)
+        self.assertEqual(json.loads((source / "snapshot" / OUTSTANDING).read_text()), {})
+
+    def test_one_of_them_fails(self) -> None:
+        """What came before it has arrived; only that one is on record, on the parent it needs; another disk goes on."""
+        source, usb = self.source("pool", "home"), self.disk("usb", 400).path
+        small = self.disk("small", 120)
+        taken = self.snapshots(source, 3)
+        random_file(source / "large", 130)
+        taken = self.snapshots(source, 3)
+        result = self.backup("-S", source, small.path, usb, status=10)
+        self.assertIn(f"{small.path}: sending {taken[3]} failed: btrfs receive: ", result.err)
+        self.assertIn(f"{small.path}: FAILED, sent 3 snapshots (2 incremental", result.err)
+        self.assertIn("3 outstanding", result.err)
+        self.assert_complete(small.path, source / "snapshot", taken[:3])
+        self.assert_complete(usb, source / "snapshot", taken)
+        record = json.loads((source / "snapshot" / OUTSTANDING).read_text())
+        self.assertEqual(
+            record, {taken[2]: {"parent_locks": [str(small.path)]}, taken[3]: {"locks": [str(small.path)]}}
+        )
+
+    def test_a_shell_command_is_started_for_each(self) -> None:
+        source, stored = self.source(), self.folder / "stored"
+        stored.mkdir()
+        taken = self.snapshots(source, 3)
+        self.backup("-S", source, f"shell://cat > {stored}/$BTRFS_BACKUP_SNAPSHOT")
+        self.assertEqual(names(stored), taken)
 
 
 class Rate(RealTest):

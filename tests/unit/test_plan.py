@@ -1,7 +1,8 @@
 """What is missing, from which parent it is sent, and which destinations share a stream."""
 
+import random
 import unittest
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from btrfs_backup.model import plan, retention
@@ -47,7 +48,7 @@ class UnlistedTargetTest(unittest.TestCase):
         for delivered, missing, common in table:
             with self.subTest(delivered=delivered):
                 target = plan.unlisted_target("shell://x", delivered, source(*ALL), NAMING)
-                self.assertEqual(target, Target("shell://x", tuple(missing), frozenset(common)))
+                self.assertEqual(target, Target("shell://x", tuple(missing), frozenset(common), one_by_one=True))
 
     def test_chain(self) -> None:
         """Each one on top of what was delivered before, or in full when that is gone."""
@@ -65,6 +66,60 @@ class UnsharedTest(unittest.TestCase):
         targets = [Target(name, (A, B)) for name in ("/b", "/c")]
         self.assertEqual(plan.next_batch(targets, source(A, B)), Batch(A, None, ("/b", "/c")))
         self.assertEqual(plan.next_batch(targets, source(A, B), shared=False), Batch(A, None, ("/b",)))
+
+
+class NextBatchesTest(unittest.TestCase):
+    """What can go into the same receivers, one stream behind the other."""
+
+    def batches(self, *targets: Target, **more: Any) -> list[tuple[str, str | None, tuple[str, ...]]]:
+        found = plan.next_batches(targets, source(*ALL), **more)
+        return [(batch.snapshot, batch.parent, batch.destinations) for batch in found]
+
+    def test_as_long_as_the_destinations_are_the_same(self) -> None:
+        own, both, other = ("/b",), ("/b", "/c"), ("/c",)
+        wanted: list[tuple[list[Target], list[tuple[str, str | None, tuple[str, ...]]]]] = [
+            ([], []),
+            ([Target("/b")], []),
+            ([Target("/b", (C, D, F), frozenset([A]))], [(C, A, own), (D, C, own), (F, D, own)]),
+            ([Target("/b", (A, B)), Target("/c", (A, B))], [(A, None, both), (B, A, both)]),
+            # One has more to get before they go on together, or another parent, or less.
+            ([Target("/b", (A, B)), Target("/c", (B,), frozenset([A]))], [(A, None, own)]),
+            ([Target("/b", (B, C)), Target("/c", (A, B, C))], [(A, None, other)]),
+            ([Target("/b", (C, D), frozenset([A])), Target("/c", (C, D), frozenset([B]))], [(C, A, own)]),
+            ([Target("/b", (A, B, C)), Target("/c", (A, B))], [(A, None, both), (B, A, both)]),
+        ]
+        for targets, batches in wanted:
+            with self.subTest(targets=targets):
+                self.assertEqual(self.batches(*targets), batches)
+
+    def test_limits(self) -> None:
+        """At most so many; a shell command takes but one stream."""
+        self.assertEqual(len(self.batches(Target("/b", ALL), most=4)), 4)
+        alone = Target("shell://x", ALL, one_by_one=True)
+        self.assertEqual(self.batches(alone, Target("/b", ALL)), [(A, None, ("shell://x", "/b"))])
+
+    def test_the_same_as_one_by_one(self) -> None:
+        """Whatever is missing where: the same steps in the same order, if the destinations do not fail."""
+        chance = random.Random(7)
+        for _ in range(200):
+            targets = [
+                Target(place, tuple(name for name in ALL if name not in held), frozenset(held))
+                for place in ("/b", "/c", "/d")
+                for held in [chance.sample(ALL, chance.randrange(len(ALL)))]
+            ]
+            singly = self.fold(targets, lambda left: [batch] if (batch := plan.next_batch(left, source(*ALL))) else [])
+            self.assertEqual(self.fold(targets, lambda left: plan.next_batches(left, source(*ALL))), singly)
+
+    def fold(self, targets: list[Target], ask: Callable[[list[Target]], Sequence[Batch]]) -> list[Batch]:
+        done: list[Batch] = []
+        while batches := ask(targets):
+            for batch in batches:
+                targets = [
+                    plan.served(target, batch.snapshot) if target.destination in batch.destinations else target
+                    for target in targets
+                ]
+            done += batches
+        return done
 
 
 class TargetTest(unittest.TestCase):

@@ -10,7 +10,7 @@ from btrfs_backup.errors import Interrupted, MissingProgram
 from btrfs_backup.system import stream
 from btrfs_backup.system.pipes import Chain, Outlet
 from btrfs_backup.system.process import Command, Ended
-from btrfs_backup.system.stream import Receiver
+from btrfs_backup.system.stream import Receiver, Sender
 from tests.unit.test_sendstream import HEADER, STREAM, frame
 
 MUCH = 1_500_000
@@ -38,7 +38,7 @@ class Transfers(unittest.TestCase):
 
     def sums(self, receivers: list[Receiver], source: Command) -> tuple[stream.Transferred, list[str]]:
         """Run it, each receiver printing something on its standard error; what failed, and those words."""
-        done = stream.transfer((source,), receivers, "trying")
+        done = stream.transfer([Sender((source,))], receivers)
         return done, ["" if failure is None else failure.message for failure in done.failures]
 
     def test_each_gets_everything(self) -> None:
@@ -48,19 +48,19 @@ class Transfers(unittest.TestCase):
                 check = f'[ "$(cksum)" = "$(seq 1 100000000 | head -c {MUCH} | cksum)" ]'
                 done, failures = self.sums([shell(check)] * count, numbers(MUCH))
                 self.assertEqual(failures, [""] * count)
-                self.assertEqual(done.bytes, MUCH)
+                self.assertEqual(done.streams[0].bytes, MUCH)
 
     def test_the_others_go_on(self) -> None:
         """Those that die, refuse or stop reading drop out, wherever they stand."""
         good = shell(f"[ $(wc -c) = {MUCH} ]")
         table = {
-            "exit 3": "trying: the receiver: it ended with exit status 3 and no message",
-            "head -c 100000 >/dev/null; echo full >&2; exit 1": "trying: the receiver: full",
-            "head -c 100000 >/dev/null": "trying: the receiver ended before it had read the whole stream",
-            "exec <&-; sleep 0.1": "trying: the receiver ended before it had read the whole stream",
-            "sleep 9 <&0 & exit 0": "trying: the receiver ended before it had read the whole stream",
-            "kill -9 $$": "trying: the receiver: it was ended by signal 9 (Killed)",
-            "cat >/dev/null; echo late >&2; exit 1": "trying: the receiver: late",
+            "exit 3": "the receiver: it ended with exit status 3 and no message",
+            "head -c 100000 >/dev/null; echo full >&2; exit 1": "the receiver: full",
+            "head -c 100000 >/dev/null": "the receiver ended before it had read the whole stream",
+            "exec <&-; sleep 0.1": "the receiver ended before it had read the whole stream",
+            "sleep 9 <&0 & exit 0": "the receiver ended before it had read the whole stream",
+            "kill -9 $$": "the receiver: it was ended by signal 9 (Killed)",
+            "cat >/dev/null; echo late >&2; exit 1": "the receiver: late",
         }
         for script, words in table.items():
             for place in range(2):
@@ -78,20 +78,20 @@ class Transfers(unittest.TestCase):
             [words[-26:] for words in failures],
             ["exit status 3 and no message"[-26:], "exit status 4 and no message"[-26:]],
         )
-        self.assertLess(done.bytes, 1 << 30)
+        self.assertLess(done.streams[0].bytes, 1 << 30)
 
     def test_the_sender_fails(self) -> None:
         done, failures = self.sums(
             [shell("cat >/dev/null"), shell("cat >/dev/null; exit 1")], sender("echo x; echo bad >&2; exit 2")
         )
-        self.assertEqual(failures, ["trying: the sender: bad"] * 2)
-        self.assertEqual(done.bytes, 2)
+        self.assertEqual(failures, ["the sender: bad"] * 2)
+        self.assertEqual(done.streams[0].bytes, 2)
 
     def test_nothing_read_of_little(self) -> None:
         _, failures = self.sums([shell("true"), shell("cat >/dev/null")], sender("sleep 0.1; echo x"))
-        self.assertEqual(failures, ["trying: the receiver ended before it had read the whole stream", ""])
+        self.assertEqual(failures, ["the receiver ended before it had read the whole stream", ""])
         _, failures = self.sums([shell("sleep 0.1")], sender("echo x"))
-        self.assertEqual(failures, ["trying: the receiver ended before it had read the whole stream"])
+        self.assertEqual(failures, ["the receiver ended before it had read the whole stream"])
 
     def test_checked(self) -> None:
         """Only for those that ask for it; the others get on with what comes."""
@@ -108,17 +108,47 @@ class Transfers(unittest.TestCase):
             shell(f"[ $(wc -c) = {len(STREAM)} ]", True),
         ]
         self.assertEqual(self.sums(receivers, whole)[1], ["", "", ""])
-        broken = "trying: the stream is broken: it breaks off before its end"
+        broken = "the stream is broken: it breaks off before its end"
         self.assertEqual(self.sums(receivers, cut)[1], [broken, "", broken])
         self.assertEqual(self.sums(receivers[1:2], cut)[1], [""])
-        wrong = "trying: the stream is broken: it does not begin like the output of 'btrfs send'"
+        wrong = "the stream is broken: it does not begin like the output of 'btrfs send'"
         self.assertEqual(self.sums(receivers[:1], numbers(MUCH))[1], [wrong])
+
+    def test_one_stream_after_the_other(self) -> None:
+        """Each sender writes when the one before has ended; the receivers get all of it in order."""
+        words = ("one", "two", "", "three")
+        for count in (1, 3):
+            receivers = [shell('[ "$(cat)" = "onetwothree" ]')] * count
+            done = stream.transfer([Sender((sender(f"printf '{word}'"),)) for word in words], receivers)
+            self.assertEqual([each.bytes for each in done.streams], [3, 3, 0, 5])
+            self.assertEqual(done.failures, (None,) * count)
+
+    def test_no_further_sender_after_a_failure(self) -> None:
+        """Of a sender, by its exit status or its words, or of all receivers."""
+        for bad, receiver, count, words in (
+            ("printf x; echo bad >&2; exit 2", "cat >/dev/null", 2, "the sender: bad"),
+            ("printf x; echo bad >&2", "cat >/dev/null; exit 1", 2, "the sender: bad"),
+            ("exec yes", "head -c 4 >/dev/null; exit 4", 2, "the receiver: it ended with exit status 4 and no message"),
+        ):
+            with self.subTest(bad):
+                senders = [Sender((sender(script),)) for script in ("printf x", bad, "printf y")]
+                done = stream.transfer(senders, [shell(receiver)])
+                self.assertEqual(len(done.streams), count)
+                self.assertEqual([str(failed.message) for failed in done.failures if failed], [words])
+
+    def test_one_receiver_drops_out_between_two_streams(self) -> None:
+        """The others get the later ones."""
+        receivers = [shell("head -c 3 >/dev/null; echo full >&2; exit 1"), shell('[ "$(cat)" = "onetwo" ]')]
+        senders = [Sender((sender(script),)) for script in ("printf one", "sleep 0.3; printf two")]
+        done = stream.transfer(senders, receivers)
+        self.assertEqual([failed and failed.message for failed in done.failures], ["the receiver: full", None])
+        self.assertEqual([each.bytes for each in done.streams], [3, 3])
 
     def test_programs_that_cannot_be_started(self) -> None:
         for source, receiver in (("sh", "no-such-program"), ("no-such-program", "cat")):
             with self.assertRaises(MissingProgram):
                 stream.transfer(
-                    (Command((source,), source),), [shell("cat"), Receiver((Command((receiver,), receiver),))], "x"
+                    [Sender((Command((source,), source),))], [shell("cat"), Receiver((Command((receiver,), receiver),))]
                 )
 
     def test_a_signal_ends_it(self) -> None:
@@ -132,7 +162,7 @@ class Transfers(unittest.TestCase):
         for receivers in ([shell("sleep 60")], [shell("sleep 60"), shell("cat >/dev/null"), shell("sleep 60", True)]):
             signal.setitimer(signal.ITIMER_REAL, 0.1)
             with self.assertRaises(Interrupted):
-                stream.transfer((sender("exec yes"),), receivers, "x")
+                stream.transfer([Sender((sender("exec yes"),))], receivers)
 
 
 class Stages(unittest.TestCase):
@@ -142,11 +172,12 @@ class Stages(unittest.TestCase):
         with Chain([Outlet()], 1) as chain:
             begun = chain._threads[0]
             begun.start()
-            os.set_blocking(chain.inlet.writer, False)
+            inlet = chain.inlet()
+            os.set_blocking(inlet.writer, False)
             patience = 10
             while patience and stream_so_far:
                 try:
-                    stream_so_far = stream_so_far[os.write(chain.inlet.writer, stream_so_far[: 1 << 20]) :]
+                    stream_so_far = stream_so_far[os.write(inlet.writer, stream_so_far[: 1 << 20]) :]
                 except BlockingIOError:
                     patience -= 1
                     time.sleep(0.01)

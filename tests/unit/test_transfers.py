@@ -86,6 +86,44 @@ class EndTest(unittest.TestCase):
         self.assertEqual(transfers.end(begun, DISK, TWO), failed)
 
 
+class SettledTest(unittest.TestCase):
+    """Three transfers in a row, TWO from ONE, THREE from TWO, FOUR from THREE, begun at once."""
+
+    def settle(self, before: Outstanding, arrived: list[str], failed: tuple[str, str | None] | None) -> Outstanding:
+        begun = before
+        for snapshot, parent in ((TWO, ONE), (THREE, TWO), (FOUR, THREE)):
+            begun = transfers.begin(begun, DISK, snapshot, parent)
+        return transfers.settled(begun, before, DISK, arrived, failed)
+
+    def test_settled(self) -> None:
+        table: list[tuple[Outstanding, list[str], tuple[str, str | None] | None, Outstanding]] = [
+            ({}, [TWO, THREE, FOUR], None, {}),
+            # Time was up after the first one.
+            ({}, [TWO], None, {}),
+            ({}, [], (TWO, ONE), {TWO: locks(DISK), ONE: locks(parent=[DISK])}),
+            ({}, [], (TWO, None), {TWO: locks(DISK)}),
+            ({}, [TWO], (THREE, TWO), {THREE: locks(DISK), TWO: locks(parent=[DISK])}),
+            # What was on record before, and has not arrived, stays.
+            (
+                {FOUR: locks(DISK)},
+                [TWO],
+                (THREE, TWO),
+                {FOUR: locks(DISK), THREE: locks(DISK), TWO: locks(parent=[DISK])},
+            ),
+            ({THREE: locks(DISK)}, [TWO, THREE], (FOUR, THREE), {FOUR: locks(DISK), THREE: locks(parent=[DISK])}),
+            ({THREE: locks(DISK)}, [TWO, THREE, FOUR], None, {}),
+        ]
+        for before, arrived, failed, after in table:
+            with self.subTest(before=before, arrived=arrived, failed=failed):
+                self.assertEqual(self.settle(before, arrived, failed), after)
+
+    def test_records_of_others_stay_as_they_are(self) -> None:
+        """Theirs may have been settled meanwhile, or not yet."""
+        others = {TWO: locks(NAS), THREE: locks(parent=[NAS]), "home-" + ONE: locks(NAS)}
+        after = transfers.settled(others, {TWO: locks(NAS), FOUR: locks(NAS)}, DISK, [], (TWO, ONE))
+        self.assertEqual(after, {**others, TWO: locks(NAS, DISK), ONE: locks(parent=[DISK])})
+
+
 class UnreachableTest(unittest.TestCase):
     def test_unreachable(self) -> None:
         table: dict[str, tuple[Outstanding, Outstanding]] = {
