@@ -5,7 +5,6 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import NoReturn
 
 from btrfs_backup import __version__, argfiles
@@ -293,7 +292,8 @@ def _without_double_dash(argv: Sequence[str]) -> list[str]:
 
 
 def _read(path: str) -> str:
-    return os.fsdecode(Path(path).read_bytes())
+    with open(path, "rb") as file:
+        return os.fsdecode(file.read())
 
 
 def _policy(text: str) -> retention.Policy:

@@ -9,7 +9,7 @@ from btrfs_backup.commands.visit import Visit, fail, visit
 from btrfs_backup.errors import Failure, MissingProgram, StateFileBroken, UsageError
 from btrfs_backup.model import inventory, location, plan, retention, transfers
 from btrfs_backup.model.location import Location
-from btrfs_backup.model.plan import Batch
+from btrfs_backup.model.plan import Batch, Lineage
 from btrfs_backup.report import Report, Sent, Tally, pace, plural
 from btrfs_backup.settings import Settings
 from btrfs_backup.system import files, progress, stream
@@ -111,7 +111,7 @@ class _Run:
 
     def serve(self) -> None:
         try:
-            self.plan_source = self._look_at_source()
+            self.snapshots = self._look_at_source()
             self._enlist_destinations()
         except Failure as failure:
             if not self.report.snapshot:
@@ -136,12 +136,12 @@ class _Run:
 
     # --- inventories ---
 
-    def _look_at_source(self) -> plan.Source:
+    def _look_at_source(self) -> plan.Snapshots:
         folder = self.source.folder
         held = inventory.snapshots(folder.look(self.naming, self.standing))
         for name, why in held.foreign.items():
             log.warning("%s: leaving %s alone: %s", folder.path, name, why)
-        return plan.Source(self.source.describe(), held.complete)
+        return held.complete
 
     def _enlist_destinations(self) -> None:
         """The destinations that were typed, then those that the records name."""
@@ -167,7 +167,7 @@ class _Run:
     def _survey(self, each: Visit) -> None:
         """Look at a destination and reconcile the records with what is there."""
         try:
-            each.survey(self.settings, self.plan_source, self.state.records)
+            each.survey(self.settings, self.snapshots, self.state.records)
             assert each.target
             outstanding = self.state.records.outstanding
             self.state.save_outstanding(transfers.reconcile(outstanding, self.naming, each.identity, each.target.owed))
@@ -185,7 +185,7 @@ class _Run:
 
     def _owe_newest(self, each: Visit) -> None:
         """Remember a destination that could not be looked at."""
-        newest = self.naming.newest(self.plan_source.snapshots)
+        newest = self.naming.newest(self.snapshots)
         if newest and self.settings.transfer:
             outstanding = self.state.records.outstanding
             self.state.save_outstanding(transfers.unreachable(outstanding, each.identity, newest))
@@ -193,15 +193,24 @@ class _Run:
     # --- transfers ---
 
     def _transfer(self) -> None:
+        targets = [each.target for each in self.visits if each.target]
+        if any(target.missing for target in targets):
+            self._send_what_is_missing()
+        for each in self.visits:
+            self._tell_occupied(each)
+
+    def _send_what_is_missing(self) -> None:
+        try:
+            lineage = Lineage(self.source.describe(), self.snapshots) if self.settings.incremental else None
+        except Failure as failure:
+            fail(self.report.source, failure)
+            return
         while batches := plan.next_batches(
             [each.target for each in self.visits if each.target and not each.broken],
-            self.plan_source,
-            self.settings.incremental,
+            lineage,
             self.settings.shared_stream,
         ):
             self._send(batches, [each for each in self.visits if each.identity in batches[0].destinations])
-        for each in self.visits:
-            self._tell_occupied(each)
 
     def _count_outstanding(self) -> None:
         for each in self.visits:
@@ -254,7 +263,7 @@ class _Run:
         """Find out how far those BATCHES got at a destination that were streamed, and record it. Raises Failure."""
         assert each.target
         # When that cannot be told, all of them stay on record.
-        count, failure = each.outcome(batches[: len(streams)], failed, self.plan_source, self.naming)
+        count, failure = each.outcome(batches[: len(streams)], failed, self.snapshots, self.naming)
         for batch in batches[:count]:
             each.target = plan.served(each.target, batch.snapshot)
         if isinstance(each.place, Shell):
@@ -266,7 +275,7 @@ class _Run:
             log.info("%s: sent %s: %s", each.identity, batch.snapshot, pace(streamed.bytes, streamed.seconds))
         if failure:
             each.fail(failure)
-            each.clear_away(batches[count].snapshot, self.plan_source)
+            each.clear_away(batches[count].snapshot, self.snapshots)
 
     def _settle(
         self, each: Visit, arrived: Sequence[Batch], failed: Batch | None, before: transfers.Outstanding
@@ -360,7 +369,7 @@ class _Run:
                 )
             return
         protected = transfers.reasons(self.state.records)
-        verdict = retention.decide(self.settings.keep_snapshots, self.naming, self.plan_source.snapshots, protected)
+        verdict = retention.decide(self.settings.keep_snapshots, self.naming, self.snapshots, protected)
         self._delete(self.source.folder, self.report.source, verdict)
 
     def _delete(self, folder: Folder, tally: Tally, verdict: retention.Verdict) -> None:

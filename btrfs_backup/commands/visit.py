@@ -9,7 +9,7 @@ from btrfs_backup.errors import Failure
 from btrfs_backup.model import inventory, plan, transfers
 from btrfs_backup.model.inventory import Holdings
 from btrfs_backup.model.location import Location, Scheme
-from btrfs_backup.model.plan import Batch, Target
+from btrfs_backup.model.plan import Batch, Snapshots, Target
 from btrfs_backup.model.snapshot import Naming, Subvolume
 from btrfs_backup.model.transfers import Records
 from btrfs_backup.report import Tally
@@ -58,17 +58,17 @@ class Visit:
         except Failure as failure:
             self.fail(failure)
 
-    def survey(self, settings: Settings, source: plan.Source, records: Records) -> None:
+    def survey(self, settings: Settings, snapshots: Snapshots, records: Records) -> None:
         """Find out what it holds and lacks; clear up what it does not need. Raises Failure."""
         if isinstance(self.place, Shell):
             delivered = transfers.last_delivered(records.completed, self.identity)
-            self.target = plan.unlisted_target(self.identity, delivered, source, settings.naming)
+            self.target = plan.unlisted_target(self.identity, delivered, snapshots, settings.naming)
             return
         self.standing = self._check(self.place, settings, records)
-        self.holdings = inventory.backups(self.place.look(settings.naming, self.standing), source.snapshots)
-        self.target = plan.target(self.identity, self.holdings, source, settings.naming, settings.keep_backups)
-        self._tell_what_is_left_alone(self.place, self.target, source)
-        for name in plan.leftovers(self.target, self.holdings, source):
+        self.holdings = inventory.backups(self.place.look(settings.naming, self.standing), snapshots)
+        self.target = plan.target(self.identity, self.holdings, snapshots, settings.naming, settings.keep_backups)
+        self._tell_what_is_left_alone(self.place, self.target, snapshots)
+        for name in plan.leftovers(self.target, self.holdings, snapshots):
             self._delete_partial(self.place, name)
 
     def make_room(self, snapshots: Sequence[str]) -> None:
@@ -96,14 +96,14 @@ class Visit:
         return isinstance(self.place, Folder) and self.place.host.btrfs_version >= btrfs.COMPRESSED_RECEIVER
 
     def outcome(
-        self, batches: Sequence[Batch], failed: Failure | None, source: plan.Source, naming: Naming
+        self, batches: Sequence[Batch], failed: Failure | None, snapshots: Snapshots, naming: Naming
     ) -> tuple[int, Failure | None]:
         """How many of BATCHES, all of which were sent, arrived, and what went wrong with the one behind these.
 
         failed: what made the transfer end early. Raises Failure when the destination cannot be looked at.
         """
         try:
-            count, wrong = self._verify(batches, source, naming)
+            count, wrong = self._verify(batches, snapshots, naming)
         except Failure as blind:
             raise _failed_to_send(batches, failed) if failed else blind from None
         if failed:
@@ -116,13 +116,13 @@ class Visit:
         look = self.host.typed("btrfs", "subvolume", "show", f"{self.location.path}/{name}")
         return count, Failure(f"{name} has arrived, but {wrong}", f"Look at it: {look}")
 
-    def _verify(self, batches: Sequence[Batch], source: plan.Source, naming: Naming) -> tuple[int, str]:
+    def _verify(self, batches: Sequence[Batch], snapshots: Snapshots, naming: Naming) -> tuple[int, str]:
         """How many of BATCHES, from the first on, are complete backups, and what is wrong with the next one."""
         if isinstance(self.place, Shell):
             return len(batches), ""  # the streams were checked on their way
         held = self._look_for(self.place, [batch.snapshot for batch in batches], naming)
         for number, batch in enumerate(batches):
-            entry, snapshot = held.get(batch.snapshot), source.snapshots[batch.snapshot]
+            entry, snapshot = held.get(batch.snapshot), snapshots[batch.snapshot]
             wrong = inventory.arrived(entry, snapshot, bool(batch.parent)) if entry else "it is not there"
             if wrong:
                 return number, wrong
@@ -135,13 +135,13 @@ class Visit:
             return {name: place.show(name) for name in names}
         return place.look(naming, self.standing).subvolumes
 
-    def clear_away(self, snapshot: str, source: plan.Source) -> None:
+    def clear_away(self, snapshot: str, snapshots: Snapshots) -> None:
         """Delete what a failed transfer left, so that its space is free; when that fails, the next run does it."""
         if isinstance(self.place, Shell):
             return
         try:
             left = self.place.show(snapshot)
-            if inventory.judge(left, source.snapshots[snapshot])[0] is inventory.State.PARTIAL:
+            if inventory.judge(left, snapshots[snapshot])[0] is inventory.State.PARTIAL:
                 self.place.delete([snapshot])
         except Failure as failure:
             log.debug("%s: nothing to clear away: %s", self.identity, failure)
@@ -165,12 +165,12 @@ class Visit:
             )
         return standing
 
-    def _tell_what_is_left_alone(self, place: Folder, target: Target, source: plan.Source) -> None:
+    def _tell_what_is_left_alone(self, place: Folder, target: Target, snapshots: Snapshots) -> None:
         for name, why in self.holdings.foreign.items():
             if name not in target.occupied:
                 log.warning("%s: leaving %s alone: %s", self.identity, name, why)
         for name in self.holdings.partial:
-            if name not in source.snapshots:
+            if name not in snapshots:
                 log.warning(
                     "%s: leaving %s alone: it is a transfer that was cut off, and the source does not have that "
                     "snapshot; to delete it: %s",

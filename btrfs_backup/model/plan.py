@@ -3,24 +3,14 @@
 import bisect
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from itertools import chain
 
 from btrfs_backup.model import retention
 from btrfs_backup.model.inventory import Holdings
 from btrfs_backup.model.snapshot import Naming, Subvolume
 
-
-@dataclass(frozen=True)
-class Source:
-    """What there is to send: the subvolume itself and its snapshots by name, in the order of names."""
-
-    subvolume: Subvolume
-    snapshots: Mapping[str, Subvolume]
-
-    @cached_property
-    def lineage(self) -> "Lineage":
-        return Lineage(self.subvolume, self.snapshots)
+# What the source has, by name, in the order of names.
+Snapshots = Mapping[str, Subvolume]
 
 
 @dataclass(frozen=True)
@@ -52,33 +42,35 @@ class Batch:
     destinations: tuple[str, ...]
 
 
-def target(destination: str, holdings: Holdings, source: Source, naming: Naming, keep: retention.Policy) -> Target:
+def target(
+    destination: str, holdings: Holdings, snapshots: Snapshots, naming: Naming, keep: retention.Policy
+) -> Target:
     """What DESTINATION, which holds HOLDINGS, lacks; without what its KEEP would delete again."""
-    everything = {*source.snapshots, *holdings.complete}
+    everything = {*snapshots, *holdings.complete}
     wanted = {kept.name for kept in retention.decide(keep, naming, everything, {}).kept}
-    lacking = [name for name in source.snapshots if name in wanted and name not in holdings.complete]
+    lacking = [name for name in snapshots if name in wanted and name not in holdings.complete]
     return Target(
         destination,
         tuple(name for name in lacking if name not in holdings.foreign),
-        frozenset(source.snapshots).intersection(holdings.complete),
+        frozenset(snapshots).intersection(holdings.complete),
         {name: holdings.foreign[name] for name in lacking if name in holdings.foreign},
     )
 
 
-def unlisted_target(destination: str, delivered: Iterable[str], source: Source, naming: Naming) -> Target:
+def unlisted_target(destination: str, delivered: Iterable[str], snapshots: Snapshots, naming: Naming) -> Target:
     """What DESTINATION lacks, which cannot be looked into: all that is newer than the newest DELIVERED there."""
     newest = naming.newest(delivered)
     return Target(
         destination,
-        tuple(name for name in source.snapshots if newest is None or name > newest),
-        frozenset(source.snapshots).intersection({newest} if newest else ()),
+        tuple(name for name in snapshots if newest is None or name > newest),
+        frozenset(snapshots).intersection({newest} if newest else ()),
         one_by_one=True,
     )
 
 
-def leftovers(target: Target, holdings: Holdings, source: Source) -> list[str]:
+def leftovers(target: Target, holdings: Holdings, snapshots: Snapshots) -> list[str]:
     """Cut-off transfers of snapshots that the source has and that are not to be sent again: to be deleted."""
-    return [name for name in holdings.partial if name in source.snapshots and name not in target.missing]
+    return [name for name in holdings.partial if name in snapshots and name not in target.missing]
 
 
 def served(target: Target, snapshot: str) -> Target:
@@ -86,20 +78,19 @@ def served(target: Target, snapshot: str) -> Target:
     return replace(target, missing=target.missing[1:], common=target.common | {snapshot})
 
 
-def next_batch(
-    targets: Sequence[Target], source: Source, incremental: bool = True, shared: bool = True
-) -> Batch | None:
+def next_batch(targets: Sequence[Target], lineage: "Lineage | None", shared: bool = True) -> Batch | None:
     """The oldest missing snapshot, for all the TARGETS that lack it and would get it from the same parent; when not
     SHARED for the first of them.
 
-    None when nothing is left to send. A target that failed is not to be among TARGETS.
+    lineage: None to send everything in full. Returns None when nothing is left to send. A target that failed is not
+    to be among TARGETS.
     """
     waiting = [target for target in targets if target.missing]
     if not waiting:
         return None
     snapshot = min(target.missing[0] for target in waiting)
     parents = {
-        target.destination: source.lineage.parent(snapshot, target.common) if incremental else None
+        target.destination: lineage.parent(snapshot, target.common) if lineage else None
         for target in waiting
         if target.missing[0] == snapshot
     }
@@ -109,7 +100,7 @@ def next_batch(
 
 
 def next_batches(
-    targets: Sequence[Target], source: Source, incremental: bool = True, shared: bool = True, most: int = 100
+    targets: Sequence[Target], lineage: "Lineage | None", shared: bool = True, most: int = 100
 ) -> tuple[Batch, ...]:
     """The next batch and those that come after it, at MOST so many in all, as long as they go to the same destinations.
 
@@ -117,7 +108,7 @@ def next_batches(
     small ones. Empty when nothing is left to send.
     """
     batches: list[Batch] = []
-    while len(batches) < most and (batch := next_batch(targets, source, incremental, shared)):
+    while len(batches) < most and (batch := next_batch(targets, lineage, shared)):
         if batches and batch.destinations != batches[0].destinations:
             break
         batches.append(batch)
@@ -136,7 +127,7 @@ class Lineage:
     backup it was made from, and through received snapshots, each of which is a snapshot of its predecessor.
     """
 
-    def __init__(self, subvolume: Subvolume, snapshots: Mapping[str, Subvolume]) -> None:
+    def __init__(self, subvolume: Subvolume, snapshots: Snapshots) -> None:
         parents = {each.uuid: each.parent_uuid for each in (subvolume, *snapshots.values())}
         self._origins = {name: _origin(each.uuid, parents) for name, each in snapshots.items()}
         self._names = sorted(snapshots)

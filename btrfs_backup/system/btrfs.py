@@ -73,17 +73,25 @@ def parse_version(text: str) -> tuple[int, int]:
 
 
 _ROW_START = re.compile(
-    r"^ID \d+ gen \d+ top level \d+ parent_uuid (?P<parent>[-0-9a-f]+) +received_uuid (?P<received>[-0-9a-f]+) +"
-    r"uuid (?P<uuid>[-0-9a-f]+) path ",
+    r"^ID \d+ gen \d+ top level \d+ parent_uuid ([-0-9a-f]+) +received_uuid ([-0-9a-f]+) +uuid ([-0-9a-f]+) path ",
     re.MULTILINE | re.ASCII,
 )
 
 
-def parse_list(text: str) -> list[tuple[str, Subvolume]]:
-    """What list_children prints: (path from the top of the filesystem, subvolume), all of them taken for writable.
+def parse_list(text: str, readonly: str = "") -> list[tuple[str, Subvolume]]:
+    """What list_children prints, of all and of those READONLY: (path from the top of the filesystem, subvolume).
 
-    Raises Failure when the text is not of the expected form.
+    Raises Failure when it is not of the expected form.
     """
+    readonly_paths = {path for path, *_ in _rows(readonly)}
+    return [
+        (path, Subvolume(path.rpartition("/")[2], uuid, parent, received, path in readonly_paths))
+        for path, uuid, parent, received in _rows(text)
+    ]
+
+
+def _rows(text: str) -> list[tuple[str, str, str, str]]:
+    """Path, UUID, parent UUID and received UUID in each row of a list."""
     starts = list(_ROW_START.finditer(text))
     if text and not (starts and starts[0].start() == 0):
         raise _not_understood("subvolume list", text)
@@ -91,9 +99,8 @@ def parse_list(text: str) -> list[tuple[str, Subvolume]]:
     ends = [start.start() for start in starts[1:]] + [len(text)]
     rows = []
     for start, end in zip(starts, ends, strict=False):
-        path = text[start.end() : end].removesuffix("\n")
-        uuid, parent, received = (_uuid(start[field]) for field in ("uuid", "parent", "received"))
-        rows.append((path, Subvolume(path.rpartition("/")[2], uuid, parent, received, readonly=False)))
+        parent, received, uuid = map(_uuid, start.groups())
+        rows.append((text[start.end() : end].removesuffix("\n"), uuid, parent, received))
     return rows
 
 

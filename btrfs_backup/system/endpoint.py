@@ -5,7 +5,7 @@ import re
 import stat
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from posixpath import basename, dirname, join
 
@@ -13,6 +13,7 @@ from btrfs_backup.errors import Failure
 from btrfs_backup.model.inventory import Inventory
 from btrfs_backup.model.snapshot import Naming, Subvolume
 from btrfs_backup.system import btrfs, files, mounts, ssh
+from btrfs_backup.system.btrfs import Argv
 from btrfs_backup.system.host import Host
 from btrfs_backup.system.mounts import Mount
 from btrfs_backup.system.process import Command, CommandFailed, Pipeline
@@ -54,7 +55,7 @@ def examine(host: Host, path: str) -> Standing:
     while ancestors[-1] != "/":
         ancestors.append(dirname(ancestors[-1]))
     # One line for each that exists, the deepest first. Exit status 1 is normal: some do not exist.
-    ended = host.ended(("stat", "-L", "-c", "%i %f", "--", *ancestors))
+    ended, resolved = host.ended_together(("stat", "-L", "-c", "%i %f", "--", *ancestors), _resolve(path))
     looked = os.fsdecode(ended.stdout).split("\n")[:-1]
     if ended.status not in (0, 1) or not looked:
         raise CommandFailed(ended, f"cannot look at '{path}'")
@@ -65,7 +66,11 @@ def examine(host: Host, path: str) -> Standing:
         )
     nearest = ancestors[-len(looked)]
     inode, _, mode = looked[0].partition(" ")
-    real = host.run(("readlink", "-f", "--", nearest), f"cannot resolve '{nearest}'").removesuffix("\n")
+    if nearest != path:
+        resolved = host.ended(_resolve(nearest))
+    if resolved.status:
+        raise CommandFailed(resolved, f"cannot resolve '{nearest}'")
+    real = os.fsdecode(resolved.stdout).removesuffix("\n")
     mount = mounts.find(mounts.parse(files.read(host, mounts.MOUNTINFO) or ""), real)
     if not mount:
         raise Failure(f"cannot find out on which filesystem '{nearest}' is", f"Is {mounts.MOUNTINFO} readable?")
@@ -76,6 +81,10 @@ def examine(host: Host, path: str) -> Standing:
         is_subvolume=mount.type == "btrfs" and inode == str(btrfs.SUBVOLUME_INODE),
         mount=mount,
     )
+
+
+def _resolve(path: str) -> Argv:
+    return ("readlink", "-f", "--", path)
 
 
 @dataclass(frozen=True)
@@ -102,48 +111,31 @@ class Folder:
         """What it holds under names of NAMING; the number of processes does not depend on how much. Raises Failure."""
         if not standing.exists:
             return Inventory(exists=False)
-        entries = self._entries()
-        ours = {name: is_subvolume for name, is_subvolume in entries.items() if name in naming}
-        listed = self._subvolumes(standing) if any(ours.values()) else {}
-        if unlisted := sorted(name for name, is_subvolume in ours.items() if is_subvolume and name not in listed):
+        found, listed, readonly = self.host.run_together(
+            [self._find(), btrfs.list_children(self.path), btrfs.list_children(self.path, readonly_only=True)],
+            f"cannot list what is in '{self.path}'",
+        )
+        ours = {name: is_subvolume for name, is_subvolume in _entries(found).items() if name in naming}
+        subvolumes = _subvolumes(btrfs.parse_list(listed, readonly), standing.mount.inside(standing.path))
+        if unlisted := sorted(name for name, is_subvolume in ours.items() if is_subvolume and name not in subvolumes):
             raise Failure(
                 f"'{self.at(unlisted[0])}' is a subvolume, but 'btrfs subvolume list' does not show it once",
                 "Look at it with 'btrfs subvolume show'; delete or rename it if it is not yours.",
             )
         return Inventory(
-            subvolumes={name: listed[name] for name in sorted(ours) if ours[name]},
+            subvolumes={name: subvolumes[name] for name in sorted(ours) if ours[name]},
             others=frozenset(name for name in ours if not ours[name]),
         )
 
     def names(self) -> list[str]:
         """The names of all its entries. Raises Failure."""
-        return list(self._entries())
+        return list(_entries(self.host.run(self._find(), f"cannot list '{self.path}'")))
 
-    def _entries(self) -> dict[str, bool]:
-        """Every entry, and whether it is a subvolume."""
+    def _find(self) -> Argv:
         # Names may hold newlines, hence -print0; the path of a subvolume comes twice. The slash follows a link.
         inode = str(btrfs.SUBVOLUME_INODE)
         test = ("-inum", inode, "-print0", "-print0", "-o", "-print0")
-        printed = self.host.run(
-            ("find", self.path + "/", "-mindepth", "1", "-maxdepth", "1", *test), f"cannot list '{self.path}'"
-        )
-        counts = Counter(printed.split("\0")[:-1])
-        return {basename(path): count == 2 for path, count in counts.items()}
-
-    def _subvolumes(self, standing: Standing) -> dict[str, Subvolume]:
-        """The subvolumes directly in it, by name; without those that the list shows more than once."""
-        trying = f"cannot list the subvolumes in '{self.path}'"
-        rows = btrfs.parse_list(self.host.run(btrfs.list_children(self.path), trying))
-        readonly = btrfs.parse_list(self.host.run(btrfs.list_children(self.path, readonly_only=True), trying))
-        inside = standing.mount.inside(standing.path)
-        # A foreign subvolume may have a name that imitates a row: what is listed twice cannot be trusted.
-        times = Counter(path for path, _ in rows)
-        readonly_paths = {path for path, _ in readonly}
-        return {
-            each.name: replace(each, readonly=path in readonly_paths)
-            for path, each in rows
-            if path == join(inside, each.name) and times[path] == 1
-        }
+        return ("find", self.path + "/", "-mindepth", "1", "-maxdepth", "1", *test)
 
     def show(self, name: str) -> Subvolume:
         """What btrfs tells of the subvolume NAME in it. Raises Failure."""
@@ -176,7 +168,7 @@ class Folder:
 
     def _still_there(self, names: Sequence[str]) -> list[str]:
         try:
-            entries = self._entries()
+            entries = self.names()
         except Failure:
             return list(names)
         return [name for name in names if name in entries]
@@ -196,6 +188,21 @@ class Folder:
 
     def _parent(self, name: str | None) -> str | None:
         return self.at(name) if name else None
+
+
+def _entries(found: str) -> dict[str, bool]:
+    """Every entry in what Folder._find prints, and whether it is a subvolume."""
+    counts = Counter(found.split("\0")[:-1])
+    return {basename(path): count == 2 for path, count in counts.items()}
+
+
+def _subvolumes(rows: Sequence[tuple[str, Subvolume]], inside: str) -> dict[str, Subvolume]:
+    """By name those of ROWS, (path, subvolume), that are in the folder INSIDE its filesystem.
+
+    Without those that are listed more than once: a foreign subvolume may have a name that imitates a row.
+    """
+    times = Counter(path for path, _ in rows)
+    return {each.name: each for path, each in rows if path == join(inside, each.name) and times[path] == 1}
 
 
 def _portions(names: Sequence[str], path: Callable[[str], str]) -> list[list[str]]:

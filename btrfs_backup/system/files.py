@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from posixpath import basename, dirname
 
 from btrfs_backup.errors import Failure, LockHeld
@@ -27,7 +26,8 @@ def read(host: Host, path: str) -> str | None:
     if host.connection:
         return _read_remote(host, path)
     try:
-        return os.fsdecode(Path(path).read_bytes())
+        with open(path, "rb") as file:
+            return os.fsdecode(file.read())
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -3,6 +3,7 @@
 import itertools
 import os
 import shlex
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -65,15 +66,24 @@ class Host:
         """Run ARGV on the host; its exit status is the caller's business. Raises Failure when it cannot be run."""
         return process.run(self.command(argv))
 
+    def ended_together(self, *argvs: Argv) -> list[Ended]:
+        """Run all ARGVS on the host at the same time; like `ended`."""
+        return process.run_together([self.command(argv) for argv in argvs])
+
     def run(self, argv: Argv, trying: str) -> str:
         """Run ARGV on the host and return what it printed.
 
         TRYING begins the message of the Failure that is raised when it does not exit with 0.
         """
-        ended = self.ended(argv)
-        if ended.status:
-            raise CommandFailed(ended, trying)
-        return os.fsdecode(ended.stdout)
+        return self.run_together([argv], trying)[0]
+
+    def run_together(self, argvs: Sequence[Argv], trying: str) -> list[str]:
+        """Run all ARGVS on the host at the same time; like `run`."""
+        endings = self.ended_together(*argvs)
+        for ended in endings:
+            if ended.status:
+                raise CommandFailed(ended, trying)
+        return [os.fsdecode(ended.stdout) for ended in endings]
 
     def typed(self, *argv: str) -> str:
         """ARGV as a user would type it, on the host."""

@@ -109,12 +109,17 @@ def _privileged(command: Command) -> bool:
 
 def run(command: Command, stdin: bytes = b"") -> Ended:
     """Run COMMAND to its end. Raises Failure when it cannot be started; its exit status is the caller's business."""
+    return run_together([command], stdin)[0]
+
+
+def run_together(commands: Sequence[Command], stdin: bytes = b"") -> list[Ended]:
+    """Run COMMANDS, all at the same time, to their ends. Raises like `run`."""
     with open(os.memfd_create("stdin"), "w+b") as source, Children() as children:
         source.write(stdin)
         source.seek(0)
-        child = children.start(command, stdin=source.fileno(), capture=True)
-        children.wait([child])
-        return child.ended
+        started = [children.start(command, stdin=source.fileno(), capture=True) for command in commands]
+        children.wait(started)
+        return [child.ended for child in started]
 
 
 class Child:

@@ -7,7 +7,7 @@ from typing import Any
 
 from btrfs_backup.model import plan, retention
 from btrfs_backup.model.inventory import Holdings
-from btrfs_backup.model.plan import Batch, Lineage, Source, Target
+from btrfs_backup.model.plan import Batch, Lineage, Snapshots, Target
 from btrfs_backup.model.snapshot import Naming, Subvolume
 
 NAMING = Naming()
@@ -21,9 +21,13 @@ def snapshot(name: str, parent: str = "HOME", received: str = "") -> Subvolume:
     return Subvolume(name, f"uuid-{name}", parent, received)
 
 
-def source(*names: str, subvolume: Subvolume = HOME) -> Source:
+def source(*names: str, subvolume: Subvolume = HOME) -> Snapshots:
     """Snapshots of the subvolume."""
-    return Source(subvolume, {name: snapshot(name, subvolume.uuid) for name in names})
+    return {name: snapshot(name, subvolume.uuid) for name in names}
+
+
+def lineage(*names: str) -> Lineage:
+    return Lineage(HOME, source(*names))
 
 
 def holdings(
@@ -55,7 +59,7 @@ class UnlistedTargetTest(unittest.TestCase):
         for delivered, wanted in (([B], [(C, B), (D, C)]), (["20260102-130000"], [(C, None), (D, C)])):
             target = plan.unlisted_target("shell://x", delivered, source(B, C, D), NAMING)
             sent = []
-            while batch := plan.next_batch([target], source(B, C, D)):
+            while batch := plan.next_batch([target], lineage(B, C, D)):
                 sent.append((batch.snapshot, batch.parent))
                 target = plan.served(target, batch.snapshot)
             self.assertEqual(sent, wanted)
@@ -64,15 +68,15 @@ class UnlistedTargetTest(unittest.TestCase):
 class UnsharedTest(unittest.TestCase):
     def test_one_destination_at_a_time(self) -> None:
         targets = [Target(name, (A, B)) for name in ("/b", "/c")]
-        self.assertEqual(plan.next_batch(targets, source(A, B)), Batch(A, None, ("/b", "/c")))
-        self.assertEqual(plan.next_batch(targets, source(A, B), shared=False), Batch(A, None, ("/b",)))
+        self.assertEqual(plan.next_batch(targets, lineage(A, B)), Batch(A, None, ("/b", "/c")))
+        self.assertEqual(plan.next_batch(targets, lineage(A, B), shared=False), Batch(A, None, ("/b",)))
 
 
 class NextBatchesTest(unittest.TestCase):
     """What can go into the same receivers, one stream behind the other."""
 
     def batches(self, *targets: Target, **more: Any) -> list[tuple[str, str | None, tuple[str, ...]]]:
-        found = plan.next_batches(targets, source(*ALL), **more)
+        found = plan.next_batches(targets, lineage(*ALL), **more)
         return [(batch.snapshot, batch.parent, batch.destinations) for batch in found]
 
     def test_as_long_as_the_destinations_are_the_same(self) -> None:
@@ -107,8 +111,8 @@ class NextBatchesTest(unittest.TestCase):
                 for place in ("/b", "/c", "/d")
                 for held in [chance.sample(ALL, chance.randrange(len(ALL)))]
             ]
-            singly = self.fold(targets, lambda left: [batch] if (batch := plan.next_batch(left, source(*ALL))) else [])
-            self.assertEqual(self.fold(targets, lambda left: plan.next_batches(left, source(*ALL))), singly)
+            singly = self.fold(targets, lambda left: [batch] if (batch := plan.next_batch(left, lineage(*ALL))) else [])
+            self.assertEqual(self.fold(targets, lambda left: plan.next_batches(left, lineage(*ALL))), singly)
 
     def fold(self, targets: list[Target], ask: Callable[[list[Target]], Sequence[Batch]]) -> list[Batch]:
         done: list[Batch] = []
@@ -398,10 +402,10 @@ class ParentTest(unittest.TestCase):
 
 
 class BatchTest(unittest.TestCase):
-    SOURCE = source(*ALL)
+    LINEAGE = lineage(*ALL)
 
     def batch(self, *targets: Target, incremental: bool = True) -> Batch | None:
-        return plan.next_batch(targets, self.SOURCE, incremental)
+        return plan.next_batch(targets, self.LINEAGE if incremental else None)
 
     @staticmethod
     def target(destination: str, missing: tuple[str, ...], common: Iterable[str] = ()) -> Target:
@@ -419,7 +423,7 @@ class BatchTest(unittest.TestCase):
         self.assertEqual(self.batch(self.target("/b", (A, D), [B, C])), Batch(A, B, ("/b",)))
 
     def test_incremental_unless_told_otherwise(self) -> None:
-        self.assertEqual(plan.next_batch([self.target("/b", (C,), [A])], self.SOURCE), Batch(C, A, ("/b",)))
+        self.assertEqual(plan.next_batch([self.target("/b", (C,), [A])], self.LINEAGE), Batch(C, A, ("/b",)))
 
     def test_same_step_shares_a_stream(self) -> None:
         both = self.target("/b", (C,), [A, B]), self.target("/c", (C, D), [B])
@@ -456,7 +460,7 @@ class BatchTest(unittest.TestCase):
     def fold(self, targets: list[Target], incremental: bool = True) -> list[Batch]:
         """All batches of a run in which everything succeeds."""
         batches = []
-        while batch := plan.next_batch(targets, self.SOURCE, incremental):
+        while batch := plan.next_batch(targets, self.LINEAGE if incremental else None):
             batches.append(batch)
             targets = [
                 plan.served(each, batch.snapshot) if each.destination in batch.destinations else each

@@ -44,9 +44,8 @@ class World:
         self.time += timedelta(seconds=self.random.choice([0, 0, 1, 1800, 3600, 86400, 40 * 86400]))
         self.take_snapshot()
         self.meddle()
-        source = plan.Source(HOME, self.snapshots)
-        targets = {disk: self.survey(disk, source) for disk in self.disks if not self.unreachable(disk)}
-        self.transfer(source, targets)
+        targets = {disk: self.survey(disk) for disk in self.disks if not self.unreachable(disk)}
+        self.transfer(targets)
         for disk, target in targets.items():
             self.prune_disk(disk, target)
         self.prune_source()
@@ -82,10 +81,10 @@ class World:
         seen = Inventory(disk, dict(sorted(self.disks[disk].items())), frozenset(self.files[disk]))
         return inventory.backups(seen, self.snapshots)
 
-    def survey(self, disk: str, source: plan.Source) -> plan.Target:
+    def survey(self, disk: str) -> plan.Target:
         holdings = self.look(disk)
-        target = plan.target(disk, holdings, source, NAMING, self.keep_backups)
-        for name in plan.leftovers(target, holdings, source):
+        target = plan.target(disk, holdings, self.snapshots, NAMING, self.keep_backups)
+        for name in plan.leftovers(target, holdings, self.snapshots):
             del self.disks[disk][name]
         outstanding = transfers.reconcile(self.records.outstanding, NAMING, disk, target.owed)
         for name in target.occupied:
@@ -99,9 +98,10 @@ class World:
         completed = transfers.delivered(self.records.completed, target.destination, "fs", NAMING, newest)
         self.records = replace(self.records, completed=completed)
 
-    def transfer(self, source: plan.Source, targets: dict[str, plan.Target]) -> None:
+    def transfer(self, targets: dict[str, plan.Target]) -> None:
         broken: set[str] = set()
-        while batch := plan.next_batch([each for disk, each in targets.items() if disk not in broken], source):
+        lineage = plan.Lineage(HOME, self.snapshots)
+        while batch := plan.next_batch([each for disk, each in targets.items() if disk not in broken], lineage):
             for disk in batch.destinations:
                 outstanding = transfers.begin(self.records.outstanding, disk, batch.snapshot, batch.parent)
                 self.records = replace(self.records, outstanding=outstanding)
@@ -158,7 +158,7 @@ class World:
         """All that should be there is there, no record is left but of what is occupied."""
         for disk in self.disks:
             holdings = self.look(disk)
-            target = plan.target(disk, holdings, plan.Source(HOME, self.snapshots), NAMING, self.keep_backups)
+            target = plan.target(disk, holdings, self.snapshots, NAMING, self.keep_backups)
             self.test.assertEqual(target.missing, ())
             newest = max(self.snapshots)
             self.test.assertTrue(newest in holdings.complete or newest in target.occupied)
