@@ -86,6 +86,11 @@ def _add_places(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="add every destination that the record of failed transfers names",
     )
+    group.add_argument(
+        "--skip-absent-dests",
+        action="store_true",
+        help="a destination that is not there (disk not plugged in, host down) is reported, but is no failure",
+    )
 
 
 def _add_retention(parser: argparse.ArgumentParser) -> None:
@@ -225,6 +230,13 @@ def _add_miscellaneous(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="do not check that SOURCE is a subvolume and that DEST is on btrfs",
     )
+    group.add_argument(
+        "--lock-wait",
+        metavar="SECONDS",
+        type=_seconds,
+        default=0.0,
+        help="how long to wait when another run works on the same snapshot folder (default: 0)",
+    )
     group.add_argument("-h", "--help", action="help", help="print this help and exit")
     group.add_argument("--version", action="version", version=f"btrfs-backup {__version__}")
 
@@ -253,6 +265,8 @@ def parse(argv: Sequence[str]) -> Settings:
         convert_rw=arguments.convert_rw,
         remove_locks=arguments.remove_locks,
         locked_dests=arguments.locked_dests,
+        skip_absent=arguments.skip_absent_dests,
+        lock_wait=arguments.lock_wait,
         fs_checks=not arguments.skip_fs_checks,
         verbosity="warning" if arguments.quiet and arguments.verbosity != "error" else arguments.verbosity,
         progress=not (arguments.quiet or arguments.no_progress),
@@ -310,6 +324,12 @@ def _rate(text: str) -> int:
     if not match or not int(match[1]):
         raise argparse.ArgumentTypeError(f"'{text}' is not a number of bytes a second (examples: 500k, 20M, 1G)")
     return int(match[1]) * {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}[match[2].lower()]
+
+
+def _seconds(text: str) -> float:
+    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds (examples: 0.5, 60, 3600)")
+    return float(text)
 
 
 def _prefix(text: str) -> str:

@@ -24,6 +24,10 @@ class MissingProgram(Failure):
     """A program that is needed on this machine is not installed."""
 
 
+class Absent(Failure):
+    """A destination is not there: its disk is not plugged in, or its host does not answer."""
+
+
 class LockHeld(Failure):
     """Another run works on the same snapshot folder."""
 

@@ -33,6 +33,7 @@ class Tally:
     """What happened at one place: the source, or a destination. Grows during the run.
 
     kept: names of snapshots or backups there at the end; None when it is not known.
+    absent: it was not there, and that is no failure.
     """
 
     place: str
@@ -41,6 +42,7 @@ class Tally:
     kept: list[str] | None = None
     outstanding: list[str] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    absent: bool = False
 
 
 @dataclass
@@ -95,6 +97,8 @@ def _span(names: list[str]) -> str:
 
 
 def _sending(tally: Tally) -> str:
+    if tally.absent:
+        return "absent"
     if not tally.sent:
         return "sent nothing"
     incremental = sum(1 for sent in tally.sent if sent.parent)

@@ -23,6 +23,8 @@ class Settings:
     convert_rw: bool
     remove_locks: bool
     locked_dests: bool
+    skip_absent: bool
+    lock_wait: float  # seconds
     fs_checks: bool
     verbosity: str
     progress: bool

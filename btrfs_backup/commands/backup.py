@@ -6,15 +6,17 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 
 from btrfs_backup.commands.visit import Visit, fail, visit
-from btrfs_backup.errors import Failure, MissingProgram, StateFileBroken, UsageError
+from btrfs_backup.errors import Absent, Failure, MissingProgram, StateFileBroken, UsageError
 from btrfs_backup.model import inventory, location, plan, retention, transfers
 from btrfs_backup.model.location import Location
 from btrfs_backup.model.plan import Batch, Lineage
 from btrfs_backup.report import Report, Sent, Tally, pace, plural
 from btrfs_backup.settings import Settings
 from btrfs_backup.system import files, progress, stream
+from btrfs_backup.system.btrfs import blames_parent
 from btrfs_backup.system.endpoint import Folder, Sending, Shell, Source, Standing, examine
 from btrfs_backup.system.host import Host, Hosts
+from btrfs_backup.system.process import CommandFailed
 from btrfs_backup.system.ssh import Access
 from btrfs_backup.system.statefile import StateFiles
 
@@ -38,7 +40,7 @@ def backup(settings: Settings, report: Report, clock: Clock = datetime.now) -> N
         if settings.fs_checks:
             source.check()
         standing = _provide_folder(source.folder, create=settings.take_snapshot)
-        with files.lock(host, source.folder.path):
+        with files.lock(host, source.folder.path, settings.lock_wait):
             state = _load(source, report)
             if settings.take_snapshot:
                 _take_snapshot(settings, source, report, state, clock())
@@ -85,6 +87,18 @@ def _take_snapshot(settings: Settings, source: Source, report: Report, state: St
     else:
         report.snapshot = name
         log.info("%s: took snapshot %s", settings.source, name)
+        _name_nested(source)
+
+
+def _name_nested(source: Source) -> None:
+    try:
+        nested = source.nested()
+    except Failure as failure:
+        log.debug("cannot look for nested subvolumes: %s", failure)
+        return
+    if nested:
+        some = ", ".join(nested[:3]) + (f" and {len(nested) - 3} more" if len(nested) > 3 else "")
+        log.warning("%s: nested subvolumes are in no snapshot, and need backups of their own: %s", source.path, some)
 
 
 class _Run:
@@ -138,7 +152,7 @@ class _Run:
 
     def _look_at_source(self) -> plan.Snapshots:
         folder = self.source.folder
-        held = inventory.snapshots(folder.look(self.naming, self.standing))
+        held = inventory.snapshots(folder.look(self.naming, self.standing, names_suffice=True))
         for name, why in held.foreign.items():
             log.warning("%s: leaving %s alone: %s", folder.path, name, why)
         return held.complete
@@ -173,7 +187,10 @@ class _Run:
             self.state.save_outstanding(transfers.reconcile(outstanding, self.naming, each.identity, each.target.owed))
             self._note_delivered(each)
         except Failure as failure:
-            each.fail(failure)
+            if isinstance(failure, Absent) and self.settings.skip_absent:
+                each.skip(failure)
+            else:
+                each.fail(failure)
             with each.failing_alone():
                 self._owe_newest(each)
 
@@ -269,13 +286,19 @@ class _Run:
         if isinstance(each.place, Shell):
             # In this order: what was delivered there must not be forgotten, or it would be sent again.
             self._note_delivered(each)
-        self._settle(each, batches[:count], batches[count] if failure else None, before)
+        failing = batches[count] if failure else None
+        again = failing and failing.parent and isinstance(failed, CommandFailed) and blames_parent(failed.ended.said)
+        self._settle(each, batches[:count], None if again else failing, before)
         for batch, streamed in zip(batches[:count], streams, strict=False):
             each.tally.sent.append(Sent(batch.snapshot, batch.parent, streamed.bytes, streamed.seconds))
             log.info("%s: sent %s: %s", each.identity, batch.snapshot, pace(streamed.bytes, streamed.seconds))
-        if failure:
-            each.fail(failure)
-            each.clear_away(batches[count].snapshot, self.snapshots)
+        if failing and failure:
+            if again and failing.parent:
+                log.warning("%s: %s\n  Trying another parent, or a full transfer.", each.identity, failure.message)
+                each.target = plan.without_parent(each.target, failing.parent)
+            else:
+                each.fail(failure)
+            each.clear_away(failing.snapshot, self.snapshots)
 
     def _settle(
         self, each: Visit, arrived: Sequence[Batch], failed: Batch | None, before: transfers.Outstanding

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from btrfs_backup.errors import Failure
+from btrfs_backup.errors import Absent, Failure
 from btrfs_backup.model import inventory, plan, transfers
 from btrfs_backup.model.inventory import Holdings
 from btrfs_backup.model.location import Location, Scheme
@@ -49,6 +49,10 @@ class Visit:
     def fail(self, failure: Failure) -> None:
         self.broken = True
         fail(self.tally, failure)
+
+    def skip(self, absent: Absent) -> None:
+        self.broken = self.tally.absent = True
+        log.warning("%s: skipped: %s", self.identity, absent.message)
 
     @contextmanager
     def failing_alone(self) -> Iterator[None]:
@@ -105,7 +109,9 @@ class Visit:
         try:
             count, wrong = self._verify(batches, snapshots, naming)
         except Failure as blind:
-            raise _failed_to_send(batches, failed) if failed else blind from None
+            if not failed or len(batches) > 1:
+                raise _failed_to_send(batches, failed) if failed else blind from None
+            count, wrong = 0, blind.message
         if failed:
             # When all of them look well, it was the last one.
             count = min(count, len(batches) - 1)
@@ -147,22 +153,21 @@ class Visit:
             log.debug("%s: nothing to clear away: %s", self.identity, failure)
 
     def _check(self, place: Folder, settings: Settings, records: Records) -> Standing:
-        """Raises Failure unless backups can be put there. Creates nothing."""
+        """Raises Failure unless backups can be put there, Absent when its disk is missing. Creates nothing."""
         standing = examine(place.host, place.path)
-        if settings.fs_checks and not standing.on_btrfs:
-            raise Failure(
-                f"it is not on btrfs but on {standing.mount.type}",
-                "Is the disk mounted? A destination has to be a folder on a btrfs filesystem.",
+        self.filesystem = place.filesystem(standing) if standing.on_btrfs else ""
+        known = records.completed.get(self.identity, {})
+        if known and self.filesystem not in known and (standing.mount.point == "/" or not standing.on_btrfs):
+            raise Absent(
+                f"the disk is absent: the folder is on {_named(standing)}, and backups went to another filesystem",
+                f"Mount it. If backups shall go to {_named(standing)} from now on, use '--remove-locks' once.",
             )
+        if settings.fs_checks and not standing.on_btrfs:
+            message = f"it is not on btrfs but on {standing.mount.type}"
+            hint = "Is the disk mounted? A destination has to be a folder on a btrfs filesystem."
+            raise Failure(message, hint) if standing.exists else Absent(f"it does not exist, and {message}", hint)
         if standing.exists and not standing.is_directory:
             raise Failure("it is not a folder")
-        self.filesystem = place.filesystem(standing)
-        known = records.completed.get(self.identity, {})
-        if known and self.filesystem not in known and standing.mount.point == "/":
-            raise Failure(
-                "the disk is absent: the folder is on the root filesystem, and backups went to another one",
-                "Mount it. If backups shall go to the root filesystem from now on, use '--remove-locks' once.",
-            )
         return standing
 
     def _tell_what_is_left_alone(self, place: Folder, target: Target, snapshots: Snapshots) -> None:
@@ -183,6 +188,10 @@ class Visit:
         log.info("%s: deleting %s, a transfer that was cut off", self.identity, name)
         for failure in place.delete([name]).values():
             raise failure
+
+
+def _named(standing: Standing) -> str:
+    return "the root filesystem" if standing.mount.point == "/" else standing.mount.type
 
 
 def _failed_to_send(batches: Sequence[Batch], failed: Failure) -> Failure:

@@ -19,6 +19,7 @@ class Target:
 
     missing: names still to be sent, oldest first; common: names complete on both sides, the possible parents;
     occupied: names that would have to be sent but are taken by something foreign, with what it is;
+    unusable: those in common that the destination turned out not to be able to use as a parent;
     one_by_one: it cannot take several streams one behind the other.
     """
 
@@ -26,7 +27,12 @@ class Target:
     missing: tuple[str, ...] = ()
     common: frozenset[str] = frozenset()
     occupied: Mapping[str, str] = field(default_factory=dict)
+    unusable: frozenset[str] = frozenset()
     one_by_one: bool = False
+
+    @property
+    def parents(self) -> frozenset[str]:
+        return self.common - self.unusable
 
     @property
     def owed(self) -> frozenset[str]:
@@ -78,6 +84,11 @@ def served(target: Target, snapshot: str) -> Target:
     return replace(target, missing=target.missing[1:], common=target.common | {snapshot})
 
 
+def without_parent(target: Target, parent: str) -> Target:
+    """PARENT is of no use there. The next better one may be, but when that is none either it is not for the parents."""
+    return replace(target, unusable=target.common if target.unusable else frozenset({parent}))
+
+
 def next_batch(targets: Sequence[Target], lineage: "Lineage | None", shared: bool = True) -> Batch | None:
     """The oldest missing snapshot, for all the TARGETS that lack it and would get it from the same parent; when not
     SHARED for the first of them.
@@ -90,7 +101,7 @@ def next_batch(targets: Sequence[Target], lineage: "Lineage | None", shared: boo
         return None
     snapshot = min(target.missing[0] for target in waiting)
     parents = {
-        target.destination: lineage.parent(snapshot, target.common) if lineage else None
+        target.destination: lineage.parent(snapshot, target.parents) if lineage else None
         for target in waiting
         if target.missing[0] == snapshot
     }

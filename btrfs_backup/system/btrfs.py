@@ -8,6 +8,7 @@ from btrfs_backup.model.snapshot import Subvolume
 
 Argv = tuple[str, ...]
 
+NOT_PERMITTED = "Operation not permitted"
 # Inode number of the root of every subvolume (BTRFS_FIRST_FREE_OBJECTID).
 SUBVOLUME_INODE = 256
 
@@ -44,6 +45,11 @@ def sync(folder: str) -> Argv:
 def make_writable(path: str, force: bool) -> Argv:
     """FORCE is needed for received subvolumes since btrfs-progs 5.14.2, and not known before."""
     return ("btrfs", "property", "set", *(["-f"] if force else []), "-ts", path, "ro", "false")
+
+
+def get_readonly(path: str) -> Argv:
+    """Prints `ro=true` or `ro=false`; unlike `list` and `show` it needs no rights."""
+    return ("btrfs", "property", "get", "-ts", path, "ro")
 
 
 def show(path: str) -> Argv:
@@ -126,6 +132,13 @@ def parse_filesystem_uuid(text: str) -> str:
     if not match:
         raise _not_understood("filesystem show", text)
     return match[1]
+
+
+def blames_parent(stderr: str) -> bool:
+    """Whether `btrfs receive` says that it cannot find or reach the parent (cmds/receive.c, process_snapshot)."""
+    return bool(
+        re.search("cannot find parent subvol|parent subvol(ume)? is not reachable|changed your default", stderr)
+    )
 
 
 def _uuid(word: str) -> str:

@@ -107,16 +107,25 @@ class Folder:
         argv = btrfs.filesystem_show(standing.mount.point)
         return btrfs.parse_filesystem_uuid(self.host.run(argv, f"cannot identify the filesystem of '{self.path}'"))
 
-    def look(self, naming: Naming, standing: Standing) -> Inventory:
-        """What it holds under names of NAMING; the number of processes does not depend on how much. Raises Failure."""
+    def look(self, naming: Naming, standing: Standing, names_suffice: bool = False) -> Inventory:
+        """What it holds under names of NAMING; the number of processes does not depend on how much. Raises Failure.
+
+        When NAMES_SUFFICE, a user without the right to list subvolumes gets them without UUIDs, one process for each.
+        """
         if not standing.exists:
             return Inventory(exists=False)
-        found, listed, readonly = self.host.run_together(
-            [self._find(), btrfs.list_children(self.path), btrfs.list_children(self.path, readonly_only=True)],
-            f"cannot list what is in '{self.path}'",
-        )
+        lists = [btrfs.list_children(self.path), btrfs.list_children(self.path, readonly_only=True)]
+        endings = self.host.ended_together(self._find(), *lists)
+        without_rights = names_suffice and endings[1].status and btrfs.NOT_PERMITTED in endings[1].said
+        for ended in endings[:1] if without_rights else endings:
+            if ended.status:
+                raise CommandFailed(ended, f"cannot list what is in '{self.path}'")
+        found, listed, readonly = (os.fsdecode(ended.stdout) for ended in endings)
         ours = {name: is_subvolume for name, is_subvolume in _entries(found).items() if name in naming}
-        subvolumes = _subvolumes(btrfs.parse_list(listed, readonly), standing.mount.inside(standing.path))
+        if without_rights:
+            subvolumes = {name: self._without_uuids(name) for name in ours if ours[name]}
+        else:
+            subvolumes = _subvolumes(btrfs.parse_list(listed, readonly), standing.mount.inside(standing.path))
         if unlisted := sorted(name for name, is_subvolume in ours.items() if is_subvolume and name not in subvolumes):
             raise Failure(
                 f"'{self.at(unlisted[0])}' is a subvolume, but 'btrfs subvolume list' does not show it once",
@@ -126,6 +135,10 @@ class Folder:
             subvolumes={name: subvolumes[name] for name in sorted(ours) if ours[name]},
             others=frozenset(name for name in ours if not ours[name]),
         )
+
+    def _without_uuids(self, name: str) -> Subvolume:
+        trying = f"cannot ask whether '{self.at(name)}' is read-only"
+        return Subvolume(name, "", readonly="ro=true" in self.host.run(btrfs.get_readonly(self.at(name)), trying))
 
     def names(self) -> list[str]:
         """The names of all its entries. Raises Failure."""
@@ -248,7 +261,7 @@ class Source:
 
     def check(self) -> None:
         """Raises Failure unless it is a subvolume and the snapshot folder is, or can be made, on btrfs."""
-        standing = examine(self.host, self.path)
+        standing = self._standing
         if not standing.exists:
             raise Failure(f"the source '{self.path}' does not exist", "Give the path of a btrfs subvolume.")
         if not standing.on_btrfs:
@@ -261,6 +274,21 @@ class Source:
                 f"the source '{self.path}' is not a btrfs subvolume",
                 f"This names those there are: {self.host.typed('btrfs', 'subvolume', 'list', standing.mount.point)}",
             )
+
+    @cached_property
+    def _standing(self) -> Standing:
+        return examine(self.host, self.path)
+
+    def nested(self) -> list[str]:
+        """The writable subvolumes in it, by their paths in it; read-only ones are snapshots. Raises Failure.
+
+        A snapshot holds an empty folder in place of each (btrfs-subvolume(8)).
+        """
+        lists = [btrfs.list_children(self.path), btrfs.list_children(self.path, readonly_only=True)]
+        rows = btrfs.parse_list(*self.host.run_together(lists, f"cannot list the subvolumes in '{self.path}'"))
+        top = self._standing.mount.inside(self._standing.path)
+        paths = [path for path, each in rows if not each.readonly]
+        return sorted(path.removeprefix(f"{top}/") for path in paths if not top or path.startswith(f"{top}/"))
 
     @cached_property
     def can_send_compressed_data(self) -> bool:

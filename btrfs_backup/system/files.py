@@ -4,8 +4,9 @@ import fcntl
 import logging
 import os
 import re
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from posixpath import basename, dirname
 
 from btrfs_backup.errors import Failure, LockHeld
@@ -16,6 +17,7 @@ from btrfs_backup.system.ssh import Connection
 
 log = logging.getLogger(__name__)
 
+_LOCK_INTERVAL = 0.5  # seconds between tries to get a lock
 _LETTING_GO = 2.0  # seconds for a lock on another machine to be dropped
 _NOT_FOUND = 127  # exit status of shells; csh and sudo have but words
 _NO_FLOCK = re.compile("flock: (command )?not found", re.IGNORECASE)
@@ -51,24 +53,40 @@ def replace(host: Host, path: str, text: str) -> None:
 
 
 @contextmanager
-def lock(host: Host, folder: str) -> Iterator[None]:
+def lock(host: Host, folder: str, wait: float) -> Iterator[None]:
     """Hold the advisory lock on FOLDER (flock(2)) as long as the scope lasts; the kernel drops it however we end.
 
-    Raises LockHeld when another process has it.
+    Raises LockHeld when another process has it and does not drop it within WAIT seconds.
     """
-    if host.connection:
-        with _remote_lock(host, folder):
-            yield
-        return
+    with ExitStack() as held:
+        patience = time.monotonic() + wait
+        told = False
+        while True:
+            try:
+                held.enter_context(_remote_lock(host, folder) if host.connection else _local_lock(host, folder))
+                break
+            except LockHeld as failure:
+                if time.monotonic() >= patience:
+                    raise
+                if not told:
+                    log.info("waiting: %s", failure.message)
+                    told = True
+            time.sleep(max(0.0, min(_LOCK_INTERVAL, patience - time.monotonic())))
+        yield
+
+
+@contextmanager
+def _local_lock(host: Host, folder: str) -> Iterator[None]:
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
         raise Failure(f"cannot open the snapshot folder '{folder}': {error.strerror}") from None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _held(host, folder) from None
         yield
-    except BlockingIOError:
-        raise _held(host, folder) from None
     finally:
         os.close(descriptor)
 
@@ -172,7 +190,8 @@ def _explain(host: Host, folder: str, holder: Child, children: Children) -> None
 
 def _held(host: Host, folder: str) -> LockHeld:
     return LockHeld(
-        f"another run works on the snapshot folder '{folder}'{_holder(host, folder)}", "Try again when it has ended."
+        f"another run works on the snapshot folder '{folder}'{_holder(host, folder)}",
+        "Try again when it has ended, or let this one wait with '--lock-wait SECONDS'.",
     )
 
 

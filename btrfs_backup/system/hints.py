@@ -32,6 +32,9 @@ _ANYWHERE = (
     ),
     ("Read-only file system", "Mount the filesystem writable; 'dmesg' tells when the kernel made it read-only."),
 )
+_DOWN = (
+    "Connection refused|Connection timed out|No route to host|Host is down|Network is unreachable|Operation timed out"
+)
 _SSH = (
     (
         r"Permission denied \(|Too many authentication failures",
@@ -44,7 +47,7 @@ _SSH = (
     ),
     ("Could not resolve hostname", "Is the name of the host right, and is the network up?"),
     (
-        "Connection refused|Connection timed out|No route to host|Network is unreachable|Operation timed out",
+        _DOWN,
         "Is the host up, and does sshd listen there? Try: ssh {login}",
     ),
     ("not responding|closed by remote host|Connection reset|Broken pipe", "The connection broke; run it again."),
@@ -71,6 +74,11 @@ def hint(stderr: str, login: str, privileged: bool) -> str:
     if privileged or not any(words in stderr for words in _RIGHTS):
         return ""
     return "Log in there as root (ssh://root@...), or use '--ssh-sudo'." if login else "Run it as root, e.g. with sudo."
+
+
+def is_down(stderr: str) -> bool:
+    """Whether ssh says with the words STDERR that the other machine is not there."""
+    return bool(re.search(f"{_DOWN}|Could not resolve hostname", stderr))
 
 
 def sudo_rule(user: str) -> str:

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
-from btrfs_backup.errors import Failure
+from btrfs_backup.errors import Absent, Failure
 from btrfs_backup.model.location import Location
-from btrfs_backup.system import process
+from btrfs_backup.system import hints, process
 from btrfs_backup.system.btrfs import Argv
 from btrfs_backup.system.process import Child, Children, Command, CommandFailed
 
@@ -178,8 +178,9 @@ class Connection:
     def _local(self, argv: Argv) -> Command:
         return Command(argv, title="ssh", own_session=False, login=self.login)
 
-    def _broke(self, master: Child, trying: str) -> CommandFailed:
-        return CommandFailed(replace(master.ended, stderr=self._last_words()), trying)
+    def _broke(self, master: Child, trying: str) -> Failure:
+        failed = CommandFailed(replace(master.ended, stderr=self._last_words()), trying)
+        return Absent(failed.message, failed.hint) if hints.is_down(failed.ended.said) else failed
 
     def _last_words(self) -> str:
         """Why the shared connection broke, when it did; commands that went through it do not know."""

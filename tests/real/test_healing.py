@@ -1,0 +1,371 @@
+"""What must not keep backups from being complete: other runs, absent disks, unusable parents, suspended runs."""
+
+import fcntl
+import json
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import time
+import unittest
+from pathlib import Path
+
+from tests.real.machine import (
+    TOP,
+    RealTest,
+    children_of,
+    kill,
+    names,
+    random_file,
+    sh,
+    show,
+    wait_for,
+)
+from tests.real.sshd import SshTest
+
+OUTSTANDING, COMPLETED = ".outstanding_transfers", ".completed_transfers"
+
+
+def record(source: Path, name: str = OUTSTANDING) -> object:
+    return json.loads((source / "snapshot" / name).read_text())
+
+
+class Waiting(RealTest):
+    def hold(self, source: Path) -> int:
+        """Hold the run lock as another run does; the descriptor to close."""
+        descriptor = os.open(source / "snapshot", os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        return descriptor
+
+    def test_the_lock_is_waited_for(self) -> None:
+        source = self.source()
+        self.backup(source)
+        held = self.hold(source)
+        waiting = self.start("--lock-wait", "60", source)
+        assert waiting.stderr
+        self.assertIn("waiting: another run works on the snapshot folder", waiting.stderr.readline())
+        self.assertEqual(len(names(source / "snapshot")), 1)
+        os.close(held)
+        self.assertEqual(waiting.wait(20), 0)
+        self.assertEqual(len(names(source / "snapshot")), 2)
+
+    def test_it_is_not_waited_for_longer(self) -> None:
+        source = self.source()
+        self.backup(source)
+        held = self.hold(source)
+        self.addCleanup(os.close, held)
+        began = time.monotonic()
+        result = self.backup("--lock-wait", "0.7", source, status=3)
+        self.assertGreater(time.monotonic() - began, 0.7)
+        self.assertIn(f"process {os.getpid()} (", result.err)
+        self.assertIn("--lock-wait", result.err)
+        self.assertEqual(len(names(source / "snapshot")), 1)
+
+    def test_a_signal_ends_the_waiting(self) -> None:
+        source = self.source()
+        self.backup(source)
+        self.addCleanup(os.close, self.hold(source))
+        waiting = self.start("--lock-wait", "60", source)
+        assert waiting.stderr
+        waiting.stderr.readline()
+        waiting.terminate()
+        self.assertEqual(waiting.wait(20), 128 + signal.SIGTERM)
+
+    def test_prefixes_in_one_folder(self) -> None:
+        """Whatever their prefixes, runs on one snapshot folder exclude each other: they share the state files."""
+        source, usb = self.source(), self.disk("usb").path
+        self.backup("-p", "a-", source, usb)
+        runs = [self.start("--lock-wait", "60", "-p", prefix, source, usb) for prefix in ("a-", "b-", "c-")]
+        self.assertEqual([run.wait(60) for run in runs], [0, 0, 0])
+        self.assertEqual([name[:2] for name in names(usb)], ["a-", "a-", "b-", "c-"])
+        self.assert_complete(usb, source / "snapshot", names(source / "snapshot"))
+        self.assertEqual(record(source), {})
+        delivered = record(source, COMPLETED)
+        assert isinstance(delivered, dict)
+        [known] = delivered[str(usb)].values()
+        self.assertEqual([name[:2] for name in known], ["a-", "b-", "c-"])
+
+
+class RemoteWaiting(SshTest):
+    def setUp(self) -> None:
+        super().setUp()
+        self.server = self.sshd()
+
+    def test_the_lock_of_a_remote_source_is_waited_for(self) -> None:
+        source = self.source()
+        self.backup(*self.server.arguments(), f"{self.server.url}{source}")
+        held = os.open(source / "snapshot", os.O_RDONLY)
+        fcntl.flock(held, fcntl.LOCK_EX)
+        waiting = self.start(*self.server.arguments(), "--lock-wait", "60", f"{self.server.url}{source}")
+        assert waiting.stderr
+        self.assertIn("waiting: another run works on the snapshot folder", waiting.stderr.readline())
+        os.close(held)
+        self.assertEqual(waiting.wait(20), 0)
+        self.assertEqual(len(names(source / "snapshot")), 2)
+
+
+class SwappedDisks(RealTest):
+    def test_two_disks_at_one_mount_point(self) -> None:
+        """Each gets an increment when it is back, although the source keeps but one snapshot otherwise."""
+        source = self.source()
+        one, two = self.disk("usb", 200), self.disk("other", 200)
+        two.unmount()
+        keep = ("-N", "1", "-n", "2")
+        self.backup(*keep, source, one.path)
+        on_one = names(source / "snapshot")[0]
+        one.unmount()
+        two.path = one.path
+        two.mount()
+        for _ in range(3):
+            self.backup(*keep, source, one.path)
+        # The last one that went to the first disk waits for it, and is named as the reason.
+        self.assertEqual(names(source / "snapshot")[0], on_one)
+        self.assertEqual(len(names(source / "snapshot")), 2)
+        told = self.backup(*keep, "-v", "debug", source, one.path)
+        self.assertRegex(told.err, rf"keeping {on_one}: last delivered to {one.path} \(filesystem [-0-9a-f]{{36}}\)")
+        two.unmount()
+        one.mount()
+        back = self.backup(*keep, source, one.path)
+        self.assertIn(f"on top of {on_one}", back.err)
+        self.assertNotIn(on_one, names(source / "snapshot"))
+        newest = names(source / "snapshot")[-1]
+        self.assert_same(one.path / newest, source / "snapshot" / newest)
+
+    def test_forgetting_a_disk_that_is_gone_for_good(self) -> None:
+        source, usb = self.source(), self.disk("usb").path
+        gone = self.disk("gone")
+        self.backup(source, usb, gone.path)
+        [first] = names(source / "snapshot")
+        gone.unmount()
+        self.backup("-N", "1", source, usb)
+        self.assertIn(first, names(source / "snapshot"))
+        self.backup("-N", "1", "-S", "-T", "--remove-locks", source, gone.path)
+        self.assertNotIn(first, names(source / "snapshot"))
+
+
+class AbsentDisks(RealTest):
+    def setUp(self) -> None:
+        super().setUp()
+        self.home = self.source()
+        self.usb = self.disk("usb")
+
+    def test_the_empty_mount_point_is_absent(self) -> None:
+        self.backup(self.home, self.usb.path)
+        self.usb.unmount()
+        result = self.backup(self.home, self.usb.path, status=10)
+        self.assertIn("the disk is absent: the folder is on ", result.err)
+        self.assertIn("Mount it.", result.err)
+        self.assertEqual(list(self.usb.path.iterdir()), [])
+        newest = names(self.home / "snapshot")[-1]
+        self.assertEqual(record(self.home), {newest: {"locks": [str(self.usb.path)]}})
+
+    def test_skipped_it_is_no_failure(self) -> None:
+        other = self.disk("other").path
+        self.backup(self.home, self.usb.path, other)
+        self.usb.unmount()
+        result = self.backup("--skip-absent-dests", self.home, self.usb.path, other)
+        self.assertIn(f"warning: {self.usb.path}: skipped: the disk is absent", result.err)
+        self.assertIn(f"{self.usb.path}: absent, 1 outstanding", result.err)
+        self.assert_complete(other, self.home / "snapshot", names(self.home / "snapshot"))
+        self.usb.mount()
+        self.backup("--skip-absent-dests", self.home, self.usb.path, other)
+        self.assert_complete(self.usb.path, self.home / "snapshot", names(self.home / "snapshot"))
+        self.assertEqual(record(self.home), {})
+
+    def test_a_folder_that_never_was(self) -> None:
+        """Somewhere else than on btrfs; a folder that is there and is not on btrfs is a mistake, though."""
+        missing = Path("/proc/no-such-disk")
+        self.backup(self.home, missing, status=10)
+        result = self.backup("--skip-absent-dests", self.home, missing)
+        self.assertIn(f"{missing}: skipped: it does not exist, and it is not on btrfs but on proc", result.err)
+        self.backup("--skip-absent-dests", self.home, "/proc/sys", status=10)
+
+    def test_a_full_or_broken_disk_is_not_absent(self) -> None:
+        (self.usb.path / "file").write_text("")
+        self.backup("--skip-absent-dests", self.home, self.usb.path / "file", status=10)
+
+
+class AbsentHosts(SshTest):
+    def setUp(self) -> None:
+        super().setUp()
+        self.server = self.sshd()
+
+    def test_a_host_that_is_down(self) -> None:
+        source, usb = self.source(), self.disk("usb").path
+        url = f"{self.server.url}{usb}"
+        self.server.stop()
+        self.backup(*self.server.arguments(), source, url, status=10)
+        result = self.backup(*self.server.arguments(), "--skip-absent-dests", source, url)
+        self.assertIn(f"warning: {url}: skipped: cannot connect to ", result.err)
+        self.assertIn("absent, 2 outstanding", result.err)
+
+    def test_a_login_that_is_refused_is_a_failure(self) -> None:
+        source, usb = self.source(), self.disk("usb").path
+        url = self.server.url.replace("ssh://", "ssh://nobody@") + str(usb)
+        result = self.backup(*self.server.arguments(), "--skip-absent-dests", source, url, status=10)
+        self.assertNotIn("skipped", result.err)
+
+
+class Nested(RealTest):
+    def test_nested_subvolumes_are_named_once(self) -> None:
+        source = self.source()
+        for name in ("a", "folder/b", "c", "d", "e"):
+            sh("btrfs", "subvolume", "create", source / name)
+        self.backup(source)
+        result = self.backup(source)
+        self.assertIn(
+            "nested subvolumes are in no snapshot, and need backups of their own: a, c, d and 2 more", result.err
+        )
+        self.assertEqual(result.err.count("nested"), 1)
+
+    def test_snapshots_are_not(self) -> None:
+        """Neither those of this run, nor others; also at the top of the filesystem."""
+        source = self.source()
+        self.backup(source)
+        self.assertNotIn("nested", self.backup(source).err)
+        self.assertNotIn("nested", self.backup("-f", source.parent / "elsewhere", source).err)
+        self.assertIn("of their own: home\n", self.backup("-f", "kept", source.parent).err)
+
+
+class Parents(RealTest):
+    def tools(self, script: str) -> dict[str, str]:
+        """An environment with a `btrfs` that runs SCRIPT first."""
+        folder = self.folder / "tools"
+        folder.mkdir()
+        (folder / "btrfs").write_text(f'#!/bin/sh\n{script}\nexec {sh("sh", "-c", "command -v btrfs").strip()} "$@"\n')
+        (folder / "btrfs").chmod(0o755)
+        return {"PATH": f"{folder}:{os.environ['PATH']}"}
+
+    def test_a_full_transfer_when_no_parent_can_be_used(self) -> None:
+        """Through a bind mount of a plain folder `btrfs receive` does not find the parent that is there."""
+        source, usb = self.source(), self.disk("usb").path
+        (usb / "folder").mkdir()
+        bound = self.folder / "bound"
+        bound.mkdir()
+        sh("mount", "--bind", usb / "folder", bound)
+        self.addCleanup(sh, "umount", bound)
+        for _ in range(3):
+            self.backup(source)
+        taken = names(source / "snapshot")
+        self.backup("-S", "-n", "1", source, bound)
+        self.backup(source)
+        result = self.backup("-S", source, bound)
+        newest = names(source / "snapshot")[-1]
+        self.assertIn("Trying another parent, or a full transfer.", result.err)
+        self.assertIn(f"{bound}: sending {newest} in full", result.err)
+        self.assertFalse([line for line in result.err.splitlines() if "FAILED" in line])
+        self.assertEqual(record(source), {})
+        self.assertIn(newest, names(bound))
+        self.assertIn(taken[-1], names(bound))
+        self.assert_complete(bound, source / "snapshot", names(source / "snapshot"))
+
+    def test_the_next_better_parent(self) -> None:
+        """One of two parents cannot be found there any more when the stream arrives."""
+        source, usb = self.source(), self.disk("usb").path
+        random_file(source / "large", 5)
+        self.backup(source, usb)
+        self.backup(source, usb)
+        old, new = names(usb)
+        away = f"btrfs subvolume delete {usb}/{new} >/dev/null 2>&1"
+        env = self.tools(f'case "$1" in receive) PATH={os.environ["PATH"]} {away};; esac')
+        result = self.backup(source, usb, env=env)
+        newest = names(source / "snapshot")[-1]
+        self.assertIn(f"sending {newest} on top of {new}", result.err)
+        self.assertIn(f"sending {newest} on top of {old}", result.err)
+        self.assertEqual(show(usb / newest)["Parent UUID"], show(usb / old)["UUID"])
+        self.assert_same(usb / newest, source / "snapshot" / newest)
+        self.assertEqual(record(source), {})
+
+    def test_other_failures_are_not_tried_again(self) -> None:
+        source, usb = self.source(), self.disk("usb").path
+        self.backup(source, usb)
+        env = self.tools('[ "$1" = receive ] && { cat >/dev/null; echo "ERROR: out of order" >&2; exit 1; }')
+        result = self.backup(source, usb, status=10, env=env)
+        self.assertEqual(result.err.count("on top of"), 1)
+        self.assertNotIn("in full", result.err)
+
+
+class Suspended(RealTest):
+    def test_stopped_and_continued(self) -> None:
+        """As by Ctrl-Z and `fg`: the whole process group is stopped. The stream does not suffer."""
+        source, usb = self.source(), self.disk("usb", 600).path
+        random_file(source / "large", 150)
+        command = self.start(source, usb, start_new_session=True)
+        wait_for(lambda: len(names(usb)) == 1)
+        for _ in range(3):
+            os.killpg(command.pid, signal.SIGSTOP)
+            wait_for(lambda: Path(f"/proc/{command.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
+            time.sleep(0.15)
+            os.killpg(command.pid, signal.SIGCONT)
+            time.sleep(0.05)
+        self.assertEqual(command.wait(60), 0)
+        self.assert_complete(usb, source / "snapshot", names(source / "snapshot"))
+
+    def test_a_stream_that_broke_is_noticed(self) -> None:
+        """A `btrfs send` that is stopped itself, as the suspension of a machine does, writes a broken stream."""
+        source, usb = self.source(), self.disk("usb", 600).path
+        random_file(source / "large", 150)
+        command = self.start(source, usb)
+        wait_for(lambda: len(names(usb)) == 1)
+        for pid in children_of(command.pid):
+            if b"send" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                kill(pid, signal.SIGSTOP)
+                time.sleep(0.3)
+                kill(pid, signal.SIGCONT)
+        status = command.wait(60)
+        self.assertIn(status, (0, 10))
+        if status:
+            self.backup("-S", source, usb)
+        self.assert_complete(usb, source / "snapshot", names(source / "snapshot"))
+        self.assertEqual(record(source), {})
+
+
+class WithoutRoot(RealTest):
+    """Somebody who owns the subvolume, on a filesystem mounted with user_subvol_rm_allowed."""
+
+    def run_as_nobody(self, *arguments: object) -> "subprocess.CompletedProcess[str]":
+        nobody = pwd.getpwnam("nobody")
+        program = self.folder / "program"
+        if not program.exists():
+            self.folder.chmod(0o755)
+            shutil.copytree(TOP / "btrfs_backup", program / "btrfs_backup")
+        script = (
+            f"import sys; sys.path.insert(0, '{program}'); from btrfs_backup.__main__ import main; sys.exit(main())"
+        )
+        return subprocess.run(
+            [self.python(), "-c", script, *map(str, arguments)],
+            check=False,
+            capture_output=True,
+            text=True,
+            user=nobody.pw_uid,
+            group=nobody.pw_gid,
+            extra_groups=[],
+            cwd="/",
+        )
+
+    def python(self) -> str:
+        """One that everybody may run, or else the test is skipped."""
+        for path in ("/usr/bin/python3", "/usr/local/bin/python3"):
+            new_enough = [path, "-c", "import sys; sys.exit(sys.version_info < (3, 10))"]
+            if os.access(path, os.X_OK) and subprocess.run(new_enough, check=False).returncode == 0:
+                return path
+        raise unittest.SkipTest("no Python that everybody may run")
+
+    def test_what_can_be_done_is_done(self) -> None:
+        """Snapshots are taken and deleted; what needs root says so."""
+        pool, usb = self.disk("pool"), self.disk("usb").path
+        sh("mount", "-o", "remount,user_subvol_rm_allowed", pool.path)
+        source = self.subvolume(pool.path / "home")
+        sh("chown", "-R", "nobody", source)
+        usb.chmod(0o777)
+        for count in (1, 2, 2):
+            done = self.run_as_nobody("-w", "-N", "2", source)
+            self.assertEqual((done.returncode, len(names(source / "snapshot"))), (0, count), done.stderr)
+        kept = names(source / "snapshot")
+        (source / "snapshot" / "20200101-000000").mkdir()
+        done = self.run_as_nobody("-S", source, usb)
+        self.assertEqual(done.returncode, 10)
+        self.assertIn("Run it as root", done.stderr)
+        self.assertNotIn("Traceback", done.stderr)
+        self.assertEqual((names(usb), names(source / "snapshot")[1:]), ([], kept))
