@@ -158,9 +158,12 @@ class Visit:
         self.filesystem = place.filesystem(standing) if standing.on_btrfs else ""
         known = records.completed.get(self.identity, {})
         if known and self.filesystem not in known and (standing.mount.point == "/" or not standing.on_btrfs):
+            message = "the disk is absent: the folder is on {}, and backups went to another filesystem"
+            hint = "Mount it."
+            if standing.on_btrfs:
+                hint += " If backups shall go to the root filesystem from now on, use '--remove-locks' once."
             raise Absent(
-                f"the disk is absent: the folder is on {_named(standing)}, and backups went to another filesystem",
-                f"Mount it. If backups shall go to {_named(standing)} from now on, use '--remove-locks' once.",
+                message.format("the root filesystem" if standing.mount.point == "/" else standing.mount.type), hint
             )
         if settings.fs_checks and not standing.on_btrfs:
             message = f"it is not on btrfs but on {standing.mount.type}"
@@ -188,10 +191,6 @@ class Visit:
         log.info("%s: deleting %s, a transfer that was cut off", self.identity, name)
         for failure in place.delete([name]).values():
             raise failure
-
-
-def _named(standing: Standing) -> str:
-    return "the root filesystem" if standing.mount.point == "/" else standing.mount.type
 
 
 def _failed_to_send(batches: Sequence[Batch], failed: Failure) -> Failure:

@@ -29,6 +29,18 @@ class VersionTest(unittest.TestCase):
         self.assertTrue((6, 0) < btrfs.COMPRESSED_RECEIVER <= btrfs.parse_version("btrfs-progs v6.2"))
 
 
+class ParentTest(unittest.TestCase):
+    def test_blames_parent(self) -> None:
+        for words, wanted in (
+            ("ERROR: cannot find parent subvolume", True),
+            ("ERROR: parent subvol is not reachable from inside the root subvol", True),
+            ("It seems that you have changed your default subvolume or you specify other subvolume to\nmount", True),
+            ("ERROR: writing to o257 failed: No space left on device", False),
+            ("", False),
+        ):
+            self.assertEqual(btrfs.blames_parent(words), wanted, words)
+
+
 class ArgvTest(unittest.TestCase):
     def test_argv(self) -> None:
         """Exactly these commands are run."""
@@ -48,6 +60,7 @@ class ArgvTest(unittest.TestCase):
             (btrfs.make_writable("/b/N", force=False), "btrfs property set -ts /b/N ro false"),
             (btrfs.make_writable("/b/N", force=True), "btrfs property set -f -ts /b/N ro false"),
             (btrfs.show("/b/N"), "btrfs subvolume show /b/N"),
+            (btrfs.get_readonly("/b/N"), "btrfs property get -ts /b/N ro"),
             (btrfs.list_children("/b"), "btrfs subvolume list -o -u -q -R /b"),
             (btrfs.list_children("/b", readonly_only=True), "btrfs subvolume list -o -u -q -R -r /b"),
             (btrfs.filesystem_show("/"), "btrfs filesystem show /"),

@@ -126,6 +126,23 @@ class NextBatchesTest(unittest.TestCase):
         return done
 
 
+class UnusableParentTest(unittest.TestCase):
+    def test_the_next_better_one_and_then_none(self) -> None:
+        """Also for what is sent later; what arrives in full may be a parent."""
+        target = Target("/b", (D, E, F), frozenset([A, B, C]))
+        tried = []
+        for _ in range(3):
+            batch = plan.next_batch([target], lineage(*ALL))
+            assert batch
+            tried.append(batch.parent)
+            if batch.parent:
+                target = plan.without_parent(target, batch.parent)
+        self.assertEqual(tried, [C, B, None])
+        target = plan.served(target, D)
+        self.assertEqual(plan.next_batch([target], lineage(*ALL)), Batch(E, D, ("/b",)))
+        self.assertEqual(target.common, {A, B, C, D})
+
+
 class TargetTest(unittest.TestCase):
     def missing(self, held: Holdings, keep: str, names: tuple[str, ...] = ALL) -> list[str]:
         return list(plan.target("/b", held, source(*names), NAMING, retention.parse(keep)).missing)
