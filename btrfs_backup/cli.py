@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NoReturn
 
-from btrfs_backup import __version__, argfiles
+from btrfs_backup import __version__, argfiles, completion, manpage
 from btrfs_backup.errors import UsageError
 from btrfs_backup.model import location, retention
 from btrfs_backup.model.location import Scheme
@@ -237,6 +237,13 @@ def _add_miscellaneous(parser: argparse.ArgumentParser) -> None:
         default=0.0,
         help="how long to wait when another run works on the same snapshot folder (default: 0)",
     )
+    group.add_argument(
+        "--print-completion",
+        metavar="SHELL",
+        choices=tuple(completion.SHELLS),
+        help="print the script that completes options in a shell: bash, zsh or fish",
+    )
+    group.add_argument("--print-man", action="store_true", help="print the manual page")
     group.add_argument("-h", "--help", action="help", help="print this help and exit")
     group.add_argument("--version", action="version", version=f"btrfs-backup {__version__}")
 
@@ -244,10 +251,14 @@ def _add_miscellaneous(parser: argparse.ArgumentParser) -> None:
 def parse(argv: Sequence[str]) -> Settings:
     """What ARGV (without the program's name) asks for; @FILE arguments are read.
 
-    Raises UsageError, and SystemExit for --help and --version.
+    Raises UsageError, and SystemExit when it asks only for something to be printed.
     """
     cwd = os.getcwd()
     arguments = parser().parse_intermixed_args(_without_double_dash(argfiles.expand(argv, _read, cwd)))
+    if arguments.print_completion or arguments.print_man:
+        shell = arguments.print_completion
+        print(completion.script(parser(), shell) if shell else manpage.page(parser(), __version__), end="")
+        raise SystemExit(0)
     if arguments.source is None:
         raise UsageError("no SOURCE is given", "Example: btrfs-backup /home /mnt/usb/home; see 'btrfs-backup --help'.")
     destinations = dict.fromkeys(location.parse(spelling, cwd) for spelling in arguments.destinations)

@@ -158,13 +158,11 @@ class Visit:
         self.filesystem = place.filesystem(standing) if standing.on_btrfs else ""
         known = records.completed.get(self.identity, {})
         if known and self.filesystem not in known and (standing.mount.point == "/" or not standing.on_btrfs):
-            message = "the disk is absent: the folder is on {}, and backups went to another filesystem"
+            here = "the root filesystem" if standing.mount.point == "/" else standing.mount.type
             hint = "Mount it."
             if standing.on_btrfs:
                 hint += " If backups shall go to the root filesystem from now on, use '--remove-locks' once."
-            raise Absent(
-                message.format("the root filesystem" if standing.mount.point == "/" else standing.mount.type), hint
-            )
+            raise Absent(f"the disk is absent: the folder is on {here}, and backups went to another filesystem", hint)
         if settings.fs_checks and not standing.on_btrfs:
             message = f"it is not on btrfs but on {standing.mount.type}"
             hint = "Is the disk mounted? A destination has to be a folder on a btrfs filesystem."

@@ -7,7 +7,7 @@ import unittest
 from collections.abc import Sequence
 from typing import Any
 
-from btrfs_backup import __version__, argfiles, cli
+from btrfs_backup import __version__, argfiles, cli, completion, manpage
 from btrfs_backup.errors import UsageError
 from btrfs_backup.model.retention import KEEP_ALL, Policy
 from btrfs_backup.model.snapshot import Naming
@@ -419,8 +419,15 @@ class HelpTest(unittest.TestCase):
     def test_version(self) -> None:
         self.assertEqual(printed("--version"), f"btrfs-backup {__version__}\n")
 
-    def test_both_end_well(self) -> None:
-        for option in ("--help", "--version"):
+    def test_texts_made_of_the_parser(self) -> None:
+        """They need no SOURCE, and do not mind one."""
+        for places in ((), ("/src", "/b")):
+            self.assertEqual(printed("--print-man", *places), manpage.page(cli.parser(), __version__))
+            for shell in ("bash", "zsh", "fish"):
+                self.assertEqual(printed("--print-completion", shell, *places), completion.script(cli.parser(), shell))
+
+    def test_all_end_well(self) -> None:
+        for option in ("--help", "--version", "--print-man", "--print-completion=bash"):
             with (
                 self.subTest(option=option),
                 contextlib.redirect_stdout(io.StringIO()),
