@@ -22,11 +22,14 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what ARGV (default: the arguments of this process) asks for; returns the exit status."""
     _set_up_messages()
+    # Whoever reads our help through a pipe may have seen enough. In a run it is different.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
         settings = cli.parse(sys.argv[1:] if argv is None else argv)
     except Failure as failure:
         log.error("%s", failure)
         return exit_status(None, failure)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     log.setLevel(settings.verbosity.upper())
     return _run(settings)
 

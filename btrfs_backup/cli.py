@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import NoReturn
 
 from btrfs_backup import __version__, argfiles, completion, manpage
-from btrfs_backup.errors import UsageError
+from btrfs_backup.errors import Failure, UsageError
 from btrfs_backup.model import location, retention
 from btrfs_backup.model.location import Scheme
 from btrfs_backup.model.snapshot import Naming
@@ -251,13 +251,13 @@ def _add_miscellaneous(parser: argparse.ArgumentParser) -> None:
 def parse(argv: Sequence[str]) -> Settings:
     """What ARGV (without the program's name) asks for; @FILE arguments are read.
 
-    Raises UsageError, and SystemExit when it asks only for something to be printed.
+    Raises UsageError, and SystemExit when it asks only for something to be printed; Failure when it cannot be.
     """
     cwd = os.getcwd()
     arguments = parser().parse_intermixed_args(_without_double_dash(argfiles.expand(argv, _read, cwd)))
     if arguments.print_completion or arguments.print_man:
         shell = arguments.print_completion
-        print(completion.script(parser(), shell) if shell else manpage.page(parser(), __version__), end="")
+        _print(completion.script(parser(), shell) if shell else manpage.page(parser(), __version__))
         raise SystemExit(0)
     if arguments.source is None:
         raise UsageError("no SOURCE is given", "Example: btrfs-backup /home /mnt/usb/home; see 'btrfs-backup --help'.")
@@ -314,6 +314,13 @@ def _without_double_dash(argv: Sequence[str]) -> list[str]:
     end = argv.index("--") if "--" in argv else len(argv)
     locations = [f"./{each}" if each.startswith("-") else each for each in argv[end + 1 :]]
     return [*argv[:end], *locations]
+
+
+def _print(text: str) -> None:
+    try:
+        print(text, end="", flush=True)
+    except OSError as error:
+        raise Failure(f"cannot write to standard output: {error.strerror}", "Is that disk full?") from None
 
 
 def _read(path: str) -> str:
