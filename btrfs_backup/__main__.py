@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
 
 from btrfs_backup import cli
 from btrfs_backup.commands.backup import backup
@@ -32,6 +33,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     log.setLevel(settings.verbosity.upper())
     return _run(settings)
+
+
+def run() -> NoReturn:
+    """The same for callers that do not hand on what they get, like the start of a zipapp."""
+    sys.exit(main())
 
 
 def _run(settings: Settings) -> int:
@@ -101,4 +107,4 @@ def _set_up_messages() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()
