@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 
+from btrfs_backup.commands.streaming import Streaming
 from btrfs_backup.commands.visit import Visit, fail, visit
 from btrfs_backup.errors import Absent, Failure, MissingProgram, StateFileBroken, UsageError
 from btrfs_backup.model import inventory, location, plan, retention, transfers
@@ -12,10 +13,10 @@ from btrfs_backup.model.location import Location
 from btrfs_backup.model.plan import Batch, Lineage
 from btrfs_backup.report import Report, Sent, Tally, pace, plural
 from btrfs_backup.settings import Settings
-from btrfs_backup.system import files, progress, stream
+from btrfs_backup.system import files, stream
 from btrfs_backup.system.btrfs import blames_parent
-from btrfs_backup.system.endpoint import Folder, Sending, Shell, Source, Standing, examine
-from btrfs_backup.system.host import Host, Hosts
+from btrfs_backup.system.endpoint import Folder, Shell, Source, Standing, examine
+from btrfs_backup.system.host import Hosts
 from btrfs_backup.system.process import CommandFailed
 from btrfs_backup.system.ssh import Access
 from btrfs_backup.system.statefile import StateFiles
@@ -121,7 +122,7 @@ class _Run:
         self.state = state
         self.hosts = hosts
         self.visits: list[Visit] = []
-        self.compressions: dict[Host, str] = {}
+        self.streaming = Streaming(settings)
 
     def serve(self) -> None:
         try:
@@ -246,7 +247,7 @@ class _Run:
             for each in visits:
                 with each.failing_alone():
                     each.make_room([batch.snapshot for batch in batches])
-                    how = Sending(self.settings.btrfs_debug, self._compression(each.host), compressed_data)
+                    how = self.streaming.sending(each.host, compressed_data)
                     ready.append((each, each.receiver(batches[0], self.settings, how)))
             if ready:
                 done = self._stream(batches, ready, compressed_data)
@@ -314,39 +315,21 @@ class _Run:
             return (
                 self.settings.compressed_data
                 and all(each.takes_compressed_data() for each in visits)
-                and self.source.can_send_compressed_data
+                and self.source.host.can_send_compressed_data
             )
         except Failure:
             return False  # what is wrong will be told when it is really needed
-
-    def _compression(self, host: Host) -> str:
-        """How streams are compressed on their way from or to HOST. Raises Failure when it cannot be reached."""
-        method = self.settings.compress
-        if method == "no" or not host.connection:
-            return "no"
-        if host not in self.compressions:
-            lacking = next((where.name for where in (Host(), host) if not where.has(method)), None)
-            if lacking:
-                log.warning("no program '%s' on %s: streams are not compressed between there and here", method, lacking)
-            self.compressions[host] = "no" if lacking else method
-        return self.compressions[host]
 
     def _stream(
         self, batches: Sequence[Batch], ready: Sequence[tuple[Visit, stream.Receiver]], compressed_data: bool
     ) -> stream.Transferred:
         senders = self._senders(batches, [each.identity for each, _ in ready], compressed_data)
-        try:
-            return stream.transfer(senders, [receiver for _, receiver in ready], self.settings.rate_limit)
-        finally:
-            progress.clear()
+        return self.streaming.transfer(senders, [receiver for _, receiver in ready])
 
     def _senders(
         self, batches: Sequence[Batch], destinations: Sequence[str], compressed_data: bool
     ) -> Iterator[stream.Sender]:
         """One for each of BATCHES; not for the later ones when it takes long: these are not to wait for a record."""
-        folder = self.source.folder
-        sending = Sending(self.settings.btrfs_debug, self._compression(folder.host), compressed_data)
-        watched = self.settings.progress and progress.possible()
         started = time.monotonic()
         for batch in batches:
             if batch is not batches[0] and time.monotonic() - started > _LONG:
@@ -354,11 +337,7 @@ class _Run:
             how = f"on top of {batch.parent}" if batch.parent else "in full"
             for each in destinations:
                 log.info("%s: sending %s %s", each, batch.snapshot, how)
-            yield stream.Sender(
-                folder.sender(batch.snapshot, batch.parent, sending),
-                folder.estimate(batch.snapshot, batch.parent) if watched else None,
-                progress.Progress(batch.snapshot, tuple(destinations)) if watched else None,
-            )
+            yield self.streaming.sender(self.source.folder, batch.snapshot, batch.parent, destinations, compressed_data)
 
     def _tell_occupied(self, each: Visit) -> None:
         for name, why in (each.target.occupied if each.target else {}).items():

@@ -290,13 +290,6 @@ class Source:
         paths = [path for path, each in rows if not each.readonly]
         return sorted(path.removeprefix(f"{top}/") for path in paths if not top or path.startswith(f"{top}/"))
 
-    @cached_property
-    def can_send_compressed_data(self) -> bool:
-        """Whether kernel and btrfs-progs there can write send protocol 2. Raises Failure."""
-        version = (files.read(self.host, btrfs.STREAM_VERSION) or "1").strip()
-        fit = self.host.btrfs_version >= btrfs.COMPRESSED_SENDER
-        return fit and version.isdecimal() and int(version) >= 2
-
     def describe(self) -> Subvolume:
         """What btrfs tells of it. Raises Failure."""
         return btrfs.parse_show(self.host.run(btrfs.show(self.path), f"cannot look at '{self.path}'"))

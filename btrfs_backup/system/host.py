@@ -53,6 +53,12 @@ class Host:
         """Of btrfs-progs there. Raises Failure."""
         return btrfs.parse_version(self.run(btrfs.VERSION, "cannot ask for the version of btrfs-progs"))
 
+    @cached_property
+    def can_send_compressed_data(self) -> bool:
+        """Whether kernel and btrfs-progs there can write send protocol 2. Raises Failure."""
+        version = self.ended(("cat", "--", btrfs.STREAM_VERSION)).stdout.strip()
+        return self.btrfs_version >= btrfs.COMPRESSED_SENDER and version.isdigit() and int(version) >= 2
+
     def has(self, method: str) -> bool:
         """Whether it has the program for a METHOD of compression. Raises Failure when it cannot be reached."""
         argv = METHODS[method][0]

@@ -1,0 +1,52 @@
+"""How the streams of a run are made and moved, as its options and the machines allow."""
+
+import logging
+from collections.abc import Iterable, Sequence
+
+from btrfs_backup.settings import Settings
+from btrfs_backup.system import progress, stream
+from btrfs_backup.system.endpoint import Folder, Sending
+from btrfs_backup.system.host import Host
+from btrfs_backup.system.stream import Receiver, Sender, Transferred
+
+log = logging.getLogger(__name__)
+
+
+class Streaming:
+    """The options of a run that concern its streams, and what each host was found to have."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._compressions: dict[Host, str] = {}
+
+    def sending(self, host: Host, compressed_data: bool) -> Sending:
+        """How a stream is made at its end on HOST. Raises Failure when that cannot be reached."""
+        return Sending(self._settings.btrfs_debug, self._compression(host), compressed_data)
+
+    def sender(
+        self, folder: Folder, name: str, parent: str | None, destinations: Sequence[str], compressed_data: bool
+    ) -> Sender:
+        """What writes the stream of a snapshot, with progress when that is wanted and can be shown. Raises Failure."""
+        pipeline = folder.sender(name, parent, self.sending(folder.host, compressed_data))
+        if not (self._settings.progress and progress.possible()):
+            return Sender(pipeline)
+        return Sender(pipeline, folder.estimate(name, parent), progress.Progress(name, tuple(destinations)))
+
+    def transfer(self, senders: Iterable[Sender], receivers: Sequence[Receiver]) -> Transferred:
+        """Move streams as fast as is permitted. Raises Failure like `stream.transfer`."""
+        try:
+            return stream.transfer(senders, receivers, self._settings.rate_limit)
+        finally:
+            progress.clear()
+
+    def _compression(self, host: Host) -> str:
+        """How streams are compressed on their way from or to HOST. Raises Failure when it cannot be reached."""
+        method = self._settings.compress
+        if method == "no" or not host.connection:
+            return "no"
+        if host not in self._compressions:
+            lacking = next((where.name for where in (Host(), host) if not where.has(method)), None)
+            if lacking:
+                log.warning("no program '%s' on %s: streams are not compressed between there and here", method, lacking)
+            self._compressions[host] = "no" if lacking else method
+        return self._compressions[host]
