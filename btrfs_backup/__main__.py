@@ -3,15 +3,16 @@
 import logging
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
 from btrfs_backup import cli
 from btrfs_backup.commands.backup import backup
+from btrfs_backup.commands.restore import restore
 from btrfs_backup.errors import Failure, Interrupted
-from btrfs_backup.report import Report, Tally, exit_status, summary
+from btrfs_backup.report import Report, Restoration, Tally, exit_status, restored, summary
 from btrfs_backup.settings import Settings
 from btrfs_backup.system import progress
 
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return exit_status(None, failure)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     log.setLevel(settings.verbosity.upper())
-    return _run(settings)
+    return _restore(settings) if settings.restore else _backup(settings)
 
 
 def run() -> NoReturn:
@@ -40,22 +41,42 @@ def run() -> NoReturn:
     sys.exit(main())
 
 
-def _run(settings: Settings) -> int:
+def _backup(settings: Settings) -> int:
     report = Report(Tally(settings.source.identity))
-    ended_by: BaseException | None = None
+    ended_by = _run(lambda: backup(settings, report))
+    if isinstance(ended_by, Interrupted):
+        log.error("ended by %s; what is recorded as outstanding is sent by the next run", _name(ended_by.signum))
+    if not isinstance(ended_by, Failure):
+        _tell(summary(report))
+    return exit_status(report, ended_by)
+
+
+def _restore(settings: Settings) -> int:
+    report = Restoration(settings.source.identity, settings.destinations[0].identity)
+    ended_by = _run(lambda: restore(settings, report))
+    if isinstance(ended_by, Interrupted):
+        result = "it is restored" if report.done else "it is not restored; the same command begins anew"
+        log.error("%s: ended by %s; %s", report.destination, _name(ended_by.signum), result)
+    _tell(restored(report))
+    return exit_status(report, ended_by)
+
+
+def _run(command: Callable[[], None]) -> BaseException | None:
+    """Run COMMAND; what ended it before it had done its work. Failures have been told."""
     try:
         with _signals_end_the_run():
-            backup(settings, report)
+            command()
     except Failure as failure:
-        ended_by = failure
         log.error("%s", failure)
-        return exit_status(report, failure)
+        return failure
     except Interrupted as interrupted:
-        ended_by = interrupted
-        log.error("ended by %s; what is recorded as outstanding is sent by the next run", _name(interrupted.signum))
-    for failed, line in summary(report):
+        return interrupted
+    return None
+
+
+def _tell(lines: Iterable[tuple[bool, str]]) -> None:
+    for failed, line in lines:
         log.log(logging.ERROR if failed else logging.INFO, "%s", line)
-    return exit_status(report, ended_by)
 
 
 @contextmanager

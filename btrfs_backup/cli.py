@@ -5,12 +5,14 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from posixpath import basename
 from typing import NoReturn
 
 from btrfs_backup import __version__, argfiles, completion, manpage
 from btrfs_backup.errors import Failure, UsageError
 from btrfs_backup.model import location, retention
 from btrfs_backup.model.location import Scheme
+from btrfs_backup.model.restore import is_backup_name
 from btrfs_backup.model.snapshot import Naming
 from btrfs_backup.settings import Settings
 
@@ -48,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     """The parser of everything but @FILE."""
     parser = _Parser(
         prog="btrfs-backup",
-        usage="%(prog)s [options] SOURCE [DEST ...]",
+        usage="%(prog)s [options] SOURCE [DEST ...]\n       %(prog)s [options] --restore BACKUP DEST",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -58,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
     _add_retention(parser)
     _add_snapshots(parser)
     _add_transfers(parser)
+    _add_restore(parser)
     _add_ssh(parser)
     _add_display(parser)
     _add_miscellaneous(parser)
@@ -178,6 +181,16 @@ def _add_transfers(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_restore(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("restore")
+    group.add_argument(
+        "--restore",
+        action="store_true",
+        help="make the new, writable subvolume DEST of the backup SOURCE, or of the newest complete one in the folder "
+        "SOURCE. A read-only copy goes to the snapshot folder (-f) of DEST, so that its next backup is incremental",
+    )
+
+
 def _add_ssh(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("ssh")
     group.add_argument(
@@ -288,6 +301,7 @@ def parse(argv: Sequence[str]) -> Settings:
         compressed_data=not arguments.no_compressed_data,
         compress=arguments.compress,
         rate_limit=arguments.rate_limit,
+        restore=arguments.restore,
     )
     _check(settings)
     return settings
@@ -298,8 +312,14 @@ def _check(settings: Settings) -> None:
         raise UsageError("the snapshot folder is empty", "Give '-f' a name or an absolute path.")
     if settings.source.scheme is Scheme.SHELL:
         raise UsageError(
-            "SOURCE cannot be a shell command", "A subvolume is meant: its path, or ssh://[USER@]HOST[:PORT]/PATH."
+            "SOURCE cannot be a shell command",
+            "'btrfs receive' restores stored streams, as the README explains."
+            if settings.restore
+            else "A subvolume is meant: its path, or ssh://[USER@]HOST[:PORT]/PATH.",
         )
+    if settings.restore:
+        _check_restore(settings)
+        return
     folder = replace(settings.source, path=settings.folder_path)
     for destination in settings.destinations:
         if destination == folder:
@@ -307,6 +327,38 @@ def _check(settings: Settings) -> None:
                 f"the destination '{destination}' is the snapshot folder of the source",
                 "Backups belong in a folder of their own, best on another disk.",
             )
+
+
+def _check_restore(settings: Settings) -> None:
+    example = "Example: btrfs-backup --restore /mnt/usb/home /home"
+    if len(settings.destinations) != 1:
+        which = "several are" if settings.destinations else "none is"
+        raise UsageError(f"'--restore' makes one subvolume DEST, and {which} given", example)
+    pointless = {
+        "-N": settings.keep_snapshots != retention.KEEP_ALL,
+        "-n": settings.keep_backups != retention.KEEP_ALL,
+        "-S": not settings.take_snapshot,
+        "-T": not settings.transfer,
+        "--locked-dests": settings.locked_dests,
+        "--remove-locks": settings.remove_locks,
+    }
+    if given := [f"'{option}'" for option, is_given in pointless.items() if is_given]:
+        raise UsageError(
+            f"{', '.join(given)} cannot be used with '--restore'", "It takes, deletes and records nothing."
+        )
+    [destination] = settings.destinations
+    if destination.scheme is Scheme.SHELL:
+        raise UsageError("DEST cannot be a shell command with '--restore'", "It is the subvolume to create.")
+    if destination.path == "/":
+        raise UsageError(
+            "the root folder of a running system cannot be made anew",
+            "Start a rescue system, mount the disk there and restore to it; the README tells how.",
+        )
+    if is_backup_name(basename(destination.path)):
+        raise UsageError(
+            f"the name of DEST, '{basename(destination.path)}', is one of a snapshot",
+            "A writable subvolume of such a name looks like a backup that was cut off. Choose another name.",
+        )
 
 
 def _without_double_dash(argv: Sequence[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import IntEnum
 
 from btrfs_backup.errors import Failure, Interrupted, LockHeld, UsageError
@@ -58,7 +59,30 @@ class Report:
         return any(tally.failures for tally in (self.source, *self.destinations))
 
 
-def exit_status(report: Report | None, ended_by: BaseException | None) -> int:
+@dataclass
+class Restoration:
+    """What became of a restore. source: the folder of the backup; destination: the subvolume to create.
+
+    taken: when the snapshot was taken; copy: path of the read-only copy; sent: None when nothing had to travel;
+    go_on: the command that makes the next backup; done: the destination is there, and whole.
+    """
+
+    source: str
+    destination: str
+    backup: str = ""
+    taken: datetime | None = None
+    copy: str = ""
+    sent: Sent | None = None
+    go_on: str = ""
+    done: bool = False
+    failures: list[Failure] = field(default_factory=list)
+
+    @property
+    def failed(self) -> bool:
+        return bool(self.failures)
+
+
+def exit_status(report: Report | Restoration | None, ended_by: BaseException | None) -> int:
     """The status for a run that came to REPORT or was ended by an error before it had done its work."""
     if isinstance(ended_by, Interrupted):
         return Exit.SIGNAL + ended_by.signum
@@ -78,6 +102,18 @@ def summary(report: Report) -> list[tuple[bool, str]]:
     lines = [_line(source, [taken], "snapshot")]
     lines += [_line(tally, [_sending(tally)], "backup") for tally in report.destinations]
     return lines
+
+
+def restored(report: Restoration) -> list[tuple[bool, str]]:
+    """What was restored, and how to go on; nothing when it was not."""
+    if not report.done:
+        return []
+    taken = f", taken {report.taken:%Y-%m-%d %H:%M:%S}," if report.taken else ""
+    moved = pace(report.sent.bytes, report.sent.seconds) if report.sent else "nothing had to be sent"
+    return [
+        (report.failed, f"{report.destination}: restored {report.backup}{taken} from {report.source} ({moved})"),
+        (False, f"the next backup of it: {report.go_on}"),
+    ]
 
 
 def _line(tally: Tally, parts: list[str], noun: str) -> tuple[bool, str]:

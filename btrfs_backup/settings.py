@@ -35,6 +35,7 @@ class Settings:
     compressed_data: bool
     compress: str  # a method of system.compression, or "no"
     rate_limit: int  # bytes a second for each stream; 0: none
+    restore: bool  # instead of a backup: the one DEST is to be made of the backup SOURCE
 
     @property
     def folder_path(self) -> str:

@@ -13,8 +13,8 @@ NOT_PERMITTED = "Operation not permitted"
 SUBVOLUME_INODE = 256
 
 
-def snapshot(subvolume: str, path: str) -> Argv:
-    return ("btrfs", "subvolume", "snapshot", "-r", subvolume, path)
+def snapshot(subvolume: str, path: str, readonly: bool = True) -> Argv:
+    return ("btrfs", "subvolume", "snapshot", *(["-r"] if readonly else []), subvolume, path)
 
 
 def send(path: str, parent: str | None, debug: bool = False, compressed: bool = False, data: bool = True) -> Argv:

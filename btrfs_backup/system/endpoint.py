@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from posixpath import basename, dirname, join
+from posixpath import basename, dirname, join, relpath
 
 from btrfs_backup.errors import Failure
 from btrfs_backup.model.inventory import Inventory
@@ -101,6 +101,10 @@ class Folder:
         """Make it, with its parents. Raises Failure."""
         self.host.run(("mkdir", "-p", "--", self.path), f"cannot create the folder '{self.path}'")
 
+    def remove(self) -> None:
+        """Remove it; it has to be empty. Raises Failure."""
+        self.host.run(("rmdir", "--", self.path), f"cannot remove the folder '{self.path}'")
+
     def filesystem(self, standing: Standing) -> str:
         """UUID of the filesystem that it is on. Raises Failure."""
         # Works for mount points only.
@@ -142,7 +146,23 @@ class Folder:
 
     def names(self) -> list[str]:
         """The names of all its entries. Raises Failure."""
-        return list(_entries(self.host.run(self._find(), f"cannot list '{self.path}'")))
+        return list(self._entries())
+
+    def _entries(self) -> dict[str, bool]:
+        return _entries(self.host.run(self._find(), f"cannot list '{self.path}'"))
+
+    def subvolumes_below(self, mount: Mount, wanted: Callable[[str], bool]) -> list[str]:
+        """The subvolumes in it whose names are WANTED, each behind those in it, as paths from here. Raises Failure.
+
+        MOUNT: the one it is on; its own path has to be without symbolic links.
+        """
+        found = []
+        for name in [name for name, is_subvolume in self._entries().items() if is_subvolume and wanted(name)]:
+            listed = self.host.run(btrfs.list_children(self.at(name)), f"cannot list what is in '{self.at(name)}'")
+            inside = mount.inside(self.path)
+            below = [path for path, _ in btrfs.parse_list(listed) if path.startswith(f"{join(inside, name)}/")]
+            found += [*(relpath(path, inside) for path in below), name]
+        return found
 
     def _find(self) -> Argv:
         # Names may hold newlines, hence -print0; the path of a subvolume comes twice. The slash follows a link.

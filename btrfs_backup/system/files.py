@@ -53,7 +53,7 @@ def replace(host: Host, path: str, text: str) -> None:
 
 
 @contextmanager
-def lock(host: Host, folder: str, wait: float) -> Iterator[None]:
+def lock(host: Host, folder: str, wait: float = 0.0) -> Iterator[None]:
     """Hold the advisory lock on FOLDER (flock(2)) as long as the scope lasts; the kernel drops it however we end.
 
     Raises LockHeld when another process has it and does not drop it within WAIT seconds.

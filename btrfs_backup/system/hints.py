@@ -2,15 +2,16 @@
 
 import re
 
+_COREUTILS = ("cat", "cp", "dd", "mkdir", "mv", "readlink", "rm", "rmdir", "stat", "touch")
 # What runs on an ssh host; with --ssh-sudo each one needs a rule there.
-REMOTE_PROGRAMS = ("btrfs", "cat", "cp", "dd", "find", "flock", "mkdir", "mv", "readlink", "rm", "stat", "touch")
+REMOTE_PROGRAMS = tuple(sorted(("btrfs", "find", "flock", *_COREUTILS)))
 
 _PACKAGES = {
     "btrfs": "btrfs-progs (btrfsprogs on openSUSE)",
     "ssh": "openssh-client (openssh-clients on Fedora and openSUSE, openssh on Arch)",
     "find": "findutils",
     "flock": "util-linux",
-    **dict.fromkeys(("cat", "cp", "dd", "mkdir", "mv", "readlink", "rm", "stat", "touch"), "coreutils"),
+    **dict.fromkeys(_COREUTILS, "coreutils"),
 }
 
 # sh, bash and busybox put the name before the words, csh too; sudo puts it before them as well.
@@ -21,7 +22,10 @@ _NOT_FOUND = re.compile(
 _SUDO = re.compile(r"^sudo: |is not allowed to (?:execute|run)|is not in the sudoers", re.MULTILINE)
 
 _ANYWHERE = (
-    ("No space left on device", "The disk is full: free some space there, or keep fewer backups with '-n'."),
+    (
+        "No space left on device",
+        "The disk is full: free some space there; '-n' makes backups keep fewer.",
+    ),
     (
         "Invalid cross-device link",
         "The snapshot folder has to be on the filesystem of the source: see the option '-f'.",

@@ -20,6 +20,10 @@ class Mount:
         """The absolute PATH below the mount point as a path from the top of the filesystem, without leading slash."""
         return join(self.root, relpath(path, self.point)).removesuffix("/.").lstrip("/")
 
+    def shows(self, path: str) -> bool:
+        """Whether PATH, from the top of the filesystem without leading slash, can be seen below the mount point."""
+        return f"/{path}/".startswith(f"{self.root.rstrip('/')}/")
+
 
 def parse(text: str) -> list[Mount]:
     """The mounts in the order of the file (proc_pid_mountinfo(5)); lines that are not of its form are left out."""

@@ -13,6 +13,8 @@ from btrfs_backup.system.host import Host
 OUTSTANDING = ".outstanding_transfers"
 COMPLETED = ".completed_transfers"
 
+NAMES = frozenset({OUTSTANDING, COMPLETED})
+
 _Value = TypeVar("_Value")
 
 

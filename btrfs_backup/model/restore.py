@@ -1,0 +1,167 @@
+"""Which backup is restored, on top of what it is sent, and where its copies go."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from posixpath import basename, join, relpath
+
+from btrfs_backup.errors import Failure
+from btrfs_backup.model import inventory, plan
+from btrfs_backup.model.inventory import Holdings, Inventory
+from btrfs_backup.model.location import normalise
+from btrfs_backup.model.snapshot import Naming, Subvolume, prefix_of
+
+_STAGE = ".btrfs-backup-restore"
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a backup is to be restored: paths on one host.
+
+    destination: the subvolume to create, in a folder that exists; folder: where the read-only copy goes.
+    """
+
+    destination: str
+    folder: str
+
+    @property
+    def inside(self) -> bool:
+        """Whether the copy goes into the subvolume that is to be created."""
+        return f"{self.folder}/".startswith(f"{self.destination}/")
+
+    def folder_in(self, top: str) -> str:
+        """Where the folder, which is inside the destination, is in a copy of that, whose path is TOP."""
+        return normalise(join(top, relpath(self.folder, self.destination)))
+
+    @property
+    def stage(self) -> str:
+        """The folder for what is not whole yet: beside the destination, or beside the copies that it may build upon,
+        which a receiver finds only on the mount that it works on."""
+        if self.inside:
+            return self.destination + _STAGE
+        return join(self.folder, basename(self.destination) + _STAGE)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done to restore the backup NAME.
+
+    parent: what its stream builds upon, a snapshot that both sides have; the backup itself when the destination can
+    see it: that shares its data and carries over nothing but its UUID. None: everything is sent.
+    there: the read-only copy is in the folder already, and nothing has to be sent.
+    """
+
+    name: str
+    site: Site
+    parent: str | None = None
+    there: bool = False
+
+    @property
+    def copy(self) -> str:
+        return join(self.site.folder, self.name)
+
+    @property
+    def how(self) -> str:
+        """How it gets there, for people."""
+        if self.there:
+            return "which is there already"
+        if self.parent == self.name:
+            return "sharing its data on the same filesystem"
+        return f"on top of {self.parent}" if self.parent else "in full"
+
+
+def site(destination: str, snapshot_folder: str) -> Site:
+    """For a DESTINATION and a folder that is relative to it or absolute."""
+    return Site(destination, normalise(join(destination, snapshot_folder)))
+
+
+def is_backup_name(name: str) -> bool:
+    """Whether NAME is of the form PREFIX + YYYYMMDD-HHMMSS, with whatever prefix."""
+    return name in Naming(prefix_of(name))
+
+
+def naming_of(name: str, given: Naming) -> Naming:
+    """The naming of the backup NAME; GIVEN was asked for. Raises Failure when it is another one."""
+    if given.prefix and name not in given:
+        raise Failure(
+            f"the name of the backup '{name}' does not begin with the prefix '{given.prefix}'",
+            f"Its prefix is '{prefix_of(name)}': leave out the option '-p', or correct it.",
+        )
+    return Naming(prefix_of(name))
+
+
+def restorable(held: Inventory, snapshots: bool) -> Holdings:
+    """What can be restored of HELD: complete backups.
+
+    When there are none, or SNAPSHOTS are meant, all that are read-only: those in the snapshot folder of a source were
+    not received. Whatever cannot be restored is foreign here, with the reason.
+    """
+    usable = inventory.backups(held, {}).complete
+    if snapshots or not usable:
+        usable = inventory.snapshots(held).complete
+    judged = {name: inventory.judge(each, None)[1] for name, each in held.subvolumes.items()}
+    judged |= dict.fromkeys(held.others, "it is not a subvolume")
+    return Holdings(usable, (), {name: judged[name] for name in sorted(judged) if name not in usable})
+
+
+def choose(held: Holdings, wanted: str, place: str) -> Subvolume:
+    """The backup WANTED, or the newest one if that is empty, of those HELD at PLACE. Raises Failure."""
+    if wanted in held.foreign:
+        raise Failure(
+            f"'{wanted}' in '{place}' cannot be restored: {held.foreign[wanted]}",
+            "Choose another backup; its folder as SOURCE means the newest complete one.",
+        )
+    if not wanted and not held.complete:
+        newest = max(held.foreign)
+        raise Failure(
+            f"there is no complete backup in '{place}': {newest} is none: {held.foreign[newest]}",
+            "Restore from another folder, or from the snapshots of the source.",
+        )
+    return held.complete[wanted or max(held.complete)]
+
+
+def no_backups(place: str, naming: Naming, entries: Collection[str]) -> Failure:
+    """What to tell when none of the ENTRIES of PLACE is named by NAMING."""
+    prefixes = sorted({prefix_of(name) for name in entries if is_backup_name(name)})
+    if prefixes:
+        there = ", ".join(f"'{prefix}'" for prefix in prefixes[:8]) + (", ..." if prefixes[8:] else "")
+        what_to_do = f"Give the right prefix with '-p'. Prefixes there: {there}."
+    else:
+        what_to_do = "SOURCE is a backup or a folder of backups, DEST the subvolume that is to be made of it."
+    return Failure(f"no backups named {naming.prefix}YYYYMMDD-HHMMSS are in '{place}'", what_to_do)
+
+
+def decide(
+    chosen: Subvolume,
+    backups: Mapping[str, Subvolume],
+    site: Site,
+    held: Holdings,
+    visible: bool = False,
+    incremental: bool = True,
+) -> Plan:
+    """How the backup CHOSEN gets to SITE, whose folder has the snapshots HELD; BACKUPS are those beside it.
+
+    VISIBLE: the destination can see the backup, on the same filesystem. Raises Failure when its name is occupied.
+    """
+    alike = {
+        name
+        for name, each in held.complete.items()
+        if name in backups and each.stream_uuid == backups[name].stream_uuid
+    }
+    if chosen.name in alike:
+        return Plan(chosen.name, site, there=True)
+    if chosen.name in {*held.complete, *held.foreign}:
+        why = held.foreign.get(chosen.name, "it is another snapshot than the one that was backed up under that name")
+        raise Failure(
+            f"'{join(site.folder, chosen.name)}' is in the way of the read-only copy: {why}",
+            "Rename or delete it, or choose another folder with '-f'.",
+        )
+    if not incremental:
+        return Plan(chosen.name, site)
+    if visible:
+        return Plan(chosen.name, site, chosen.name)
+    return Plan(chosen.name, site, plan.Lineage(chosen, backups).parent(chosen.name, frozenset(alike)))
+
+
+def is_leftover(name: str, site: Site) -> bool:
+    """Whether a restore makes a subvolume NAME in its stage."""
+    return name == basename(site.destination) or is_backup_name(name)

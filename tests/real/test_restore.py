@@ -1,0 +1,436 @@
+"""Backups are brought back: whole or not at all, and the chain goes on."""
+
+import fcntl
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+from btrfs_backup.system import hints
+from tests.real.machine import (
+    child_running,
+    is_readonly,
+    kill,
+    names,
+    random_file,
+    sh,
+    show,
+    tree,
+    wait_for,
+)
+from tests.real.sshd import USER, SshTest
+
+STAGE = ".btrfs-backup-restore"
+OLDEST = "20010101-000000"
+LATEST = "29991231-235959"
+
+
+class RestoreTest(SshTest):
+    def backed_up(self, *options: object, pool: str = "pool") -> tuple[Path, Path]:
+        """A source with two backups that differ, and the folder of these."""
+        source, usb = self.source(pool), self.disk("usb").path / "home"
+        random_file(source / "large", 3)
+        self.backup(*options, source, usb)
+        (source / "file").write_text("two")
+        self.backup(*options, source, usb)
+        return source, usb
+
+    def restore(self, *arguments: object, status: int = 0) -> str:
+        return self.backup("--restore", *arguments, status=status).err
+
+    def assert_restored(self, destination: Path, backup: Path, folder: Path | None = None) -> None:
+        """DESTINATION is a writable subvolume with the content of BACKUP, its read-only copy in place; that is all."""
+        copy = (folder or destination / "snapshot") / backup.name
+        self.assertEqual((show(destination)["Flags"], show(destination)["Received UUID"]), ("-", "-"))
+        self.assertTrue(is_readonly(copy))
+        self.assert_same(copy, backup)
+        content, restored = tree(backup), tree(destination)
+        self.assertEqual({path: restored.get(path) for path in content}, content)
+        for path in restored.keys() - content.keys():
+            self.assertIn(destination / path, copy.parents)
+        wanted = show(backup)["Received UUID"] if show(backup)["Received UUID"] != "-" else show(backup)["UUID"]
+        self.assertEqual(show(copy)["Received UUID"], wanted)
+        self.assert_no_stage(destination.parent, copy.parent)
+
+    def assert_no_stage(self, *folders: Path) -> None:
+        for folder in folders:
+            self.assertEqual([name for name in os.listdir(folder) if STAGE in name], [])
+
+    def assert_goes_on(self, destination: Path, backups: Path, parent: str, *options: object) -> str:
+        """The next backup of DESTINATION is sent as a tiny increment on top of PARENT; its name."""
+        result = self.backup(*options, destination, backups)
+        self.assertRegex(result.err, rf"sending \S+ on top of {parent}\n")
+        self.assertRegex(result.err, r"sent 1 snapshot \(1 incremental, \d+ B\)")
+        newest = names(backups)[-1]
+        self.assertEqual(show(backups / newest)["Parent UUID"], show(backups / parent)["UUID"])
+        return newest
+
+
+class Ways(RestoreTest):
+    def test_newest_complete_one_onto_a_new_filesystem(self) -> None:
+        """The disk of the source is lost. Beside the backups there are a newer partial one and foreign things."""
+        source, usb = self.backed_up()
+        newest = names(usb)[-1]
+        pool = source.parent
+        sh("umount", pool)
+        sh("mkfs.btrfs", "-q", "-f", pool.with_suffix(".img"))
+        sh("mount", "-o", "loop", pool.with_suffix(".img"), pool)
+        sh("btrfs", "subvolume", "create", usb / LATEST)
+        (usb / "29991231-235957").mkdir()
+        sh("btrfs", "subvolume", "snapshot", "-r", usb / LATEST, usb / "29991231-235958")
+        err = self.restore(usb, source)
+        self.assert_restored(source, usb / newest)
+        self.assertEqual((source / "file").read_text(), "two")
+        for name, why in (
+            (LATEST, "a transfer was cut off"),
+            ("29991231-235958", "was not received"),
+            ("29991231-235957", "not a subvolume"),
+        ):
+            self.assertRegex(err, f"warning: .*passing over {name}: .*{why}")
+        stamp = re.sub(r"(....)(..)(..)-(..)(..)(..)", r"\1-\2-\3 \4:\5:\6", newest)
+        last = err.splitlines()[-2:]
+        self.assertIn(f"{source}: restored {newest}, taken {stamp}, from {usb} (", last[0])
+        self.assertEqual(last[1], f"the next backup of it: btrfs-backup {source} {usb}")
+        (usb / "29991231-235957").rmdir()
+        sh("btrfs", "subvolume", "delete", usb / LATEST, usb / "29991231-235958")
+        latest = self.assert_goes_on(source, usb, newest)
+        self.assert_same(usb / latest, source / "snapshot" / latest)
+
+    def test_one_backup(self) -> None:
+        """Its prefix is that of its name."""
+        source, usb = self.backed_up("-p", "home-")
+        oldest = names(usb)[0]
+        destination = source.parent / "new home"
+        err = self.restore(f"{usb / oldest}/", destination)
+        self.assert_restored(destination, usb / oldest)
+        self.assertEqual((destination / "file").read_text(), "one")
+        self.assertIn(f"btrfs-backup -p home- '{destination}' {usb}\n", err)
+        (self.folder / "latest").symlink_to(usb / oldest)
+        self.restore("-q", "-p", "home-", self.folder / "latest", source.parent / "again")
+        self.assert_restored(source.parent / "again", usb / oldest)
+
+    def test_only_the_difference_when_older_snapshots_are_there(self) -> None:
+        """The subvolume and its newest snapshot are lost; the others are in a folder of their own."""
+        snapshots = self.folder / "pool" / "snaps"
+        source, usb = self.backed_up("-f", snapshots)
+        old, new = names(usb)
+        sh("btrfs", "subvolume", "delete", source, snapshots / new)
+        err = self.restore("-f", snapshots, usb, source)
+        self.assertIn(f"restoring {new}, on top of {old}\n", err)
+        self.assertRegex(err, r"received \S+: [\d.]+ k?B in")
+        self.assert_restored(source, usb / new, snapshots)
+        self.assertEqual(show(snapshots / new)["Parent UUID"] == "-", False)
+        again = source.parent / "again"
+        err = self.restore("-f", snapshots, usb, again)
+        self.assertIn(f"restoring {new}, which is there already\n", err)
+        self.assertIn("(nothing had to be sent)", err)
+        self.assert_restored(again, usb / new, snapshots)
+        self.assertIn(f"btrfs-backup -f {snapshots} {again} {usb}\n", err)
+        self.assert_goes_on(again, usb, new, "-f", snapshots)
+        # What is on top of a restored one is received on top of it, too.
+        newest = names(usb)[-1]
+        sh("btrfs", "subvolume", "delete", snapshots / newest)
+        self.assertIn(f"on top of {new}", self.restore("-f", "../snaps", usb, source.parent / "third"))
+
+    def test_a_snapshot_of_that_name_with_other_content_is_no_parent(self) -> None:
+        _, usb = self.backed_up()
+        old, new = names(usb)
+        other = self.subvolume(self.disk("other").path / "other")
+        snapshots = other.parent / "snaps"
+        snapshots.mkdir()
+        sh("btrfs", "subvolume", "snapshot", "-r", other, snapshots / old)
+        self.assertIn(f"restoring {new}, in full", self.restore("-f", snapshots, usb, other.parent / "home"))
+        self.assert_restored(other.parent / "home", usb / new, snapshots)
+        err = self.restore("-f", snapshots, usb / old, other.parent / "home2", status=1)
+        self.assertIn(f"'{snapshots / old}' is in the way of the read-only copy", err)
+        self.assertEqual(names(other.parent), ["home", "other", "snaps"])
+
+    def test_own_snapshots_share_their_data(self) -> None:
+        """An accident: back to the newest snapshot, which was not received, although an older one was."""
+        source, usb = self.backed_up()
+        self.restore(usb, source.parent / "home2")
+        home = source.parent / "home2"
+        random_file(home / "more", 3)
+        self.backup(home, usb)
+        newest = names(usb)[-1]
+        (home / "file").unlink()
+        err = self.restore(home / "snapshot", home, status=1)
+        self.assertIn(f"mv {home} {home}.old\n  The backup is then {home}.old/snapshot\n", err)
+        home.rename(f"{home}.old")
+        err = self.restore(f"{home}.old/snapshot", home)
+        self.assertIn(f"restoring {newest}, sharing its data on the same filesystem\n", err)
+        self.assertRegex(err, r"received \S+: \d+ B in")
+        self.assertIn(f"the next backup of it: btrfs-backup {home} DEST\n", err)
+        self.assert_restored(home, Path(f"{home}.old/snapshot/{newest}"))
+        used = sh("btrfs", "filesystem", "du", "--raw", "-s", home / "snapshot" / newest).splitlines()[1].split()
+        self.assertEqual(used[1], "0")
+        self.assert_goes_on(home, usb, newest)
+        self.assertIn("in full", self.restore("-I", usb / newest, source.parent / "full"))
+
+    def test_other_mounts_of_the_same_filesystem(self) -> None:
+        """Data is shared when a receiver can see the backup from where it works."""
+        source, usb = self.backed_up()
+        name, pool = names(usb)[-1], source.parent
+        device = sh("findmnt", "-n", "-o", "SOURCE", pool).strip()
+        part = self.folder / "part"
+        part.mkdir()
+        sh("mount", "-o", "subvol=home", device, part)
+        self.addCleanup(sh, "umount", part)
+        self.assertIn("sharing its data", self.restore(part / "snapshot" / name, pool / "one"))
+        self.assert_restored(pool / "one", source / "snapshot" / name)
+        outside = self.subvolume(pool / "outside")
+        sh("btrfs", "subvolume", "snapshot", "-r", outside, outside / OLDEST)
+        self.assertIn("in full", self.restore(outside / OLDEST, part / "two"))
+        self.assert_restored(part / "two", outside / OLDEST)
+
+    def test_folder_of_the_copy(self) -> None:
+        source, usb = self.backed_up()
+        name, pool = names(usb)[-1], source.parent
+        self.restore("-f", "a/b c", usb, pool / "one")
+        self.assert_restored(pool / "one", usb / name, pool / "one" / "a" / "b c")
+        self.restore("-f", ".", usb, pool / "two")
+        self.assert_restored(pool / "two", usb / name, pool / "two")
+        self.restore("-f", pool / "new", usb, pool / "three")
+        self.assert_restored(pool / "three", usb / name, pool / "new")
+
+    def test_a_link_where_the_copy_is_to_go(self) -> None:
+        source, usb = self.source(), self.disk("usb").path
+        elsewhere = source.parent / "elsewhere"
+        elsewhere.mkdir()
+        (source / "snapshot").symlink_to(elsewhere)
+        self.backup(source, usb)
+        err = self.restore(usb, source.parent / "new", status=1)
+        self.assertIn("in the backup, a file or a link is there", err)
+        self.restore("-f", "snaps", usb, source.parent / "new")
+        self.assert_restored(source.parent / "new", usb / names(usb)[0], source.parent / "new" / "snaps")
+        self.assertEqual(len(names(elsewhere)), 1)
+
+
+class Ssh(RestoreTest):
+    def test_from_another_machine_to_another_one(self) -> None:
+        """Under sudo, compressed, incrementally; the machines are found to be the same one."""
+        server = self.sshd()
+        source, usb = self.backed_up()
+        self.user("/bin/sh")
+        self.sudoers(hints.sudo_rule(USER) + "\n")
+        pool, (old, new) = source.parent, names(usb)
+        url = server.url.replace("//", f"//{USER}@")
+        options = [*server.arguments(), "--ssh-sudo"]
+        self.restore(*options, "--compress", "gzip", f"{url}{usb}", pool / "from")
+        self.assert_restored(pool / "from", usb / new)
+        err = self.restore(*options, usb / old, f"{url}{pool}/to it's")
+        self.assert_restored(pool / "to it's", usb / old)
+        self.assertIn(f" --ssh-sudo '{url}{pool}/to it'\"'\"'s' {usb}\n", err)
+        copies = ("-f", pool / "to it's" / "snapshot")
+        err = self.restore(*options, "--rate-limit", "50M", *copies, f"{url}{usb}", f"{url}{pool}/both")
+        self.assertIn(f"on top of {old}", err)
+        self.assert_restored(pool / "both", usb / new, pool / "to it's" / "snapshot")
+        err = self.restore(*options, f"{url}{pool}/both", f"{url}{pool}/x", status=1)
+        self.assertIn(f"no backups named YYYYMMDD-HHMMSS are in '{pool}/both'", err)
+        err = self.restore(*options, f"{url}{pool}/from/snapshot", f"{url}{pool}/same")
+        self.assertIn("sharing its data", err)
+        self.assert_restored(pool / "same", usb / new)
+        err = self.restore(*options, f"{url}{pool}/from/snapshot", f"{url}{pool}/same", status=1)
+        self.assertIn(f"Move it away: mv {pool}/same {pool}/same.old (on 127.0.0.1)", err)
+        self.assert_goes_on(pool / "from", usb, new)
+
+    def test_connection_that_breaks(self) -> None:
+        server = self.sshd()
+        source, usb = self.backed_up()
+        proxy = self.proxy(server, 3e6)
+        url = server.url.replace(str(server.port), str(proxy.port))
+        command = self.start("--restore", *server.arguments(), f"{url}{usb}", source.parent / "new")
+        wait_for(lambda: names(source.parent)[-1].endswith(STAGE) and proxy.moved > 100_000)
+        server.drop_connections()
+        _, err = command.communicate()
+        self.assertEqual(command.returncode, 1, err)
+        self.assertIn("The connection broke; run it again.", err)
+        self.assertEqual(names(source.parent), ["home"])
+
+
+class CutOff(RestoreTest):
+    def begin(self) -> tuple[Path, Path, "subprocess.Popen[str]", int]:
+        """A restore that is under way: receive has begun, and is stopped."""
+        source, usb = self.source(), self.disk("usb", 400).path
+        random_file(source / "large", 60)
+        self.backup(source, usb)
+        self.new = self.disk("new", 400).path
+        command = self.start("--restore", usb, self.new / "home")
+        receive = wait_for(lambda: child_running(command.pid, "btrfs", "receive"))
+        wait_for(lambda: list(self.new.glob("*/2*")))
+        kill(receive, signal.SIGSTOP)
+        return usb, self.new / "home", command, receive
+
+    def test_killed(self) -> None:
+        usb, home, command, receive = self.begin()
+        kill(command.pid)
+        command.communicate()
+        wait_for(lambda: not Path(f"/proc/{receive}").exists())
+        self.assertEqual(names(self.new), [f"home{STAGE}"])
+        # For the same destination, whichever backup it is.
+        name = names(usb)[0]
+        sh("btrfs", "subvolume", "snapshot", self.new / f"home{STAGE}" / name, self.new / f"home{STAGE}" / "home")
+        sh("btrfs", "subvolume", "create", self.new / f"home{STAGE}" / "home" / "nested")
+        err = self.restore(usb, home)
+        self.assertIn("removed what a restore that was cut off had left", err)
+        self.assert_restored(home, usb / name)
+        self.assertEqual(names(self.new), ["home"])
+
+    def test_signal(self) -> None:
+        _, home, command, receive = self.begin()
+        command.send_signal(signal.SIGTERM)
+        kill(receive, signal.SIGCONT)
+        _, err = command.communicate()
+        self.assertEqual(command.returncode, 128 + signal.SIGTERM, err)
+        self.assertIn(f"{home}: ended by SIGTERM; it is not restored; the same command begins anew", err)
+        self.assertEqual(names(self.new), [])
+
+    def test_second_run(self) -> None:
+        usb, home, command, receive = self.begin()
+        err = self.restore(usb, home, status=3)
+        self.assertIn(f"process {command.pid} (", err)
+        kill(receive, signal.SIGCONT)
+        command.communicate()
+        self.assertEqual(command.returncode, 0)
+        self.assert_restored(home, usb / names(usb)[0])
+
+    def test_lock_of_the_snapshot_folder(self) -> None:
+        source, usb = self.backed_up()
+        descriptor = os.open(source / "snapshot", os.O_RDONLY)
+        self.addCleanup(os.close, descriptor)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        err = self.restore("-f", source / "snapshot", usb, source.parent / "new", status=3)
+        self.assertIn(f"process {os.getpid()} (", err)
+        self.assertEqual(names(source.parent), ["home"])
+
+    def test_killed_at_any_moment(self) -> None:
+        """The destination is absent or whole; one more try makes it whole, or says that it is, and clears up."""
+        source, usb = self.backed_up()
+        name, pool = names(usb)[-1], source.parent
+        home, snapshots = pool / "new", pool / "snaps"
+        started = time.monotonic()
+        self.restore(usb, home)
+        duration = time.monotonic() - started
+        outcomes = set()
+        for number in range(8):
+            folder = ("-f", snapshots) if number % 2 else ()
+            self.remove(home, snapshots)
+            command = self.start("--restore", *folder, usb, home)
+            time.sleep(duration * (0.3 + number * 0.1))
+            kill(command.pid)
+            command.communicate()
+            done = home.exists()
+            if done:
+                self.assert_same(home, usb / name)
+                self.assertTrue(is_readonly((snapshots if folder else home / "snapshot") / name))
+            err = self.restore(*folder, usb, home, status=1 if done else 0)
+            self.assertEqual("exists" in err, done)
+            self.assert_restored(home, usb / name, snapshots if folder else None)
+            outcomes.add(done)
+
+    def remove(self, home: Path, snapshots: Path) -> None:
+        subvolumes = [path for path in (*home.glob("snapshot/2*"), home, *snapshots.glob("2*")) if path.exists()]
+        if subvolumes:
+            sh("btrfs", "subvolume", "delete", *subvolumes)
+        sh("rm", "-rf", snapshots)
+
+    def test_full_disk(self) -> None:
+        source, usb = self.source(), self.disk("usb").path
+        random_file(source / "large", 60)
+        self.backup(source, usb)
+        small = self.disk("small", 50).path
+        free = os.statvfs(small).f_bavail
+        for folder in ("snapshot", small / "snaps"):
+            err = self.restore("-f", folder, usb, small / "home", status=1)
+            self.assertIn("No space left on device", err)
+            self.assertEqual(names(small), [])
+        wait_for(lambda: os.statvfs(small).f_bavail > free * 0.9)
+
+    def test_leftovers_that_are_not_ours(self) -> None:
+        """Beside a destination that is there; what is in the stage and not made by a restore survives."""
+        source, usb = self.backed_up()
+        home = source.parent / "new"
+        self.restore(usb, home)
+        stage = Path(f"{home}{STAGE}")
+        stage.mkdir()
+        sh("btrfs", "subvolume", "snapshot", "-r", usb / names(usb)[0], usb / OLDEST)
+        sh("btrfs", "subvolume", "snapshot", source, stage / OLDEST)
+        err = self.restore(usb, home, status=1)
+        self.assertIn("removed what a restore that was cut off had left", err)
+        self.assertIn(f"mv {home} {home}.old", err)
+        self.assertFalse(stage.exists())
+        stage.mkdir()
+        (stage / "precious").write_text("data")
+        sh("btrfs", "subvolume", "create", stage / "other")
+        err = self.restore(usb, home, status=1)
+        self.assertIn(f"cannot remove the folder '{stage}'", err)
+        self.assertEqual((stage / "precious").read_text(), "data")
+        self.assertEqual(names(stage), ["other", "precious"])
+
+
+class Refusals(RestoreTest):
+    """Nothing is made, the status is 1, and the message helps."""
+
+    def test_destinations(self) -> None:
+        source, usb = self.backed_up()
+        pool = source.parent
+        (pool / "file").write_text("")
+        Path(f"{source}.old").mkdir()
+        for destination, says in (
+            (source, f"exists, and nothing is overwritten\n  Move it away: mv {source} {source}.old2"),
+            (pool / "file", f"exists, and nothing is overwritten\n  Move it away: mv {pool}/file {pool}/file.old"),
+            (pool, "it is a mount point\n  Mount the top of its filesystem elsewhere"),
+            (
+                pool / "no" / "folder",
+                f"the folder '{pool}/no', in which the destination is to be, does not exist\n  "
+                f"Mount the disk, correct the path, or make it: mkdir -p {pool}/no",
+            ),
+            (pool / "file" / "x", f"the folder '{pool}/file', in which the destination is to be, does not exist"),
+            ("/proc/x", "is not on btrfs but on proc\n  Is the disk mounted?"),
+            (usb / names(usb)[0] / "x", "Read-only file system"),
+        ):
+            with self.subTest(destination):
+                self.refused(usb, destination, says=says)
+        for folder, says in (
+            (pool / "file", "is not a folder\n  Choose another one with '-f'."),
+            (usb, "is not on the filesystem of the destination\n  Choose another one with '-f'"),
+            (pool / "no" / "snaps", f"the folder '{pool}/no', in which the snapshot folder is to be, does not exist"),
+            ("file", "in the backup, a file or a link is there"),
+        ):
+            with self.subTest(folder):
+                self.refused("-f", folder, usb, pool / "new", says=says)
+        self.assertEqual(names(pool), ["file", "home", "home.old"])
+
+    def test_backups(self) -> None:
+        source, usb = self.backed_up("-p", "home-")
+        new = source.parent / "new"
+        name = names(usb)[0]
+        odd = usb.parent / "odd"
+        odd.mkdir()
+        sh("btrfs", "subvolume", "create", odd / OLDEST)
+        (odd / LATEST).mkdir()
+        (odd / "file").write_text("")
+        self.refused(usb.parent / "no", new, says="does not exist\n  SOURCE is a backup, or a folder of backups")
+        self.refused(odd / "file", new, says="is not a folder\n  SOURCE is a backup")
+        self.refused("/proc", new, says="is not on btrfs but on proc\n  Is the disk mounted?")
+        self.refused(usb.parent, new, says="no backups named YYYYMMDD-HHMMSS are in")
+        self.refused(usb, new, says="Give the right prefix with '-p'. Prefixes there: 'home-'.")
+        self.refused("-p", "x", usb, new, says="no backups named xYYYYMMDD-HHMMSS are in")
+        self.refused("-p", "x", usb / name, new, says="does not begin with the prefix 'x'\n  Its prefix is 'home-'")
+        self.refused(odd, new, says=f"there is no complete backup in '{odd}': {LATEST} is none: it is not a subvolume")
+        self.refused(
+            odd / OLDEST, new, says="cannot be restored: it is writable and has no received UUID: a transfer was"
+        )
+        self.refused(odd / LATEST, new, says="is not a subvolume, so it is no backup\n  Its files can be copied")
+        sh("btrfs", "property", "set", "-f", usb / name, "ro", "false")
+        self.refused(usb / name, new, says="cannot be restored: it is writable")
+        self.refused(source, new, says="no backups named")
+        self.assertEqual(names(source.parent), ["home"])
+
+    def refused(self, *arguments: object, says: str) -> None:
+        result = self.backup("--restore", *arguments, status=1)
+        self.assertIn(says, result.err)
+        self.assertLessEqual(len(result.err.splitlines()), 3, result.err)
+        self.assertEqual(result.out, "")
