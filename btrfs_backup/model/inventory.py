@@ -68,10 +68,13 @@ def judge(entry: Subvolume, source: Subvolume | None) -> tuple[State, str]:
     """What ENTRY at a destination is, and why; SOURCE is the source's snapshot of that name, if it has one.
 
     `btrfs receive` sets the received UUID and then read-only, both at its very end: complete means both.
+    What somebody made writable of a backup is no transfer that was cut off: there may be work of theirs in it.
     """
     if not entry.readonly:
-        if entry.received_uuid:
+        if entry.received_uuid or entry.was_received:
             return State.FOREIGN, "it was received and is writable: its content may have changed"
+        if source and entry.parent_received_uuid == source.stream_uuid:
+            return State.FOREIGN, "it is a writable copy of the backup: its content may have changed"
         return State.PARTIAL, "it is writable and has no received UUID: a transfer was cut off"
     if not entry.received_uuid:
         return State.FOREIGN, "it is read-only and has no received UUID: it was not received from a source"

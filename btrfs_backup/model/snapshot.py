@@ -14,13 +14,19 @@ STAMP_LENGTH = 15
 
 @dataclass(frozen=True)
 class Subvolume:
-    """What btrfs tells of a subvolume. UUIDs as 36 characters, empty where there is none."""
+    """What btrfs tells of a subvolume. UUIDs as 36 characters, empty where there is none.
+
+    was_received: it was received as a whole once, also when its received UUID was cleared since.
+    parent_received_uuid: that of its parent, where it is known.
+    """
 
     name: str
     uuid: str
     parent_uuid: str = ""
     received_uuid: str = ""
     readonly: bool = True
+    was_received: bool = False
+    parent_received_uuid: str = ""
 
     @property
     def stream_uuid(self) -> str:

@@ -112,7 +112,7 @@ def _rows(text: str) -> list[tuple[str, str, str, str]]:
 
 def parse_show(text: str) -> Subvolume:
     """What show prints. Raises Failure when the text is not of the expected form."""
-    fields = re.findall(r"^\t(Name|UUID|Parent UUID|Received UUID|Flags):[ \t]*(.*)$", text, re.MULTILINE)
+    fields = re.findall(r"^\t(Name|UUID|Parent UUID|Received UUID|Flags|Receive time):[ \t]*(.*)$", text, re.MULTILINE)
     # The names of its snapshots come last and may look like anything: of each field the first counts.
     found = dict(reversed(fields))
     if not found.keys() >= {"UUID", "Parent UUID", "Received UUID", "Flags"}:
@@ -123,6 +123,8 @@ def parse_show(text: str) -> Subvolume:
         _uuid(found["Parent UUID"]),
         _uuid(found["Received UUID"]),
         readonly="readonly" in found["Flags"].split(),
+        # Seen: `btrfs property set -f ... ro false` clears the received UUID and leaves this.
+        was_received=found.get("Receive time", "-") != "-",
     )
 
 

@@ -5,7 +5,7 @@ import re
 import stat
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from posixpath import basename, dirname, join, relpath
 
@@ -112,9 +112,10 @@ class Folder:
         return btrfs.parse_filesystem_uuid(self.host.run(argv, f"cannot identify the filesystem of '{self.path}'"))
 
     def look(self, naming: Naming, standing: Standing, names_suffice: bool = False) -> Inventory:
-        """What it holds under names of NAMING; the number of processes does not depend on how much. Raises Failure.
+        """What it holds under names of NAMING. Raises Failure.
 
-        When NAMES_SUFFICE, a user without the right to list subvolumes gets them without UUIDs, one process for each.
+        The number of processes does not depend on how much that is, but for what seems to be cut off. When
+        NAMES_SUFFICE, a user without the right to list subvolumes gets them without UUIDs, one process for each.
         """
         if not standing.exists:
             return Inventory(exists=False)
@@ -136,7 +137,7 @@ class Folder:
                 "Look at it with 'btrfs subvolume show'; delete or rename it if it is not yours.",
             )
         return Inventory(
-            subvolumes={name: subvolumes[name] for name in sorted(ours) if ours[name]},
+            subvolumes={name: self._was_received(subvolumes[name]) for name in sorted(ours) if ours[name]},
             others=frozenset(name for name in ours if not ours[name]),
         )
 
@@ -169,6 +170,12 @@ class Folder:
         inode = str(btrfs.SUBVOLUME_INODE)
         test = ("-inum", inode, "-print0", "-print0", "-o", "-print0")
         return ("find", self.path + "/", "-mindepth", "1", "-maxdepth", "1", *test)
+
+    def _was_received(self, entry: Subvolume) -> Subvolume:
+        """ENTRY, with what the list does not tell and what matters when it seems to be cut off."""
+        if entry.readonly or entry.received_uuid:
+            return entry
+        return replace(entry, was_received=self.show(entry.name).was_received)
 
     def show(self, name: str) -> Subvolume:
         """What btrfs tells of the subvolume NAME in it. Raises Failure."""
@@ -235,7 +242,12 @@ def _subvolumes(rows: Sequence[tuple[str, Subvolume]], inside: str) -> dict[str,
     Without those that are listed more than once: a foreign subvolume may have a name that imitates a row.
     """
     times = Counter(path for path, _ in rows)
-    return {each.name: each for path, each in rows if path == join(inside, each.name) and times[path] == 1}
+    received = {each.uuid: each.received_uuid for _, each in rows}
+    return {
+        each.name: replace(each, parent_received_uuid=received.get(each.parent_uuid, ""))
+        for path, each in rows
+        if path == join(inside, each.name) and times[path] == 1
+    }
 
 
 def _portions(names: Sequence[str], path: Callable[[str], str]) -> list[list[str]]:

@@ -216,9 +216,15 @@ class ListTest(unittest.TestCase):
 
 
 def shown(
-    name: str = NAME, uuid: str = OWN, parent: str = HOME, received: str = "-", flags: str = "readonly", tail: str = ""
+    name: str = NAME,
+    uuid: str = OWN,
+    parent: str = HOME,
+    received: str = "-",
+    flags: str = "readonly",
+    tail: str = "",
+    when: str = "-",
 ) -> str:
-    """What btrfs-progs shows of a subvolume; TAIL: its snapshots."""
+    """What btrfs-progs shows of a subvolume; TAIL: its snapshots; WHEN: it was received."""
     return (
         f"home/snapshot/{name}\n"
         f"\tName: \t\t\t{name}\n"
@@ -235,7 +241,7 @@ def shown(
         "\tSend transid: \t\t0\n"
         "\tSend time: \t\t2026-11-23 23:54:51 +0000\n"
         "\tReceive transid: \t0\n"
-        "\tReceive time: \t\t-\n"
+        f"\tReceive time: \t\t{when}\n"
         f"\tSnapshot(s):\n{tail}"
     )
 
@@ -254,6 +260,11 @@ class ShowTest(unittest.TestCase):
             (shown(uuid="-", parent="-", name="<FS_TREE>", flags="-"), Subvolume("<FS_TREE>", "", "", "", False)),
             (shown(name="a b"), Subvolume("a b", OWN, HOME, "", True)),
             (shown(tail="\t\t\t\thome/snapshot/x\n"), Subvolume(NAME, OWN, HOME, "", True)),
+            (
+                shown(flags="-", when="2026-11-23 23:54:51 +0000"),
+                Subvolume(NAME, OWN, HOME, "", False, was_received=True),
+            ),
+            (shown().replace("\tReceive time: \t\t-\n", ""), Subvolume(NAME, OWN, HOME, "", True)),
         ]
         for text, wanted in table:
             with self.subTest(wanted=wanted):

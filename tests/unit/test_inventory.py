@@ -60,6 +60,23 @@ class JudgeTest(unittest.TestCase):
         }
         self.assertEqual(len(whys), 4)
 
+    def test_what_somebody_made_writable_is_no_transfer_that_was_cut_off(self) -> None:
+        """Whether btrfs-progs cleared its received UUID, or it is a copy of the backup of that very name."""
+        received_once = Subvolume(NAME, "u", "p", readonly=False, was_received=True)
+        for source in (TAKEN, RECEIVED, GONE):
+            self.assertIs(inventory.judge(received_once, source)[0], State.FOREIGN)
+        table = (
+            (TAKEN, "taken", State.FOREIGN),
+            (RECEIVED, "first-hand", State.FOREIGN),
+            (TAKEN, "an earlier one", State.PARTIAL),
+            (RECEIVED, "second-hand", State.PARTIAL),
+            (GONE, "taken", State.PARTIAL),
+        )
+        for source, parent_received, wanted in table:
+            with self.subTest(source=source, parent_received=parent_received):
+                copy = Subvolume(NAME, "u", "p", readonly=False, parent_received_uuid=parent_received)
+                self.assertIs(inventory.judge(copy, source)[0], wanted)
+
     def test_second_hop(self) -> None:
         """A copy of a copy is complete where the source's snapshot was itself received."""
         first = Subvolume(NAME, "a", parent_uuid="home")

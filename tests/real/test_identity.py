@@ -1,0 +1,293 @@
+"""Never a wrong deletion, never a wrong parent: what is whose is told by UUIDs, and what is not ours is said."""
+
+import fcntl
+import json
+import os
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from tests.real.machine import RealTest, Result, is_readonly, names, sh, show, tree, wait_for
+
+OUTSTANDING = ".outstanding_transfers"
+_SET_FLAGS = 0x4008941A  # BTRFS_IOC_SUBVOL_SETFLAGS
+
+
+def identities(folder: Path) -> dict[str, tuple[str, str]]:
+    """UUID and received UUID of each subvolume in FOLDER, by name."""
+    shown = {name: show(folder / name) for name in names(folder)}
+    return {name: (each["UUID"], each["Received UUID"]) for name, each in shown.items()}
+
+
+def set_writable(path: Path, writable: bool) -> None:
+    """As btrfs-progs before 5.14.2 did it: a received UUID stays."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.ioctl(descriptor, _SET_FLAGS, (0 if writable else 2).to_bytes(8, "little"))
+    finally:
+        os.close(descriptor)
+
+
+class Identity(RealTest):
+    def pair(self, backups: int = 2) -> tuple[Path, Path]:
+        """A source, and a disk with some backups of it, each different."""
+        source, usb = self.source(), self.disk("usb").path
+        for number in range(backups):
+            (source / "file").write_text(f"state {number}")
+            self.backup("-q", source, usb)
+        return source, usb
+
+    def outstanding(self, source: Path) -> object:
+        return json.loads((source / "snapshot" / OUTSTANDING).read_text())
+
+    def assert_on_top_of(self, result: Result, backups: Path, child: str, parent: str) -> None:
+        self.assertIn(f"sending {child} on top of {parent}", result.err)
+        self.assertEqual(show(backups / child)["Parent UUID"], show(backups / parent)["UUID"])
+
+
+class AnotherSource(Identity):
+    def test_same_second_without_prefix(self) -> None:
+        """Two sources whose names are all the same share a folder: the second gets nothing in, and deletes nothing."""
+        home, usb = self.pair()
+        srv = self.subvolume(home.parent / "srv")
+        (srv / "snapshot").mkdir()
+        taken = names(usb)
+        for name in taken:
+            sh("btrfs", "subvolume", "snapshot", "-r", srv, srv / "snapshot" / name)
+        before = identities(usb)
+        result = self.backup("-S", "-n", "1", srv, usb, status=10)
+        self.assertIn(f"cannot send {taken[1]}: '{usb}/{taken[1]}' is in the way", result.err)
+        self.assertIn(f"leaving {taken[0]} alone: it is a copy of another snapshot", result.err)
+        self.assertRegex(result.err, f"{usb}: FAILED, sent nothing, 1 outstanding")
+        self.assertEqual(identities(usb), before)
+        self.assertEqual(self.outstanding(srv), {taken[1]: {"locks": [str(usb)]}})
+        # Its next snapshot has a name of its own: sent, but not on top of what belongs to the other one.
+        result = self.backup("-n", "1", srv, usb)
+        own = names(srv / "snapshot")[-1]
+        self.assertIn(f"sending {own} in full", result.err)
+        self.assertEqual({name: identities(usb)[name] for name in taken}, before)
+        self.assert_same(usb / own, srv / "snapshot" / own)
+
+    def test_its_partial_backup_is_no_parent_and_no_backup(self) -> None:
+        """A transfer of another source that was cut off under a name that this one does not have."""
+        source, usb = self.pair()
+        sh("btrfs", "subvolume", "create", usb / "20990101-000000")
+        result = self.backup("-n", "1", source, usb)
+        self.assertIn("leaving 20990101-000000 alone", result.err)
+        self.assertEqual(len(names(usb)), 2)
+        self.assertIn("20990101-000000", names(usb))
+
+
+class Copies(Identity):
+    def test_beside_the_backups(self) -> None:
+        """Writable and read-only snapshots of backups under names of the user's own concern nobody."""
+        source, usb = self.pair()
+        old, new = names(usb)
+        sh("btrfs", "subvolume", "snapshot", usb / new, usb / f"{new}-work")
+        sh("btrfs", "subvolume", "snapshot", "-r", usb / old, usb / "keep")
+        (usb / f"{new}-work" / "mine").write_text("precious")
+        result = self.backup("-n", "1", source, usb)
+        self.assertIn(f"on top of {new}", result.err)
+        self.assertNotIn("alone", result.err)
+        newest = names(source / "snapshot")[-1]
+        self.assertEqual(names(usb), sorted([newest, f"{new}-work", "keep"]))
+        self.assertEqual((usb / f"{new}-work" / "mine").read_text(), "precious")
+        self.assert_same(usb / newest, source / "snapshot" / newest)
+
+    def test_writable_copy_in_place_of_the_backup(self) -> None:
+        """It looks like a transfer that was cut off, but for what it was made from."""
+        source, usb = self.pair()
+        old, new = names(usb)
+        (usb / new).rename(usb / "original")
+        sh("btrfs", "subvolume", "snapshot", usb / "original", usb / new)
+        self.check_changed(source, usb, old, new, "is a writable copy of the backup")
+
+    def test_read_only_copy_in_place_of_the_backup(self) -> None:
+        """It keeps the received UUID, and is as good."""
+        source, usb = self.pair()
+        new = names(usb)[-1]
+        (usb / new).rename(usb / "original")
+        sh("btrfs", "subvolume", "snapshot", "-r", usb / "original", usb / new)
+        result = self.backup(source, usb)
+        self.assertIn(f"on top of {new}", result.err)
+        (usb / "original").rename(self.folder / "usb" / "kept")
+        self.backup("-n", "1", source, usb)
+        self.assertEqual(names(usb), [names(source / "snapshot")[-1], "kept"])
+
+    def test_made_writable(self) -> None:
+        """By btrfs-progs of today, which clear the received UUID."""
+        source, usb = self.pair()
+        old, new = names(usb)
+        sh("btrfs", "property", "set", "-f", "-ts", usb / new, "ro", "false")
+        self.check_changed(source, usb, old, new, "was received and is writable")
+
+    def test_made_writable_and_read_only_again(self) -> None:
+        source, usb = self.pair()
+        old, new = names(usb)
+        sh("btrfs", "property", "set", "-f", "-ts", usb / new, "ro", "false")
+        (usb / new / "mine").write_text("precious")
+        sh("btrfs", "property", "set", "-ts", usb / new, "ro", "true")
+        self.check_changed(source, usb, old, new, "is read-only and has no received UUID")
+
+    def test_made_writable_by_older_programs(self) -> None:
+        """These leave the received UUID."""
+        source, usb = self.pair()
+        old, new = names(usb)
+        set_writable(usb / new, True)
+        self.check_changed(source, usb, old, new, "was received and is writable")
+
+    def check_changed(self, source: Path, usb: Path, old: str, new: str, why: str) -> None:
+        """What was made of the backup NEW is neither deleted, nor a parent, nor counted; and that is said."""
+        if not is_readonly(usb / new):
+            (usb / new / "mine").write_text("precious")
+        before, content = identities(usb)[new], tree(usb / new)
+        result = self.backup(source, usb, status=10)
+        self.assertIn(f"cannot send {new}: '{usb}/{new}' is in the way: it {why}", result.err)
+        newest = names(source / "snapshot")[-1]
+        self.assert_on_top_of(result, usb, newest, old)
+        self.assert_same(usb / newest, source / "snapshot" / newest)
+        self.assertEqual(self.outstanding(source), {new: {"locks": [str(usb)]}})
+        # Retention does not concern it either.
+        for _ in range(2):
+            result = self.backup("-n", "1", source, usb)
+            self.assertIn(f"leaving {new} alone: it {why}", result.err)
+        self.assertEqual((identities(usb)[new], tree(usb / new)), (before, content))
+        # As the error said: out of the way, and the backup is made good.
+        (usb / new).rename(usb / "mine")
+        result = self.backup(source, usb)
+        self.assertIn(f"sent {new}", result.err)
+        self.assert_same(usb / new, source / "snapshot" / new)
+        self.assertEqual(self.outstanding(source), {})
+        self.assertEqual(tree(usb / "mine"), content)
+
+    def test_names_swapped_by_hand(self) -> None:
+        source, usb = self.pair(3)
+        one, two, three = names(usb)
+        (usb / one).rename(usb / "x")
+        (usb / two).rename(usb / one)
+        (usb / "x").rename(usb / two)
+        before = identities(usb)
+        result = self.backup("-n", "2", source, usb)
+        for name in (one, two):
+            self.assertIn(f"leaving {name} alone: it is a copy of another snapshot", result.err)
+        self.assert_on_top_of(result, usb, names(source / "snapshot")[-1], three)
+        self.assertLessEqual(before.items(), identities(usb).items())
+
+    def test_snapshot_replaced_at_the_source(self) -> None:
+        """Another snapshot under the old name: the backup under that name is not of it."""
+        source, usb = self.pair()
+        old, new = names(usb)
+        sh("btrfs", "subvolume", "delete", source / "snapshot" / new)
+        sh("btrfs", "subvolume", "snapshot", "-r", source, source / "snapshot" / new)
+        before = identities(usb)
+        result = self.backup(source, usb, status=10)
+        self.assertIn(f"cannot send {new}", result.err)
+        self.assert_on_top_of(result, usb, names(source / "snapshot")[-1], old)
+        self.assertLessEqual(before.items(), identities(usb).items())
+
+
+class Hops(Identity):
+    def test_from_a_to_b_to_c_and_from_a_to_c(self) -> None:
+        """Backups of backups are known as what they are: nothing is sent twice, and increments go on from either."""
+        source, b = self.pair()
+        c = self.disk("c").path / "backups"
+        hop = self.backup("-S", "-f", ".", b, c)
+        old, new = names(b)
+        self.assertIn(f"sending {old} in full", hop.err)
+        self.assert_on_top_of(hop, c, new, old)
+        for name in (old, new):
+            self.assertEqual(show(c / name)["Received UUID"], show(source / "snapshot" / name)["UUID"])
+        direct = self.backup("-S", source, c)
+        self.assertIn(f"{c}: sent nothing, ", direct.err)
+        self.assertNotIn("alone", direct.err)
+        # A third one straight to C, which B gets later; then on from B to C again.
+        straight = self.backup(source, c)
+        third = names(c)[-1]
+        self.assert_on_top_of(straight, c, third, new)
+        self.backup("-S", source, b)
+        idle = self.backup("-S", "-f", ".", b, c)
+        self.assertIn(f"{c}: sent nothing, ", idle.err)
+        self.backup(source, b)
+        hop = self.backup("-S", "-f", ".", "-N", "1", "-n", "1", b, c)
+        fourth = names(source / "snapshot")[-1]
+        self.assertIn(f"sending {fourth} on top of {third}", hop.err)
+        self.assertEqual((names(b), names(c)), ([fourth], [fourth]))
+        self.assert_same(c / fourth, source / "snapshot" / fourth)
+        # Back from C, where B is lost: the source still has all of its own.
+        self.assertEqual(len(names(source / "snapshot")), 4)
+
+    def test_a_copy_of_b_made_by_hand_is_a_copy_of_a(self) -> None:
+        """`btrfs send` of a backup writes the received UUID, so a disk cloned that way takes over."""
+        source, b = self.pair(1)
+        c = self.disk("c").path
+        [name] = names(b)
+        stream = self.folder / "stream"
+        sh("btrfs", "send", "-f", stream, b / name)
+        sh("btrfs", "receive", "-f", stream, c)
+        result = self.backup("-n", "1", source, c)
+        self.assertIn(f"on top of {name}", result.err)
+        self.assertEqual(names(c), [names(source / "snapshot")[-1]])
+
+
+class Restored(Identity):
+    def restore(self, source: Path, usb: Path, name: str) -> Path:
+        """NAME sent back to the disk of the source, and a writable snapshot of it in place of the lost SOURCE."""
+        pool, stream = source.parent, self.folder / "stream"
+        source.rename(pool / "lost")
+        (pool / "restore").mkdir()
+        sh("btrfs", "send", "-f", stream, usb / name)
+        sh("btrfs", "receive", "-f", stream, pool / "restore")
+        sh("btrfs", "subvolume", "snapshot", pool / "restore" / name, source)
+        # What is taken from here on has a later name than all that the disk holds.
+        newest = datetime.strptime(names(usb)[-1], "%Y%m%d-%H%M%S")
+        wait_for(lambda: datetime.now() > newest + timedelta(seconds=1))
+        return pool / "restore" / name
+
+    def test_backups_go_on_incrementally(self) -> None:
+        """The newest backup but one is restored; the newest is not of this line, and stays."""
+        source, usb = self.pair(3)
+        two = names(usb)[1]
+        received = self.restore(source, usb, two)
+        (source / "snapshot").mkdir(exist_ok=True)
+        sh("btrfs", "subvolume", "snapshot", "-r", received, source / "snapshot" / two)
+        self.assertEqual(show(source / "snapshot" / two)["Received UUID"], show(usb / two)["Received UUID"])
+        before = identities(usb)
+        (source / "file").write_text("after the restore")
+        result = self.backup(source, usb)
+        fourth = names(usb)[-1]
+        self.assert_on_top_of(result, usb, fourth, two)
+        self.assert_same(usb / fourth, source / "snapshot" / fourth)
+        self.assertLessEqual(before.items(), identities(usb).items())
+        result = self.backup("-N", "1", source, usb)
+        self.assert_on_top_of(result, usb, names(usb)[-1], fourth)
+        self.assertEqual(len(names(usb)), 5)
+        # Retention counts all of them: they are backups of one thing.
+        self.backup("-n", "2", source, usb)
+        self.assertEqual(names(usb), names(source / "snapshot")[-2:])
+
+    def test_without_the_read_only_copy(self) -> None:
+        """Nothing is on both sides: sent in full, and the backups of before stay."""
+        source, usb = self.pair(2)
+        before = identities(usb)
+        self.restore(source, usb, names(usb)[1])
+        result = self.backup(source, usb)
+        newest = names(source / "snapshot")[-1]
+        self.assertIn(f"sending {newest} in full", result.err)
+        self.assertLessEqual(before.items(), identities(usb).items())
+        self.assert_same(usb / newest, source / "snapshot" / newest)
+
+    def test_the_lost_source_goes_on_as_well(self) -> None:
+        """The old subvolume and the restored one share a folder: nobody's increment goes on top of the wrong one."""
+        source, usb = self.pair(2)
+        one, two = names(usb)
+        received = self.restore(source, usb, two)
+        (source / "snapshot").mkdir(exist_ok=True)
+        sh("btrfs", "subvolume", "snapshot", "-r", received, source / "snapshot" / two)
+        lost = source.parent / "lost"
+        (source / "file").write_text("restored")
+        (lost / "file").write_text("lost")
+        for _ in range(2):
+            self.backup(source, usb)
+            self.backup("-p", "lost-", lost, usb)
+        for top, prefix in ((source, "2"), (lost, "lost-")):
+            for name in [each for each in names(usb) if each.startswith(prefix) and each not in (one, two)]:
+                self.assert_same(usb / name, top / "snapshot" / name)
