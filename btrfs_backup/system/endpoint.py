@@ -173,7 +173,7 @@ class Folder:
 
     def _was_received(self, entry: Subvolume) -> Subvolume:
         """ENTRY, with what the list does not tell and what matters when it seems to be cut off."""
-        if entry.readonly or entry.received_uuid:
+        if entry.readonly or entry.received_uuid or not entry.uuid:
             return entry
         return replace(entry, was_received=self.show(entry.name).was_received)
 
@@ -244,7 +244,8 @@ def _subvolumes(rows: Sequence[tuple[str, Subvolume]], inside: str) -> dict[str,
     times = Counter(path for path, _ in rows)
     received = {each.uuid: each.received_uuid for _, each in rows}
     return {
-        each.name: replace(each, parent_received_uuid=received.get(each.parent_uuid, ""))
+        # Asked for only of those that are writable.
+        each.name: each if each.readonly else replace(each, parent_received_uuid=received.get(each.parent_uuid, ""))
         for path, each in rows
         if path == join(inside, each.name) and times[path] == 1
     }

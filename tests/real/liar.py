@@ -16,8 +16,7 @@ def lying_btrfs(folder: Path, lies: str) -> Path:
     folder.mkdir(exist_ok=True)
     program = folder / "btrfs"
     program.write_text(
-        f"#!/bin/sh\nreal={REAL} here={folder}\n"
-        f'for last; do :; done\ncase "$*" in\n{lies}\nesac\nexec "$real" "$@"\n'
+        f'#!/bin/sh\nreal={REAL} here={folder}\nfor last; do :; done\ncase "$*" in\n{lies}\nesac\nexec "$real" "$@"\n'
     )
     program.chmod(0o755)
     return folder
