@@ -425,7 +425,7 @@ class Refusals(RestoreTest):
         )
         self.refused(odd / LATEST, new, says="is not a subvolume, so it is no backup\n  Its files can be copied")
         sh("btrfs", "property", "set", "-f", usb / name, "ro", "false")
-        self.refused(usb / name, new, says="cannot be restored: it is writable")
+        self.refused(usb / name, new, says="is writable")
         self.refused(source, new, says="no backups named")
         self.assertEqual(names(source.parent), ["home"])
 
