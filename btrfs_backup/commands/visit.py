@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from btrfs_backup.errors import Absent, Failure
 from btrfs_backup.model import inventory, plan, transfers
@@ -70,10 +70,27 @@ class Visit:
             return
         self.standing = self._check(self.place, settings, records)
         self.holdings = inventory.backups(self.place.look(settings.naming, self.standing), snapshots)
+        recorded = transfers.owed(records.outstanding, settings.naming, self.identity)
+        if unproven := plan.unproven(self.holdings, snapshots, recorded):
+            self._prove(self.place, unproven)
         self.target = plan.target(self.identity, self.holdings, snapshots, settings.naming, settings.keep_backups)
         self._tell_what_is_left_alone(self.place, self.target, snapshots)
         for name in plan.leftovers(self.target, self.holdings, snapshots):
             self._delete_partial(self.place, name)
+
+    def _prove(self, place: Folder, names: Sequence[str]) -> None:
+        """Have on disk what a run that was cut off may have left in memory, or let it be sent again. Raises Failure."""
+        if place.survived(names):
+            return
+        log.warning(
+            "%s: sending %s again: the machine went down before it was surely on disk",
+            self.identity,
+            ", ".join(names),
+        )
+        for failure in place.delete(names).values():
+            raise failure
+        complete = {name: each for name, each in self.holdings.complete.items() if name not in names}
+        self.holdings = replace(self.holdings, complete=complete)
 
     def make_room(self, snapshots: Sequence[str]) -> None:
         """Create the folder when it is missing; delete what cut-off transfers of SNAPSHOTS left. Raises Failure."""
@@ -107,6 +124,8 @@ class Visit:
         failed: what made the transfer end early. Raises Failure when the destination cannot be looked at.
         """
         try:
+            if isinstance(self.place, Folder):
+                self.place.write_out()
             count, wrong = self._verify(batches, snapshots, naming)
         except Failure as blind:
             if not failed or len(batches) > 1:

@@ -71,7 +71,7 @@ def judge(entry: Subvolume, source: Subvolume | None) -> tuple[State, str]:
     What somebody made writable of a backup is no transfer that was cut off: there may be work of theirs in it.
     """
     if not entry.readonly:
-        if entry.received_uuid or entry.was_received:
+        if entry.received_uuid or entry.received_at:
             return State.FOREIGN, "it was received and is writable: its content may have changed"
         if source and entry.parent_received_uuid == source.stream_uuid:
             return State.FOREIGN, "it is a writable copy of the backup: its content may have changed"

@@ -79,6 +79,11 @@ def leftovers(target: Target, holdings: Holdings, snapshots: Snapshots) -> list[
     return [name for name in holdings.partial if name in snapshots and name not in target.missing]
 
 
+def unproven(holdings: Holdings, snapshots: Snapshots, recorded: Collection[str]) -> list[str]:
+    """Backups that look complete and whose transfers are RECORDED as not ended: they may not have reached the disk."""
+    return [name for name in recorded if name in holdings.complete and name in snapshots]
+
+
 def served(target: Target, snapshot: str) -> Target:
     """SNAPSHOT, the oldest that was missing, has arrived."""
     return replace(target, missing=target.missing[1:], common=target.common | {snapshot})

@@ -16,7 +16,7 @@ STAMP_LENGTH = 15
 class Subvolume:
     """What btrfs tells of a subvolume. UUIDs as 36 characters, empty where there is none.
 
-    was_received: it was received as a whole once, also when its received UUID was cleared since.
+    received_at: when it was received as a whole; known also when its received UUID was cleared since.
     parent_received_uuid: that of its parent, where it is known.
     """
 
@@ -25,7 +25,7 @@ class Subvolume:
     parent_uuid: str = ""
     received_uuid: str = ""
     readonly: bool = True
-    was_received: bool = False
+    received_at: datetime | None = None
     parent_received_uuid: str = ""
 
     @property

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from datetime import datetime
 
 from btrfs_backup.errors import Failure
 from btrfs_backup.model.snapshot import Subvolume
@@ -40,6 +41,15 @@ def delete(paths: Sequence[str]) -> Argv:
 def sync(folder: str) -> Argv:
     """Waits until all subvolumes deleted so far on the filesystem of FOLDER are really gone."""
     return ("btrfs", "subvolume", "sync", folder)
+
+
+def write_out(folder: str) -> Argv:
+    """Writes all that was changed on the filesystem of FOLDER to its disk, and waits for it.
+
+    Seen: without that, a backup whose machine loses its power within half a minute is read-only and has its received
+    UUID afterwards, and lacks data.
+    """
+    return ("btrfs", "filesystem", "sync", folder)
 
 
 def make_writable(path: str, force: bool) -> Argv:
@@ -124,7 +134,7 @@ def parse_show(text: str) -> Subvolume:
         _uuid(found["Received UUID"]),
         readonly="readonly" in found["Flags"].split(),
         # Seen: `btrfs property set -f ... ro false` clears the received UUID and leaves this.
-        was_received=found.get("Receive time", "-") != "-",
+        received_at=_time(found.get("Receive time", "-")),
     )
 
 
@@ -141,6 +151,14 @@ def blames_parent(stderr: str) -> bool:
     return bool(
         re.search("cannot find parent subvol|parent subvol(ume)? is not reachable|changed your default", stderr)
     )
+
+
+def _time(word: str) -> datetime | None:
+    """Such as `2026-11-24 07:57:41 +0000`."""
+    try:
+        return datetime.strptime(word.strip(), "%Y-%m-%d %H:%M:%S %z")
+    except ValueError:
+        return None
 
 
 def _uuid(word: str) -> str:

@@ -1,5 +1,6 @@
 """A source, and a folder of snapshots or backups, each on a host."""
 
+import math
 import os
 import re
 import stat
@@ -137,7 +138,7 @@ class Folder:
                 "Look at it with 'btrfs subvolume show'; delete or rename it if it is not yours.",
             )
         return Inventory(
-            subvolumes={name: self._was_received(subvolumes[name]) for name in sorted(ours) if ours[name]},
+            subvolumes={name: self._looked_at(subvolumes[name]) for name in sorted(ours) if ours[name]},
             others=frozenset(name for name in ours if not ours[name]),
         )
 
@@ -171,16 +172,31 @@ class Folder:
         test = ("-inum", inode, "-print0", "-print0", "-o", "-print0")
         return ("find", self.path + "/", "-mindepth", "1", "-maxdepth", "1", *test)
 
-    def _was_received(self, entry: Subvolume) -> Subvolume:
+    def _looked_at(self, entry: Subvolume) -> Subvolume:
         """ENTRY, with what the list does not tell and what matters when it seems to be cut off."""
         if entry.readonly or entry.received_uuid or not entry.uuid:
             return entry
-        return replace(entry, was_received=self.show(entry.name).was_received)
+        return replace(entry, received_at=self.show(entry.name).received_at)
 
     def show(self, name: str) -> Subvolume:
         """What btrfs tells of the subvolume NAME in it. Raises Failure."""
         printed = self.host.run(btrfs.show(self.at(name)), f"cannot look at '{self.at(name)}'")
         return btrfs.parse_show(printed)
+
+    def survived(self, names: Sequence[str]) -> bool:
+        """Write out its filesystem; whether the machine has been up since all of the backups NAMES were received.
+
+        Raises Failure.
+        """
+        self.write_out()
+        booted = re.search(r"^btime (\d+)$", files.read(self.host, "/proc/stat") or "", re.MULTILINE | re.ASCII)
+        since = int(booted[1]) if booted else math.inf
+        times = [self.show(name).received_at for name in names]
+        return all(time and time.timestamp() > since for time in times)
+
+    def write_out(self) -> None:
+        """Have all that it holds on disk. Raises Failure."""
+        self.host.run(btrfs.write_out(self.path), f"cannot write out the filesystem of '{self.path}'")
 
     def delete(self, names: Sequence[str], convert_rw: bool = False) -> dict[str, Failure]:
         """Delete the subvolumes NAMES; what could not be deleted, with the reason."""

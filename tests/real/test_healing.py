@@ -7,12 +7,16 @@ import pwd
 import shutil
 import signal
 import subprocess
+import sys
 import time
 import unittest
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.real.machine import (
     TOP,
+    Disk,
     RealTest,
     children_of,
     kill,
@@ -284,6 +288,74 @@ class Parents(RealTest):
         result = self.backup(source, usb, status=10, env=env)
         self.assertEqual(result.err.count("on top of"), 1)
         self.assertNotIn("in full", result.err)
+
+
+class PowerLoss(RealTest):
+    def test_what_was_said_to_be_sent_is_on_disk(self) -> None:
+        """The image of the disk at the end of a run is what a machine finds that lost its power just then."""
+        source = self.source()
+        for number in range(100):
+            (source / f"file{number}").write_bytes(os.urandom(9000))
+        disks = [self.disk(name, 300) for name in ("one", "two")]
+        for count in (1, 2):
+            (source / "file1").write_bytes(os.urandom(200_000))
+            self.backup(source, *(disk.path for disk in disks))
+            for disk in disks:
+                with self.after_power_loss(disk) as left:
+                    self.assert_complete(left, source / "snapshot", names(source / "snapshot"))
+                    self.assertEqual(len(names(left)), count)
+
+    @contextmanager
+    def after_power_loss(self, disk: Disk) -> Iterator[Path]:
+        """A mount of a copy of DISK as it is; a filesystem can be mounted only once."""
+        copy, left = self.folder / "copy.img", self.folder / "left"
+        shutil.copyfile(disk.image, copy)
+        disk.unmount()
+        left.mkdir(exist_ok=True)
+        sh("mount", "-o", "loop", copy, left)
+        try:
+            yield left
+        finally:
+            sh("umount", left)
+            disk.mount()
+
+    def run_after_boot_at(self, boot: float, *arguments: object) -> str:
+        """Run the command as on a machine that was started at BOOT (Unix time); what it said."""
+        script = (
+            "import sys; from btrfs_backup import __main__; from btrfs_backup.system import files; real = files.read\n"
+            f"files.read = lambda host, path: 'btime {int(boot)}\\n' if path == '/proc/stat' else real(host, path)\n"
+            "sys.exit(__main__.main())"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", script, *map(str, arguments)],
+            cwd=TOP,
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return done.stderr
+
+    def test_a_transfer_whose_end_was_not_recorded(self) -> None:
+        """It is believed when the machine has been up since then, and sent again otherwise."""
+        source, usb = self.source(), self.disk("usb").path
+        self.backup(source, usb)
+        self.backup(source, usb)
+        old, new = names(usb)
+        uuids = {name: show(usb / name)["UUID"] for name in (old, new)}
+        outstanding = source / "snapshot" / OUTSTANDING
+        outstanding.write_text(json.dumps({new: {"locks": [str(usb)]}}))
+        self.assertNotIn("again", self.run_after_boot_at(time.time() - 3600, "-S", source, usb))
+        self.assertEqual({name: show(usb / name)["UUID"] for name in (old, new)}, uuids)
+        self.assertEqual(record(source), {})
+        outstanding.write_text(json.dumps({new: {"locks": [str(usb)]}}))
+        said = self.run_after_boot_at(time.time() + 60, "-S", source, usb)
+        self.assertIn(f"sending {new} again: the machine went down before it was surely on disk", said)
+        self.assertIn(f"sending {new} on top of {old}", said)
+        self.assertEqual(show(usb / old)["UUID"], uuids[old])
+        self.assertNotEqual(show(usb / new)["UUID"], uuids[new])
+        self.assertEqual(record(source), {})
+        self.assert_complete(usb, source / "snapshot", [old, new])
 
 
 class Suspended(RealTest):

@@ -1,6 +1,7 @@
 """Command lines of btrfs-progs, and what they print."""
 
 import unittest
+from datetime import datetime, timezone
 
 from btrfs_backup.errors import Failure
 from btrfs_backup.model.snapshot import Subvolume
@@ -12,6 +13,7 @@ HOME = "4bbfdc06-3df5-1c45-8711-28b296aa7fa6"
 OWN = "48697ee6-48ae-c944-8376-86d01b5b8504"
 RECEIVED = "6f1c7b0e-6d1b-4a43-9d07-5a3b1f4a9f11"
 FAKE = "00000000-1111-2222-3333-444444444444"
+WHEN = datetime(2026, 11, 23, 23, 54, 51, tzinfo=timezone.utc)
 
 
 class VersionTest(unittest.TestCase):
@@ -60,6 +62,7 @@ class ArgvTest(unittest.TestCase):
             (btrfs.make_writable("/b/N", force=False), "btrfs property set -ts /b/N ro false"),
             (btrfs.make_writable("/b/N", force=True), "btrfs property set -f -ts /b/N ro false"),
             (btrfs.show("/b/N"), "btrfs subvolume show /b/N"),
+            (btrfs.write_out("/b"), "btrfs filesystem sync /b"),
             (btrfs.get_readonly("/b/N"), "btrfs property get -ts /b/N ro"),
             (btrfs.list_children("/b"), "btrfs subvolume list -o -u -q -R /b"),
             (btrfs.list_children("/b", readonly_only=True), "btrfs subvolume list -o -u -q -R -r /b"),
@@ -262,7 +265,7 @@ class ShowTest(unittest.TestCase):
             (shown(tail="\t\t\t\thome/snapshot/x\n"), Subvolume(NAME, OWN, HOME, "", True)),
             (
                 shown(flags="-", when="2026-11-23 23:54:51 +0000"),
-                Subvolume(NAME, OWN, HOME, "", False, was_received=True),
+                Subvolume(NAME, OWN, HOME, "", False, received_at=WHEN),
             ),
             (shown().replace("\tReceive time: \t\t-\n", ""), Subvolume(NAME, OWN, HOME, "", True)),
         ]

@@ -1,6 +1,7 @@
 """What counts as a snapshot and as a backup."""
 
 import unittest
+from datetime import datetime, timezone
 
 from btrfs_backup.model import inventory
 from btrfs_backup.model.inventory import Holdings, Inventory, State
@@ -16,6 +17,9 @@ RECEIVED = Subvolume(NAME, "second-hand", parent_uuid="earlier", received_uuid="
 
 def entry(received: str, readonly: bool, parent: str = "", name: str = NAME) -> Subvolume:
     return Subvolume(name, f"copy-of-{name}", parent, received, readonly)
+
+
+WHEN = datetime(2026, 11, 23, 23, 54, 51, tzinfo=timezone.utc)
 
 
 class JudgeTest(unittest.TestCase):
@@ -62,7 +66,7 @@ class JudgeTest(unittest.TestCase):
 
     def test_what_somebody_made_writable_is_no_transfer_that_was_cut_off(self) -> None:
         """Whether btrfs-progs cleared its received UUID, or it is a copy of the backup of that very name."""
-        received_once = Subvolume(NAME, "u", "p", readonly=False, was_received=True)
+        received_once = Subvolume(NAME, "u", "p", readonly=False, received_at=WHEN)
         for source in (TAKEN, RECEIVED, GONE):
             self.assertIs(inventory.judge(received_once, source)[0], State.FOREIGN)
         table = (
