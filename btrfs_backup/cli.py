@@ -327,6 +327,11 @@ def _check(settings: Settings) -> None:
                 f"the destination '{destination}' is the snapshot folder of the source",
                 "Backups belong in a folder of their own, best on another disk.",
             )
+        if destination == settings.source:
+            raise UsageError(
+                f"the destination '{destination}' is the source itself",
+                "Backups belong in a folder of their own, best on another disk.",
+            )
 
 
 def _check_restore(settings: Settings) -> None:

@@ -19,7 +19,7 @@ from btrfs_backup.system.endpoint import Folder, Shell, Source, Standing, examin
 from btrfs_backup.system.host import Hosts
 from btrfs_backup.system.process import CommandFailed
 from btrfs_backup.system.ssh import Access
-from btrfs_backup.system.statefile import StateFiles
+from btrfs_backup.system.statefile import OUTSTANDING, StateFiles
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +39,8 @@ def backup(settings: Settings, report: Report, clock: Clock = datetime.now) -> N
         host = hosts.at(settings.source)
         source = Source(host, settings.source.path, Folder(host, settings.folder_path))
         if settings.fs_checks:
-            source.check()
-        standing = _provide_folder(source.folder, create=settings.take_snapshot)
+            source.check(settings.naming)
+        standing = _provide_folder(source, settings)
         with files.lock(host, source.folder.path, settings.lock_wait):
             state = _load(source, report)
             if settings.take_snapshot:
@@ -49,17 +49,20 @@ def backup(settings: Settings, report: Report, clock: Clock = datetime.now) -> N
                 _Run(settings, source, standing, report, state, hosts).serve()
 
 
-def _provide_folder(folder: Folder, create: bool) -> Standing:
+def _provide_folder(source: Source, settings: Settings) -> Standing:
     """Where the snapshot folder stands, which is made when it does not exist. Raises Failure."""
+    folder = source.folder
     standing = examine(folder.host, folder.path)
     if standing.exists and not standing.is_directory:
         raise Failure(f"the snapshot folder '{folder.path}' is not a folder", "Choose another one with '-f'.")
-    if not standing.exists and not create:
+    if not standing.exists and not settings.take_snapshot:
         raise Failure(
             f"the snapshot folder '{folder.path}' does not exist", "Take a snapshot first, or correct the option '-f'."
         )
     if standing.exists:
         return standing
+    if settings.fs_checks:
+        source.refuse_backups(settings.naming)
     folder.create()
     return examine(folder.host, folder.path)
 
@@ -136,6 +139,7 @@ class _Run:
         if self.settings.transfer or self.settings.keep_backups != retention.KEEP_ALL:
             for each in self.visits:
                 self._survey(each)
+        self._warn_of_a_common_fate()
         try:
             if self.settings.transfer:
                 self._transfer()
@@ -177,7 +181,11 @@ class _Run:
             try:
                 yield location.parse(recorded, "/")
             except UsageError as error:
-                fail(self.report.source, Failure(f"the records name a destination that is none: {error.message}"))
+                failure = Failure(
+                    f"the records name a destination that is none: {error.message}",
+                    f"Correct it with an editor: {self.source.folder.at(OUTSTANDING)}",
+                )
+                fail(self.report.source, failure)
 
     def _survey(self, each: Visit) -> None:
         """Look at a destination and reconcile the records with what is there."""
@@ -194,6 +202,18 @@ class _Run:
                 each.fail(failure)
             with each.failing_alone():
                 self._owe_newest(each)
+
+    def _warn_of_a_common_fate(self) -> None:
+        beside = [
+            each.identity
+            for each in self.visits
+            if each.standing
+            and (each.host, each.standing.mount.device) == (self.source.host, self.standing.mount.device)
+        ]
+        if beside:
+            log.warning(
+                "%s: on the same filesystem as the source: that is no protection against a dead disk", ", ".join(beside)
+            )
 
     def _note_delivered(self, each: Visit) -> None:
         assert each.target

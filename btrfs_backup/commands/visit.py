@@ -187,7 +187,7 @@ class Visit:
             hint = "Is the disk mounted? A destination has to be a folder on a btrfs filesystem."
             raise Failure(message, hint) if standing.exists else Absent(f"it does not exist, and {message}", hint)
         if standing.exists and not standing.is_directory:
-            raise Failure("it is not a folder")
+            raise Failure("it is not a folder", "Give the path of a folder, or move away what is there.")
         return standing
 
     def _tell_what_is_left_alone(self, place: Folder, target: Target, snapshots: Snapshots) -> None:

@@ -45,6 +45,7 @@ class Location:
         return self.identity
 
 
+_AS_SCP_HAS_IT = re.compile(r"((?:[\w.-]+@)?(?!ssh:|shell:)[A-Za-z][\w.-]+):(/(?!/).*)", re.DOTALL)
 _SSH = re.compile(r"ssh://(?:([^/]*)@)?(\[[^]/]*\]|[^:/\[\]]*)(?::([^/]*))?(/.*)?", re.DOTALL)
 
 
@@ -54,7 +55,7 @@ def parse(spelling: str, cwd: str) -> Location:
     Raises UsageError when it names none.
     """
     if "\0" in spelling:
-        raise UsageError("a location cannot contain a NUL character")
+        raise UsageError("a location cannot contain a NUL character", "Is it from an @FILE? Mend that file.")
     if spelling.startswith("shell://"):
         return _shell(spelling)
     if spelling.startswith("ssh://"):
@@ -65,6 +66,11 @@ def parse(spelling: str, cwd: str) -> Location:
         raise UsageError(
             f"'{spelling}': '{unknown[0]}' is not known",
             f"Use a path, ssh:// or shell://. For a local folder of that name write './{spelling}'.",
+        )
+    if remote := _AS_SCP_HAS_IT.fullmatch(spelling):
+        raise UsageError(
+            f"'{spelling}' looks like a path on another machine",
+            f"Write 'ssh://{remote[1]}{remote[2]}'. For a local folder of that name write './{spelling}'.",
         )
     return Location(Scheme.LOCAL, path=normalise(join(cwd, spelling)))
 

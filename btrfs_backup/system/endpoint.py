@@ -60,6 +60,8 @@ def examine(host: Host, path: str) -> Standing:
     looked = os.fsdecode(ended.stdout).split("\n")[:-1]
     if ended.status not in (0, 1) or not looked:
         raise CommandFailed(ended, f"cannot look at '{path}'")
+    if "Permission denied" in ended.said:
+        raise CommandFailed(ended, f"cannot look at '{path}'")  # which may exist
     if len(looked) > len(ancestors) or not all(re.fullmatch(r"\d+ [0-9a-f]+", row) for row in looked):
         raise Failure(
             f"cannot understand what 'stat' printed: {looked[0][:200]!r}",
@@ -308,8 +310,8 @@ class Source:
     path: str
     folder: Folder
 
-    def check(self) -> None:
-        """Raises Failure unless it is a subvolume and the snapshot folder is, or can be made, on btrfs."""
+    def check(self, naming: Naming) -> None:
+        """Raises Failure unless it is a subvolume."""
         standing = self._standing
         if not standing.exists:
             raise Failure(f"the source '{self.path}' does not exist", "Give the path of a btrfs subvolume.")
@@ -319,9 +321,19 @@ class Source:
                 "Only subvolumes of a btrfs filesystem can be backed up.",
             )
         if not standing.is_subvolume:
+            if standing.is_directory:
+                self.refuse_backups(naming)
             raise Failure(
                 f"the source '{self.path}' is not a btrfs subvolume",
                 f"This names those there are: {self.host.typed('btrfs', 'subvolume', 'list', standing.mount.point)}",
+            )
+
+    def refuse_backups(self, naming: Naming) -> None:
+        """Raises Failure when it looks like a folder of backups: somebody has swapped SOURCE and DEST."""
+        if backups := sorted(name for name in Folder(self.host, self.path).names() if name in naming):
+            raise Failure(
+                f"the source '{self.path}' holds what looks like backups ({backups[-1]}): are SOURCE and DEST swapped?",
+                f"SOURCE comes first. If it is right all the same: {self.host.typed('mkdir', self.folder.path)}",
             )
 
     @cached_property

@@ -33,7 +33,7 @@ def read(host: Host, path: str) -> str | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise Failure(f"cannot read '{path}': {error.strerror}") from None
+        raise Failure(f"cannot read '{path}': {error.strerror}", "It has to be a file that you may read.") from None
 
 
 def replace(host: Host, path: str, text: str) -> None:
@@ -80,7 +80,9 @@ def _local_lock(host: Host, folder: str) -> Iterator[None]:
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
-        raise Failure(f"cannot open the snapshot folder '{folder}': {error.strerror}") from None
+        raise Failure(
+            f"cannot open the snapshot folder '{folder}': {error.strerror}", "It has to be a folder that you may read."
+        ) from None
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -10,11 +10,15 @@ MOUNTINFO = "/proc/self/mountinfo"
 
 @dataclass(frozen=True)
 class Mount:
-    """point: where it is mounted; root: which folder of the filesystem is seen there; type: e.g. btrfs."""
+    """point: where it is mounted; root: which folder of the filesystem is seen there; type: e.g. btrfs.
+
+    device: numbers that are the same for all mounts of one filesystem.
+    """
 
     point: str
     root: str
     type: str
+    device: str = ""
 
     def inside(self, path: str) -> str:
         """The absolute PATH below the mount point as a path from the top of the filesystem, without leading slash."""
@@ -31,7 +35,7 @@ def parse(text: str) -> list[Mount]:
     for line in text.split("\n"):
         fields = line.split(" ")
         if "-" in fields[6:] and len(fields) > (dash := fields.index("-", 6)) + 1:
-            mounts.append(Mount(_unescape(fields[4]), _unescape(fields[3]), fields[dash + 1]))
+            mounts.append(Mount(_unescape(fields[4]), _unescape(fields[3]), fields[dash + 1], fields[2]))
     return mounts
 
 

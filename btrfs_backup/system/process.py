@@ -335,9 +335,15 @@ _LIBC = ctypes.CDLL(None)
 def _cannot_start(command: Command, error: OSError | ValueError) -> Failure:
     program = command.argv[0]
     if isinstance(error, ValueError):
-        return Failure(f"cannot run {command.title}: an argument cannot be given to a program: {error}")
+        return Failure(
+            f"cannot run {command.title}: an argument cannot be given to a program: {error}",
+            "Look for characters that no file name can hold, perhaps in a state file.",
+        )
     if isinstance(error, FileNotFoundError):
         return MissingProgram(
             f"cannot run {command.title}: there is no program '{program}' in PATH", hints.package(program)
         )
-    return Failure(f"cannot run {command.title}: {error.strerror}: '{program}'")
+    return Failure(
+        f"cannot run {command.title}: {error.strerror}: '{program}'",
+        "It is in PATH. Is it executable, and made for this machine?",
+    )

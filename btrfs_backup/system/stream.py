@@ -196,6 +196,8 @@ def _failure(
     # breaks off may do so because of the sender.
     if broken and (broken.midway or sent):
         return Failure(f"the stream is broken: {broken}", "The next run sends it again.")
+    if chain.fault:
+        return Failure(f"the stream was cut off here: {chain.fault}", "The next run sends it again.")
     if failed := cause(send, receive, outlet.left_early):
         return CommandFailed(failed)
     if outlet.left_early:
@@ -203,4 +205,4 @@ def _failure(
             f"{receive[0].command.title} ended before it had read the whole stream",
             "It has to read its standard input to the end, and to exit with another status than 0 when it fails.",
         )
-    return Failure(f"the stream was cut off here: {chain.fault}") if chain.fault else None
+    return None

@@ -201,8 +201,7 @@ class ErrorsTest(unittest.TestCase):
         for files, chain, why in table:
             with self.subTest(chain=chain, why=why):
                 message = self.fails(files).message
-                self.assertIn(f" {chain}:", message)
-                self.assertIn(why, message)
+                self.assertEqual(message, f"cannot read the argument file {chain}: {why}")
 
     def test_relative_name_is_told_in_full(self) -> None:
         self.assertIn("/home/anna/args", self.fails({}, "@args").message)
@@ -230,8 +229,7 @@ class ErrorsTest(unittest.TestCase):
         for files, chain in table:
             with self.subTest(chain=chain):
                 message = self.fails(files).message
-                self.assertTrue(message.endswith(chain), message)
-                self.assertIn("loop", message)
+                self.assertEqual(message, f"argument files include each other in a loop: {chain}")
 
     def test_reader_is_asked_for_absolute_paths(self) -> None:
         asked: list[str] = []

@@ -208,7 +208,7 @@ class ListTest(unittest.TestCase):
             with self.subTest(text=text), self.assertRaises(Failure) as caught:
                 btrfs.parse_list(text)
             with self.subTest(text=text):
-                self.assertIn("btrfs subvolume list", caught.exception.message)
+                self.assertIn("cannot understand what 'btrfs subvolume list' printed: ", caught.exception.message)
                 self.assertIn("btrfs-progs", caught.exception.hint)
 
     def test_garbage_is_quoted_in_part(self) -> None:

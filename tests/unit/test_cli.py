@@ -438,6 +438,72 @@ class HelpTest(unittest.TestCase):
                 self.assertIn(caught.exception.code, (0, None))
 
 
+class WordsTest(CommandLineTest):
+    """What is said about a wrong command line, word by word: what is wrong, and what to do."""
+
+    HELP = "'btrfs-backup --help' explains the options."
+    KEEP = "(examples: 5, all, '3 24h 7d 4w 12m 5y')"
+    URL = "Example: ssh://root@nas:22/backups or ssh://[::1]/backups"
+    OWN_FOLDER = "Backups belong in a folder of their own, best on another disk."
+    TABLE = {
+        (): ("no SOURCE is given", "Example: btrfs-backup /home /mnt/usb/home; see 'btrfs-backup --help'."),
+        ("--nope", "/src"): ("unrecognized arguments: --nope", HELP),
+        ("-n", "x", "/src"): (
+            "argument -n/--num-backups: 'x' is not a KEEP policy: 'x' is not a number, optionally followed by one of "
+            f"h d w m y {KEEP}",
+            HELP,
+        ),
+        ("-N", "7d 7d", "/src"): (
+            f"argument -N/--num-snapshots: '7d 7d' is not a KEEP policy: '7d' names the same unit a second time {KEEP}",
+            HELP,
+        ),
+        ("-N", "0d", "/src"): (
+            "argument -N/--num-snapshots: '0d' is not a KEEP policy: it would keep nothing; to keep everything use "
+            f"'all' {KEEP}",
+            HELP,
+        ),
+        ("--rate-limit", "fast", "/src"): (
+            "argument --rate-limit: 'fast' is not a number of bytes a second (examples: 500k, 20M, 1G)",
+            HELP,
+        ),
+        ("-p", "a/b", "/src"): (
+            "argument -p/--snapshot-prefix: 'a/b' cannot begin a file name: it holds '/' or a control character",
+            HELP,
+        ),
+        ("-f", "", "/src"): ("the snapshot folder is empty", "Give '-f' a name or an absolute path."),
+        ("shell://cat", "/b"): (
+            "SOURCE cannot be a shell command",
+            "A subvolume is meant: its path, or ssh://[USER@]HOST[:PORT]/PATH.",
+        ),
+        ("/src", "/src/"): ("the destination '/src' is the source itself", OWN_FOLDER),
+        ("/src", "/src/snapshot"): (
+            "the destination '/src/snapshot' is the snapshot folder of the source",
+            OWN_FOLDER,
+        ),
+        ("/src", ""): ("a location is empty", "Give a path, ssh://[user@]host[:port]/path or shell://COMMAND."),
+        ("/src", "x\0"): ("a location cannot contain a NUL character", "Is it from an @FILE? Mend that file."),
+        ("/src", "root@nas:/b c"): (
+            "'root@nas:/b c' looks like a path on another machine",
+            "Write 'ssh://root@nas/b c'. For a local folder of that name write './root@nas:/b c'.",
+        ),
+        ("/src", "ftp://nas/b"): (
+            "'ftp://nas/b': 'ftp://' is not known",
+            "Use a path, ssh:// or shell://. For a local folder of that name write './ftp://nas/b'.",
+        ),
+        ("/src", "ssh://na[s/b"): ("'ssh://na[s/b' is not of the form ssh://[user@]host[:port]/path", URL),
+        ("/src", "ssh:///b"): ("'ssh:///b' names no host", URL),
+        ("/src", "ssh://nas"): ("'ssh://nas' names no path on the host", URL),
+        ("/src", "ssh://nas:x/b"): ("'ssh://nas:x/b': 'x' is not a port number", URL),
+        ("/src", "shell:// "): ("'shell://' names no command", "Example: 'shell://cat > /mnt/usb/home.btrfs'"),
+    }
+
+    def test_words(self) -> None:
+        for argv, (message, hint) in self.TABLE.items():
+            with self.subTest(argv=argv):
+                error = self.assert_refused(argv)
+                self.assertEqual((error.message, error.hint), (message, hint))
+
+
 class SnapshotFolderTest(unittest.TestCase):
     def test_empty(self) -> None:
         """The source itself is no folder for its snapshots."""

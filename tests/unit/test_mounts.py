@@ -4,8 +4,8 @@ import unittest
 
 from btrfs_backup.system.mounts import Mount, find, parse
 
-ROOT = Mount("/", "/", "ext4")
-HOME = Mount("/home", "/@home", "btrfs")
+ROOT = Mount("/", "/", "ext4", "8:1")
+HOME = Mount("/home", "/@home", "btrfs", "0:30")
 HOME2 = Mount("/home2", "/", "xfs")
 DEEP = Mount("/home/anna/usb", "/", "btrfs")
 
@@ -22,8 +22,8 @@ class ParseTest(unittest.TestCase):
             "25 22 0:22 / /proc rw,nosuid - proc proc rw\n"
             "36 22 0:30 /@home /home rw,noatime shared:5 - btrfs /dev/sdb1 rw,subvolid=256,subvol=/@home\n"
         )
-        self.assertEqual(parse(text), [ROOT, Mount("/proc", "/", "proc"), HOME])
-        self.assertEqual(parse(text.removesuffix("\n")), [ROOT, Mount("/proc", "/", "proc"), HOME])
+        self.assertEqual(parse(text), [ROOT, Mount("/proc", "/", "proc", "0:22"), HOME])
+        self.assertEqual(parse(text.removesuffix("\n")), [ROOT, Mount("/proc", "/", "proc", "0:22"), HOME])
 
     def test_optional_fields(self) -> None:
         """There may be none, one or several before the dash."""
@@ -50,13 +50,13 @@ class ParseTest(unittest.TestCase):
         }
         for written, meant in table.items():
             with self.subTest(written=written):
-                self.assertEqual(parse(line(written)), [Mount(meant, "/", "btrfs")])
-                self.assertEqual(parse(line("/x", root=written)), [Mount("/x", meant, "btrfs")])
+                self.assertEqual(parse(line(written)), [Mount(meant, "/", "btrfs", "0:30")])
+                self.assertEqual(parse(line("/x", root=written)), [Mount("/x", meant, "btrfs", "0:30")])
 
     def test_dashes_elsewhere(self) -> None:
         """The separator is looked for behind the six fixed fields, and the first one counts."""
         text = "36 35 0:30 - /x - - btrfs - -\n36 35 0:30 / - rw shared:1 - btrfs - rw\n"
-        self.assertEqual(parse(text), [Mount("/x", "-", "btrfs"), Mount("-", "/", "btrfs")])
+        self.assertEqual(parse(text), [Mount("/x", "-", "btrfs", "0:30"), Mount("-", "/", "btrfs", "0:30")])
 
     def test_other_lines_are_left_out(self) -> None:
         for text in (

@@ -41,8 +41,14 @@ class Run(unittest.TestCase):
         with self.assertRaises(MissingProgram) as missing:
             process.run(Command(("no-such-program",), "no-such-program send"))
         self.assertIn("there is no program 'no-such-program' in PATH", str(missing.exception))
-        with self.assertRaises(Failure):
-            process.run(Command(("/",), "a folder"))
+        for argv, words in {
+            ("/",): "cannot run a thing: Permission denied: '/'",
+            ("true", "\0"): "cannot run a thing: an argument cannot be given to a program: embedded null byte",
+        }.items():
+            with self.assertRaises(Failure) as caught:
+                process.run(Command(argv, "a thing"))
+            self.assertEqual(caught.exception.message, words)
+            self.assertTrue(caught.exception.hint)
 
     def test_messages_are_english(self) -> None:
         self.assertEqual(process.run(python("import os; print(os.environ['LC_ALL'])")).stdout, b"C\n")

@@ -76,6 +76,9 @@ class Streams(unittest.TestCase):
             spoiled[place] ^= 1 << source.randrange(8)
             self.assertNotEqual(verdict(bytes(spoiled), 333), "", place)
 
+    def test_spoiled_data(self) -> None:
+        self.assertEqual(verdict(STREAM[:-12] + b"x" + STREAM[-11:], 333), "a checksum in it is wrong")
+
     def test_a_sender_that_starts_again_in_the_middle(self) -> None:
         """Wherever it was stopped, also where the lengths of frames happen to fit."""
         for end in range(1, len(STREAM)):

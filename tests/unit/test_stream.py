@@ -5,6 +5,7 @@ import signal
 import sys
 import time
 import unittest
+from unittest import mock
 
 from btrfs_backup.errors import Interrupted, MissingProgram
 from btrfs_backup.system import stream
@@ -70,6 +71,12 @@ class Transfers(unittest.TestCase):
                     wanted = [""]
                     wanted.insert(place, words)
                     self.assertEqual(self.sums(receivers, numbers(MUCH))[1], wanted)
+
+    def test_the_kernel_refuses_to_move_it(self) -> None:
+        refusing = mock.patch("btrfs_backup.system.pipes._splice", side_effect=OSError(5, "Input/output error"))
+        with refusing:
+            failures = self.sums([shell("cat >/dev/null; sleep 0.1")], numbers(MUCH))[1]
+        self.assertEqual(failures, ["the stream was cut off here: [Errno 5] Input/output error"])
 
     def test_all_drop_out(self) -> None:
         """Then the sender is not kept busy for nothing."""

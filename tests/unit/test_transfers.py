@@ -525,6 +525,22 @@ class BrokenTest(unittest.TestCase):
                 with self.subTest(case, parse=parse):
                     self.assertTrue(str(caught.exception))
 
+    def test_words(self) -> None:
+        """For an administrator with an editor."""
+        outstanding, completed = self.PARSERS
+        table: list[tuple[Callable[[str], object], str, str]] = [
+            (outstanding, "[]", "it does not hold a JSON object"),
+            (completed, '{"a": {}, "a": {}}', "a name stands twice in it"),
+            (outstanding, BROKEN["nested lists"], "it is nested too deeply"),
+            (outstanding, '{"a": 1}', 'the entry of \'a\' is not of the form {"locks": [...], "parent_locks": [...]}'),
+            (outstanding, '{"a": {"locks": [1]}}', "the entry of 'a' holds something else than a list of names"),
+            (completed, '{"/b": 1}', "the entry of '/b' is not of the form {filesystem: [snapshot, ...]}"),
+        ]
+        for parse, text, words in table:
+            with self.subTest(words), self.assertRaises(ValueError) as caught:
+                parse(text)
+            self.assertEqual(str(caught.exception), words)
+
     def test_broken_outstanding(self) -> None:
         """A key that 0.3.1 did not write means that somebody else's records would be lost: refused."""
         for text in (
