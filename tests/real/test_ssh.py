@@ -491,7 +491,8 @@ class Faults(SshTest):
         nas = self.disk("nas", 400).path
         random_file(source / "large", 60)
         url = server.url.replace(str(server.port), str(self.proxy(server, 4e6).port))
-        self.broken(server, nas, source, f"{url}{nas}", usb)
+        err = self.broken(server, nas, "--no-shared-stream", source, f"{url}{nas}", f"{url}{nas}/more", usb)
+        self.assertRegex(err, "nas/more: .*the connection to 127.0.0.1 broke: ssh: ")
         self.assert_complete(usb, source / "snapshot", names(source / "snapshot"))
         self.assertNotEqual(records(source), {})
         self.backup(*server.arguments(), source, f"{server.url}{nas}", usb)
@@ -501,7 +502,8 @@ class Faults(SshTest):
         self.backup(*server.arguments(), source, usb)
         self.assert_complete(usb, source / "snapshot", names(source / "snapshot"))
 
-    def broken(self, server: Sshd, watched: Path, *arguments: object) -> None:
+    def broken(self, server: Sshd, watched: Path, *arguments: object) -> str:
+        """The connection breaks when something has arrived in WATCHED; what is said about it."""
         before = len(names(watched))
         command = self.start(*server.arguments(), *arguments)
         wait_for(lambda: len(names(watched)) > before)
@@ -511,6 +513,7 @@ class Faults(SshTest):
         self.assertRegex(err, "closed by remote host|Connection reset|Broken pipe")
         self.assertIn("The connection broke", err)
         self.assertNotIn("Traceback", err)
+        return err
 
     def test_connection_that_goes_silent(self) -> None:
         """Noticed after three times the interval that the user or, before that, we set."""

@@ -1,0 +1,122 @@
+"""What is said when a program that is needed fails: what was tried, the program's own words, and what to do."""
+
+import os
+import shutil
+from pathlib import Path
+
+from tests.real.machine import RealTest, names, sh
+from tests.real.sshd import SshTest
+
+SPOILED = "ERROR: spoiled"
+
+
+class SpoiledPrograms(RealTest):
+    def spoiled(self, program: str, words: str, script: str = f"echo '{SPOILED}' >&2; exit 9") -> dict[str, str]:
+        """An environment in which PROGRAM does something else, SCRIPT, when WORDS are among its arguments."""
+        tools = self.folder / "spoiled"
+        shutil.rmtree(tools, ignore_errors=True)
+        tools.mkdir()
+        real = shutil.which(program)
+        (tools / program).write_text(
+            f"#!/bin/sh\nreal={real}\nfor last; do :; done\n"
+            f'case " $* " in *" {words} "*) {script};; esac\nexec $real "$@"\n'
+        )
+        (tools / program).chmod(0o755)
+        return {"PATH": f"{tools}:{os.environ['PATH']}"}
+
+    def test_whichever_fails(self) -> None:
+        """One run each; the words of the program end the first line of the message."""
+        source, usb = self.source(), self.disk("usb").path
+        for _ in range(2):
+            self.backup(source, usb)
+        snapshots, new = source / "snapshot", usb / "new"
+        table: list[tuple[str, str, list[object], int, str]] = [
+            ("stat", "-L", [usb], 1, f"cannot look at '{source}'"),
+            ("readlink", "-f", [usb], 1, f"cannot resolve '{source}'"),
+            ("find", "-mindepth", [usb], 1, f"cannot list '{snapshots}'"),
+            ("mkdir", "-p", [new], 10, f"{new}: cannot create the folder '{new}'"),
+            ("btrfs", "subvolume snapshot", [usb], 10, f"{source}: cannot take the snapshot '2"),
+            ("btrfs", "subvolume list", [usb], 10, f"{source}: cannot list what is in '{snapshots}'"),
+            ("btrfs", f"filesystem show {usb}", [usb], 10, f"{usb}: cannot identify the filesystem of '{usb}'"),
+            ("btrfs", "property set", ["-w", "-n1", usb], 10, f"cannot make '{usb}/{names(usb)[0]}' writable"),
+            ("btrfs", "subvolume delete", ["-n1", usb], 10, f"deletions failed: cannot delete in '{usb}'"),
+            ("btrfs", "subvolume sync", ["-s", "-n1", usb], 10, f"cannot wait for deleted subvolumes in '{usb}'"),
+        ]
+        for program, words, arguments, status, message in table:
+            with self.subTest(program, words=words):
+                result = self.backup(source, *arguments, status=status, env=self.spoiled(program, words))
+                self.assertIn(message, result.err)
+                [line] = [line for line in result.err.splitlines() if message in line]
+                self.assertTrue(line.startswith("error: "), line)
+                title = f"{program} {words}" if program == "btrfs" else program
+                self.assertTrue(line.endswith(f": {title.removesuffix(f' {usb}')}: {SPOILED}"), line)
+
+    def test_a_backup_that_is_wrong_although_all_programs_are_content(self) -> None:
+        source, usb = self.source(), self.disk("usb").path
+        receive = (
+            '$real "$@" || exit; for each in "$last"/*; do $real property set -f -ts "$each" ro false; done; exit 0'
+        )
+        result = self.backup(source, usb, status=10, env=self.spoiled("btrfs", "receive", receive))
+        [name] = names(source / "snapshot")
+        self.assertIn(f"error: {usb}: {name} has arrived, but it is writable", result.err)
+        self.assertIn(f"\n  Look at it: btrfs subvolume show {usb}/{name}\n", result.err)
+
+    def test_a_state_file_that_is_none(self) -> None:
+        source, usb = self.source(), self.disk("usb").path
+        (source / "snapshot" / ".outstanding_transfers").mkdir(parents=True)
+        result = self.backup(source, usb, status=10)
+        path = source / "snapshot" / ".outstanding_transfers"
+        self.assertIn(f"error: {source}: cannot read '{path}': Is a directory\n  Nothing is transferred", result.err)
+
+    def test_a_record_that_names_no_destination(self) -> None:
+        source = self.source()
+        (source / "snapshot").mkdir()
+        record = source / "snapshot" / ".outstanding_transfers"
+        record.write_text('{"20260101-000000": {"locks": ["ftp://nas/b"]}}')
+        result = self.backup("--locked-dests", source, status=10)
+        self.assertIn(
+            f"error: {source}: the records name a destination that is none: 'ftp://nas/b': 'ftp://' is not known\n"
+            f"  Correct it with an editor: {record}\n",
+            result.err,
+        )
+
+
+class SpoiledProgramsElsewhere(SshTest):
+    def test_what_only_another_machine_says(self) -> None:
+        tools = self.folder / "spoiled"
+        tools.mkdir()
+        server, source, usb = self.sshd(path=f"{tools}:{os.environ['PATH']}"), self.source(), self.disk("usb").path
+        there = f"{server.url}{source}"
+        host = server.address
+        table = {
+            ("cat", "exit 0"): f"error: cannot find out on which filesystem '{source}' is\n"
+            "  Is /proc/self/mountinfo readable?\n",
+            ("stat", "echo Hello; exit 0"): "error: cannot understand what 'stat' printed: 'Hello'\n"
+            "  A login shell must not print anything by itself when commands are run by ssh.\n",
+            ("flock", "echo 'flock: bad weather' >&2; exit 66"): f"error: cannot lock the snapshot folder '{source}/"
+            f"snapshot': flock on {host}: flock: bad weather\n",
+        }
+        for (program, script), message in table.items():
+            with self.subTest(program):
+                fake = self.fake(tools / program, script)
+                result = self.backup(*server.arguments(), there, usb, status=1)
+                fake.unlink()
+                self.assertEqual(result.err, message)
+        self.fake(tools / "flock", "echo 'flock: not found' >&2; exit 127")
+        result = self.backup("-q", *server.arguments(), there, usb)
+        self.assertEqual(
+            result.err,
+            "warning: there is no program 'flock' on the source's host: take care that no two runs work on "
+            f"'{source}/snapshot' at the same time\n",
+        )
+
+    def fake(self, path: Path, script: str) -> Path:
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+        return path
+
+    def test_a_host_that_is_not_there(self) -> None:
+        source = self.source()
+        result = self.backup("--ssh-opt=BatchMode=maybe", source, "ssh://localhost/b", status=10)
+        self.assertIn("error: ssh://localhost/b: cannot connect to localhost: ssh: ", result.err)
+        sh("btrfs", "subvolume", "show", source / "snapshot" / names(source / "snapshot")[0])
