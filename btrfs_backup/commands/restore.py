@@ -330,7 +330,7 @@ class _Restore:
             in_full = "With '-I' it is sent in full." if parent else ""
             raise Failure(f"restoring {name} failed: {failed.message}", failed.hint or in_full)
         if wrong := inventory.arrived(stage.show(name), self.backup.chosen, bool(parent)):
-            raise Failure(f"{name} has arrived, but {wrong}")
+            raise Failure(f"{name} has arrived, but {wrong}", "Nothing of it is kept. Try again, in full with '-I'.")
         [streamed] = done.streams
         self.report.sent = Sent(name, parent, streamed.bytes, streamed.seconds)
         log.info("%s: received %s: %s", self.place.location, name, pace(streamed.bytes, streamed.seconds))
@@ -350,7 +350,10 @@ class _Restore:
         """Raises Failure unless the copy can take the place of the snapshot that was backed up."""
         copy = copies.show(self.plan.name)
         if not copy.readonly or copy.stream_uuid != self.backup.chosen.stream_uuid:
-            raise Failure(f"the read-only copy of {self.plan.name} has not kept its received UUID")
+            raise Failure(
+                f"the read-only copy of {self.plan.name} has not kept its received UUID",
+                "Is the program 'btrfs' in PATH the one of btrfs-progs?",
+            )
 
     def _undo(self) -> None:
         """Remove what was made; nothing of it may be taken for a backup, or for what was to be restored."""

@@ -88,9 +88,9 @@ class Places(RealTest):
             f"error: the source '{ext4}' is not on btrfs but on ext4\n"
             "  Only subvolumes of a btrfs filesystem can be backed up.\n",
         )
-        for destination in (ext4, ext4 / "new"):
+        for destination, words in ((ext4, ""), (ext4 / "new", "it does not exist, and ")):
             self.assertIn(
-                f"error: {destination}: it is not on btrfs but on ext4\n"
+                f"error: {destination}: {words}it is not on btrfs but on ext4\n"
                 "  Is the disk mounted? A destination has to be a folder on a btrfs filesystem.\n",
                 self.backup(source, destination, status=10).err,
             )
@@ -179,7 +179,7 @@ class WithoutRights(RealTest):
         self.refused(source, usb, status=1, says=f"error: cannot create the folder '{source}/snapshot': mkdir: ")
         self.refused(source, usb, status=1, says=f"Permission denied\n  {root}")
         (source / "snapshot").mkdir()
-        self.refused(source, usb, status=1, says=f"Operation not permitted\n  {root}")
+        self.refused(source, usb, status=10, says=f"Operation not permitted\n  {root}")
         (source / "snapshot").chmod(0o700)
         self.refused(
             source,
@@ -201,7 +201,7 @@ class WithoutRights(RealTest):
         source, usb = self.source(), self.disk("usb").path
         for path in (source, usb):
             os.chown(path, NOBODY, NOBODY)
-        self.refused(source, usb, status=10, says="Operation not permitted\n  Run it as root")
+        self.refused(source, usb, status=10, says="\n  Run it as root, e.g. with sudo.\n")
         self.assertEqual(len(names(source / "snapshot")), 1)
 
 
@@ -243,7 +243,8 @@ class AbsentDisk(RealTest):
         )
         self.assertIn(
             "error: /backups: the disk is absent: the folder is on the root filesystem, and backups went to another "
-            "one\n  Mount it. If backups shall go to the root filesystem from now on, use '--remove-locks' once.\n",
+            "filesystem\n"
+            "  Mount it. If backups shall go to the root filesystem from now on, use '--remove-locks' once.\n",
             done.stderr,
         )
         self.assertEqual(done.returncode, 10)

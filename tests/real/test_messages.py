@@ -4,6 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
+from tests.real.liar import lying_btrfs, path_with
 from tests.real.machine import RealTest, names, sh
 from tests.real.sshd import SshTest
 
@@ -58,7 +59,7 @@ class SpoiledPrograms(RealTest):
         )
         result = self.backup(source, usb, status=10, env=self.spoiled("btrfs", "receive", receive))
         [name] = names(source / "snapshot")
-        self.assertIn(f"error: {usb}: {name} has arrived, but it is writable", result.err)
+        self.assertIn(f"error: {usb}: {name} has arrived, but it was received and is writable", result.err)
         self.assertIn(f"\n  Look at it: btrfs subvolume show {usb}/{name}\n", result.err)
 
     def test_a_state_file_that_is_none(self) -> None:
@@ -79,6 +80,64 @@ class SpoiledPrograms(RealTest):
             f"  Correct it with an editor: {record}\n",
             result.err,
         )
+
+    def test_without_rights_to_list(self) -> None:
+        """Then it is asked of each one whether it is read-only."""
+        source = self.source()
+        self.backup(source)
+        refuse = "subvolume\\ list*) echo 'ERROR: Operation not permitted' >&2; exit 1;;\n"
+        spoil = f"property\\ get*) echo '{SPOILED}' >&2; exit 9;;"
+        result = self.backup(source, status=10, env=path_with(lying_btrfs(self.folder / "lies", refuse + spoil)))
+        [name, _] = names(source / "snapshot")
+        self.assertIn(f"cannot ask whether '{source}/snapshot/{name}' is read-only: btrfs property get: ", result.err)
+
+    def test_restoring(self) -> None:
+        """Nothing is left behind, or it is told what is."""
+        source, usb = self.source(), self.disk("usb").path
+        self.backup(source, usb)
+        [name] = names(usb)
+        new = source.parent / "new"
+        stage = source.parent / "new.btrfs-backup-restore"
+        sh("btrfs", "subvolume", "create", usb / "29991231-235959")
+        sh("btrfs", "property", "set", usb / "29991231-235959", "ro", "true")
+        fails = f"echo '{SPOILED}' >&2; exit 9"
+        table: list[tuple[dict[str, str], str]] = [
+            (self.spoiled("mv", "--"), f"error: cannot move '{stage}/new' to its place: mv: {SPOILED}\n"),
+            (
+                path_with(lying_btrfs(self.folder / "1", f"subvolume\\ snapshot*) {fails};;")),
+                f"error: cannot make the snapshot '{stage}/new': btrfs subvolume snapshot: {SPOILED}\n",
+            ),
+            (
+                path_with(lying_btrfs(self.folder / "2", f"subvolume\\ snapshot*|subvolume\\ delete*) {fails};;")),
+                f"warning: {stage}: what was made could not be removed; the next try does it: cannot delete in ",
+            ),
+            (
+                path_with(
+                    lying_btrfs(
+                        self.folder / "3", 'subvolume\\ snapshot\\ -r*) exec "$real" subvolume snapshot "$4" "$5";;'
+                    )
+                ),
+                f"error: the read-only copy of {name} has not kept its received UUID\n  Is the program",
+            ),
+            (
+                path_with(
+                    lying_btrfs(
+                        self.folder / "4",
+                        'receive*) "$real" "$@"; for each in "$last"/*; do '
+                        '"$real" property set -f -ts "$each" ro false; done; exit 0;;',
+                    )
+                ),
+                f"error: {name} has arrived, but it was received and is writable",
+            ),
+        ]
+        for environment, message in table:
+            with self.subTest(message):
+                result = self.backup("--restore", usb, new, status=1, env=environment)
+                self.assertIn(message, result.err)
+                self.assertFalse(new.exists())
+        result = self.backup("--restore", usb, new)
+        self.assertIn(f"warning: {usb}: passing over 29991231-235959: it is read-only and has no received", result.err)
+        self.assert_same(new / "snapshot" / name, usb / name)
 
 
 class SpoiledProgramsElsewhere(SshTest):

@@ -388,7 +388,10 @@ class Refusals(RestoreTest):
                 f"Mount the disk, correct the path, or make it: mkdir -p {pool}/no",
             ),
             (pool / "file" / "x", f"the folder '{pool}/file', in which the destination is to be, does not exist"),
-            ("/proc/x", "is not on btrfs but on proc\n  Is the disk mounted?"),
+            (
+                "/proc/x",
+                "the folder '/proc', in which the destination is to be, is not on btrfs but on proc\n  Is the disk",
+            ),
             (usb / names(usb)[0] / "x", "Read-only file system"),
         ):
             with self.subTest(destination):
@@ -412,7 +415,9 @@ class Refusals(RestoreTest):
         sh("btrfs", "subvolume", "create", odd / OLDEST)
         (odd / LATEST).mkdir()
         (odd / "file").write_text("")
-        self.refused(usb.parent / "no", new, says="does not exist\n  SOURCE is a backup, or a folder of backups")
+        self.refused(
+            usb.parent / "no", new, says=f"the backup '{usb.parent}/no' does not exist\n  SOURCE is a backup, or"
+        )
         self.refused(odd / "file", new, says="is not a folder\n  SOURCE is a backup")
         self.refused("/proc", new, says="is not on btrfs but on proc\n  Is the disk mounted?")
         self.refused(usb.parent, new, says="no backups named YYYYMMDD-HHMMSS are in")

@@ -466,6 +466,30 @@ class WordsTest(CommandLineTest):
             "argument --rate-limit: 'fast' is not a number of bytes a second (examples: 500k, 20M, 1G)",
             HELP,
         ),
+        ("--lock-wait", "1m", "/src"): (
+            "argument --lock-wait: '1m' is not a number of seconds (examples: 0.5, 60, 3600)",
+            HELP,
+        ),
+        ("--restore", "/b"): (
+            "'--restore' makes one subvolume DEST, and none is given",
+            "Example: btrfs-backup --restore /mnt/usb/home /home",
+        ),
+        ("--restore", "-S", "-N1", "/b", "/src"): (
+            "'-N', '-S' cannot be used with '--restore'",
+            "It takes, deletes and records nothing.",
+        ),
+        ("--restore", "/b", "shell://cat"): (
+            "DEST cannot be a shell command with '--restore'",
+            "It is the subvolume to create.",
+        ),
+        ("--restore", "/b", "/"): (
+            "the root folder of a running system cannot be made anew",
+            "Start a rescue system, mount the disk there and restore to it; the README tells how.",
+        ),
+        ("--restore", "/b", "/x/20260101-000000"): (
+            "the name of DEST, '20260101-000000', is one of a snapshot",
+            "A writable subvolume of such a name looks like a backup that was cut off. Choose another name.",
+        ),
         ("-p", "a/b", "/src"): (
             "argument -p/--snapshot-prefix: 'a/b' cannot begin a file name: it holds '/' or a control character",
             HELP,

@@ -35,6 +35,7 @@ TAKERS = {
 # Messages that nobody can get to see, each with the reason.
 UNSEEN = {
     "cannot ask for the version of btrfs-progs": "it is asked in passing; whatever is wrong is told when it matters",
+    "cannot list the subvolumes in '…'": "told to those who debug: the run does not need the list",
 }
 
 
@@ -74,6 +75,8 @@ def messages(source: str, name: str) -> Iterator[Message]:
         where = f"{name}:{getattr(node, 'lineno', 0)}"
         if isinstance(node, ast.Call):
             yield from taken(node, where)
+            if getattr(node.func, "attr", "") == "debug":
+                parts.update(node.args)
         # What a command is run for begins the message when it fails.
         elif node not in parts and template(node).startswith("cannot "):
             yield Message(where, template(node))
@@ -86,7 +89,8 @@ def taken(call: ast.Call, where: str) -> Iterator[Message]:
     if called in ("warning", "error") and isinstance(function, ast.Attribute) and template(function.value) == GAP:
         logger = getattr(function.value, "id", "")
         if logger == "log" and call.args:
-            yield Message(where, template(call.args[0]))
+            text, _, hint = template(call.args[0]).partition("\n  ")
+            yield Message(where, text, hint)
     place, needs_hint = TAKERS.get(called, (len(call.args), False))
     if place < len(call.args):
         hint = template(call.args[place + 1]) if len(call.args) > place + 1 else ""
@@ -164,7 +168,7 @@ class Catalogue(unittest.TestCase):
         """One line that goes on behind `error: `, and whole sentences below it, two lines at most."""
         for message in catalogue():
             with self.subTest(str(message)):
-                self.assertRegex(message.text, r"^(?:[a-z'…]|SOURCE)[^\n]*[^\n.]$")
+                self.assertRegex(message.text, r"^(?:[a-z'…]|SOURCE|DEST)[^\n]*[^\n.]$")
                 self.assertLess(len(message.text), 200)
                 if message.hint.strip(GAP):
                     self.assertRegex(message.hint, r"^[A-Z'…@]")
