@@ -228,6 +228,7 @@ class AbsentDisk(RealTest):
         [name] = names(source / "snapshot")
         (source / "snapshot" / ".completed_transfers").write_text(json.dumps({"/backups": {"0000": [name]}}))
         script = """
+            mount --make-private "$0"
             for each in /*; do
                 if [ -L "$each" ]; then cp -d "$each" "$0"; elif [ -d "$each" ]; then
                 mkdir "$0$each" && mount --rbind "$each" "$0$each"; fi
@@ -236,7 +237,7 @@ class AbsentDisk(RealTest):
         """
         command = [sys.executable, "-m", "btrfs_backup", "-S", source, "/backups"]
         done = subprocess.run(
-            ["unshare", "--mount", "sh", "-e", "-c", script, str(root), *map(str, command)],
+            ["unshare", "--mount", "--propagation=unchanged", "sh", "-e", "-c", script, str(root), *map(str, command)],
             env={**os.environ, "PYTHONPATH": str(TOP)},
             capture_output=True,
             text=True,
