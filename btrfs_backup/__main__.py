@@ -11,8 +11,9 @@ from typing import NoReturn
 from btrfs_backup import cli
 from btrfs_backup.commands.backup import backup
 from btrfs_backup.commands.restore import restore
+from btrfs_backup.commands.verify import verify
 from btrfs_backup.errors import Failure, Interrupted
-from btrfs_backup.report import Report, Restoration, Tally, exit_status, restored, summary
+from btrfs_backup.report import Report, Restoration, Tally, exit_status, restored, summary, verification_summary
 from btrfs_backup.settings import Settings
 from btrfs_backup.system import progress
 
@@ -33,7 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return exit_status(None, failure)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     log.setLevel(settings.verbosity.upper())
-    return _restore(settings) if settings.restore else _backup(settings)
+    if settings.restore:
+        return _restore(settings)
+    return _verify(settings) if settings.verify else _backup(settings)
 
 
 def run() -> NoReturn:
@@ -58,6 +61,16 @@ def _restore(settings: Settings) -> int:
         result = "it is restored" if report.done else "it is not restored; the same command begins anew"
         log.error("%s: ended by %s; %s", report.destination, _name(ended_by.signum), result)
     _tell(restored(report))
+    return exit_status(report, ended_by)
+
+
+def _verify(settings: Settings) -> int:
+    report = Report(Tally(settings.source.identity))
+    ended_by = _run(lambda: verify(settings, report))
+    if isinstance(ended_by, Interrupted):
+        log.error("ended by %s", _name(ended_by.signum))
+    if not isinstance(ended_by, Failure):
+        _tell(verification_summary(report))
     return exit_status(report, ended_by)
 
 
@@ -120,7 +133,8 @@ class _Formatter(logging.Formatter):
 
 def _set_up_messages() -> None:
     # File names need not be UTF-8.
-    sys.stderr.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     handler = _Handler()
     handler.setFormatter(_Formatter())
     log.handlers = [handler]

@@ -31,7 +31,7 @@ one is never deleted.
 taken as they are, without quotes; blank lines and lines that begin with # do not count; @OTHER includes another file.
 
 exit status: 0 all done; 1 nothing could be done; 2 wrong usage; 3 another run works on the same snapshot folder;
-10 something failed (a destination, a deletion, the state file); 128+N ended by signal N.
+10 something failed (a destination, a deletion, the state file) or differs; 128+N ended by signal N.
 
 examples:
   btrfs-backup /home /mnt/usb/home
@@ -61,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
     _add_snapshots(parser)
     _add_transfers(parser)
     _add_restore(parser)
+    _add_verification(parser)
     _add_ssh(parser)
     _add_display(parser)
     _add_miscellaneous(parser)
@@ -191,6 +192,22 @@ def _add_restore(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_verification(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("verification")
+    # Two options without a value: argparse would take the SOURCE behind `--verify` for an optional one.
+    group.add_argument(
+        "--verify",
+        action="store_const",
+        const="newest",
+        default="",
+        help="do no backup, and change nothing: compare the newest backup at each DEST with its snapshot, by content; "
+        "print what differs, and then exit with 10",
+    )
+    group.add_argument(
+        "--verify=all", dest="verify", action="store_const", const="all", help="the same for all backups"
+    )
+
+
 def _add_ssh(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("ssh")
     group.add_argument(
@@ -302,6 +319,7 @@ def parse(argv: Sequence[str]) -> Settings:
         compress=arguments.compress,
         rate_limit=arguments.rate_limit,
         restore=arguments.restore,
+        verify=arguments.verify,
     )
     _check(settings)
     return settings
@@ -320,6 +338,8 @@ def _check(settings: Settings) -> None:
     if settings.restore:
         _check_restore(settings)
         return
+    if settings.verify:
+        _check_verification(settings)
     folder = replace(settings.source, path=settings.folder_path)
     for destination in settings.destinations:
         if destination == folder:
@@ -363,6 +383,18 @@ def _check_restore(settings: Settings) -> None:
         raise UsageError(
             f"the name of DEST, '{basename(destination.path)}', is one of a snapshot",
             "A writable subvolume of such a name looks like a backup that was cut off. Choose another name.",
+        )
+
+
+def _check_verification(settings: Settings) -> None:
+    if settings.remove_locks:
+        raise UsageError("'--verify' changes nothing, and '--remove-locks' does", "Use one after the other.")
+    if not settings.destinations:
+        raise UsageError("'--verify' needs a DEST", "Name those whose backups are to be compared with their snapshots.")
+    if all(each.scheme is Scheme.SHELL for each in settings.destinations):
+        raise UsageError(
+            "a shell command cannot be verified",
+            "What it did with the streams cannot be read; each stream was checked on its way to it.",
         )
 
 

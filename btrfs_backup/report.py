@@ -1,11 +1,12 @@
 """What a run came to: summary lines and the exit status. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum
 
 from btrfs_backup.errors import Failure, Interrupted, LockHeld, UsageError
+from btrfs_backup.model.manifest import Comparison
 
 _LAG = 4_000_000  # bytes that a destination may be behind another one before it is worth telling
 
@@ -35,6 +36,7 @@ class Tally:
 
     kept: names of snapshots or backups there at the end; None when it is not known.
     absent: it was not there, and that is no failure.
+    verified: what came of the comparison of its backups.
     """
 
     place: str
@@ -44,6 +46,11 @@ class Tally:
     outstanding: list[str] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     absent: bool = False
+    verified: list[Comparison] = field(default_factory=list)
+
+    @property
+    def failed(self) -> bool:
+        return bool(self.failures) or any(each.differences for each in self.verified)
 
 
 @dataclass
@@ -56,7 +63,7 @@ class Report:
 
     @property
     def failed(self) -> bool:
-        return any(tally.failures for tally in (self.source, *self.destinations))
+        return any(tally.failed for tally in (self.source, *self.destinations))
 
 
 @dataclass
@@ -126,6 +133,44 @@ def _line(tally: Tally, parts: list[str], noun: str) -> tuple[bool, str]:
     if tally.failures:
         parts.insert(0, "FAILED")
     return bool(tally.failures), f"{tally.place}: {', '.join(parts)}"
+
+
+def verification_summary(report: Report) -> list[tuple[bool, str]]:
+    """One line for each destination whose backups were to be compared, each with whether it reports a failure."""
+    return [(tally.failed, f"{tally.place}: {_verifying(tally)}") for tally in report.destinations]
+
+
+def _verifying(tally: Tally) -> str:
+    failed = "FAILED, " if tally.failed else ""
+    if not tally.verified:
+        return f"{failed}compared nothing"
+    names = [each.snapshot for each in tally.verified]
+    return f"{failed}compared {plural(len(names), 'backup')} ({_span(names)}): {findings(tally.verified)}"
+
+
+def findings(comparisons: Sequence[Comparison]) -> str:
+    """What came of COMPARISONS: `12 files with 9.4 MB, no difference`."""
+    files = plural(sum(each.files for each in comparisons), "file")
+    data = size(sum(each.bytes for each in comparisons))
+    count = sum(len(each.differences) for each in comparisons)
+    return f"{files} with {data}, {plural(count, 'difference') if count else 'no difference'}"
+
+
+def difference_lines(place: str, comparison: Comparison) -> Iterator[str]:
+    """A line for each difference; what cannot be printed is written as Python does, a backslash twice."""
+    for each in comparison.differences:
+        yield f"{place} {comparison.snapshot}: {_printable(each.path or '.')}: {_printable(each.what)}"
+
+
+def _printable(text: str) -> str:
+    return "".join(
+        f"\\x{ord(each) - 0xDC00:02x}"  # a byte that is not UTF-8
+        if "\udc80" <= each <= "\udcff"
+        else each
+        if each.isprintable() and each != "\\"
+        else repr(each)[1:-1]
+        for each in text
+    )
 
 
 def _span(names: list[str]) -> str:

@@ -36,6 +36,7 @@ class Settings:
     compress: str  # a method of system.compression, or "no"
     rate_limit: int  # bytes a second for each stream; 0: none
     restore: bool  # instead of a backup: the one DEST is to be made of the backup SOURCE
+    verify: str  # instead of a backup: which backups to compare with their snapshots, "newest" or "all"; or ""
 
     @property
     def folder_path(self) -> str:

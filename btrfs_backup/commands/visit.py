@@ -182,12 +182,7 @@ class Visit:
             if standing.on_btrfs:
                 hint += " If backups shall go to the root filesystem from now on, use '--remove-locks' once."
             raise Absent(f"the disk is absent: the folder is on {here}, and backups went to another filesystem", hint)
-        if settings.fs_checks and not standing.on_btrfs:
-            message = f"it is not on btrfs but on {standing.mount.type}"
-            hint = "Is the disk mounted? A destination has to be a folder on a btrfs filesystem."
-            raise Failure(message, hint) if standing.exists else Absent(f"it does not exist, and {message}", hint)
-        if standing.exists and not standing.is_directory:
-            raise Failure("it is not a folder", "Give the path of a folder, or move away what is there.")
+        _check_standing(standing, settings.fs_checks)
         return standing
 
     def _tell_what_is_left_alone(self, place: Folder, target: Target, snapshots: Snapshots) -> None:
@@ -213,6 +208,22 @@ class Visit:
 def _failed_to_send(batches: Sequence[Batch], failed: Failure) -> Failure:
     span = " to ".join(dict.fromkeys((batches[0].snapshot, batches[-1].snapshot)))
     return Failure(f"sending {span} failed: {failed.message}", failed.hint)
+
+
+def stand(place: Folder, fs_checks: bool) -> Standing:
+    """Where a destination stands. Raises Failure when it cannot hold backups; that it does not exist is fine."""
+    standing = examine(place.host, place.path)
+    _check_standing(standing, fs_checks)
+    return standing
+
+
+def _check_standing(standing: Standing, fs_checks: bool) -> None:
+    if fs_checks and not standing.on_btrfs:
+        message = f"it is not on btrfs but on {standing.mount.type}"
+        hint = "Is the disk mounted? A destination has to be a folder on a btrfs filesystem."
+        raise Failure(message, hint) if standing.exists else Absent(f"it does not exist, and {message}", hint)
+    if standing.exists and not standing.is_directory:
+        raise Failure("it is not a folder", "Give the path of a folder, or move away what is there.")
 
 
 def fail(tally: Tally, failure: Failure) -> None:

@@ -35,6 +35,14 @@ _ANYWHERE = (
         "Increments need a mount of a subvolume, not a bind mount of a folder; or '-I'.",
     ),
     ("Read-only file system", "Mount the filesystem writable; 'dmesg' tells when the kernel made it read-only."),
+    (
+        "unrecognized: -printf|invalid option -- 'z'|find: .?sha256sum.?: No such file",
+        "To verify what is there takes find of GNU findutils, and sha256sum and stat of GNU coreutils.",
+    ),
+    (
+        ": Input/output error",
+        "The disk cannot be read there: 'dmesg' and 'btrfs device stats' on that machine tell more.",
+    ),
 )
 _DOWN = (
     "Connection refused|Connection timed out|No route to host|Host is down|Network is unreachable|Operation timed out"
@@ -70,8 +78,8 @@ def hint(stderr: str, login: str, privileged: bool) -> str:
 
     login: what to type after `ssh` to get to where it ran, empty for this machine. privileged: it had all rights.
     """
-    for words, what_to_do in _ANYWHERE:
-        if words in stderr:
+    for pattern, what_to_do in _ANYWHERE:
+        if re.search(pattern, stderr):
             return what_to_do
     if login and (what_to_do := _remote(stderr, login)):
         return what_to_do

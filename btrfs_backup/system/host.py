@@ -61,8 +61,11 @@ class Host:
 
     def has(self, method: str) -> bool:
         """Whether it has the program for a METHOD of compression. Raises Failure when it cannot be reached."""
-        argv = METHODS[method][0]
-        command = self.connection.program(argv) if self.connection else Command(argv, method)
+        return self.can_run(METHODS[method][0])
+
+    def can_run(self, argv: Argv) -> bool:
+        """Whether ARGV, which needs no rights, ends well there. Raises Failure when it cannot be reached."""
+        command = self.connection.program(argv) if self.connection else Command(argv, argv[0])
         try:
             return process.run(command).status == 0
         except MissingProgram:

@@ -29,23 +29,38 @@ def clear() -> None:
         _shown = False
 
 
+def show(line: str) -> None:
+    """Put LINE in place of the one that is shown."""
+    global _shown
+    sys.stderr.write(f"{_AT_LINE_START}{_NO_WRAP}{line}{_WRAP}{_CLEAR_LINE}")
+    sys.stderr.flush()
+    _shown = True
+
+
+class Rate:
+    """Bytes a second of late."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, int]] = deque([(0.0, 0)])
+
+    def __call__(self, seconds: float, moved: int) -> float:
+        """MOVED: bytes within SECONDS from the start."""
+        self._seen.append((seconds, moved))
+        while len(self._seen) > 2 and seconds - self._seen[0][0] > _RECENT:
+            self._seen.popleft()
+        since, before = self._seen[0]
+        return (moved - before) / (seconds - since) if seconds > since else 0.0
+
+
 class Progress:
     """Shows a transfer. name: of the snapshot; destinations: in the order of the receivers."""
 
     def __init__(self, name: str, destinations: tuple[str, ...]) -> None:
         self._name = name
         self._destinations = destinations
-        self._seen: deque[tuple[float, int]] = deque([(0.0, 0)])
+        self._rate = Rate()
 
     def __call__(self, moving: Moving) -> None:
-        global _shown
-        self._seen.append((moving.seconds, moving.moved))
-        while len(self._seen) > 2 and moving.seconds - self._seen[0][0] > _RECENT:
-            self._seen.popleft()
-        (since, before), (now, moved) = self._seen[0], self._seen[-1]
-        rate = (moved - before) / (now - since) if now > since else 0.0
+        rate = self._rate(moving.seconds, moving.moved)
         delivered = dict(zip(self._destinations, moving.delivered, strict=True))
-        line = progress_line(self._name, moving.moved, rate, moving.size, delivered)
-        sys.stderr.write(f"{_AT_LINE_START}{_NO_WRAP}{line}{_WRAP}{_CLEAR_LINE}")
-        sys.stderr.flush()
-        _shown = True
+        show(progress_line(self._name, moving.moved, rate, moving.size, delivered))

@@ -1,0 +1,208 @@
+"""Compare backups with their snapshots, file by file. Changes nothing; read it from top to bottom."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+from btrfs_backup.commands.visit import fail, stand
+from btrfs_backup.errors import Failure
+from btrfs_backup.model import inventory, manifest
+from btrfs_backup.model.location import Scheme
+from btrfs_backup.model.snapshot import Naming, Subvolume
+from btrfs_backup.report import Report, Tally, difference_lines, findings, progress_line
+from btrfs_backup.settings import Settings
+from btrfs_backup.system import output, progress, trees
+from btrfs_backup.system.endpoint import Folder, Source
+from btrfs_backup.system.host import Host, Hosts
+from btrfs_backup.system.ssh import Access
+from btrfs_backup.system.trees import Reading, Tree
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class _Side:
+    """The source with its snapshots, or a destination with its backups.
+
+    chosen: those that are to be compared, by name. broken: something failed, so that nothing more is read there.
+    """
+
+    folder: Folder
+    tally: Tally
+    chosen: Mapping[str, Subvolume] = field(default_factory=dict)
+    attributes: bool = True
+    broken: bool = False
+
+    def fail(self, failure: Failure) -> None:
+        self.broken = True
+        fail(self.tally, failure)
+
+
+def verify(settings: Settings, report: Report) -> None:
+    """Compare what SETTINGS asks for and write down in REPORT what came of it.
+
+    What concerns one destination ends up in the report. Raises Failure when nothing could be done at all.
+    """
+    with Hosts(Access(settings.ssh_options, settings.ssh_sudo)) as hosts:
+        host = hosts.at(settings.source)
+        source = Source(host, settings.source.path, Folder(host, settings.folder_path))
+        if settings.fs_checks:
+            source.check(settings.naming)
+        ours = _Side(source.folder, report.source, _snapshots(source.folder, settings))
+        destinations = _destinations(settings, report, hosts)
+        for each in destinations:
+            try:
+                each.chosen = _choose(each, ours.chosen, settings)
+            except Failure as failure:
+                each.fail(failure)
+        _find_out_about_attributes([ours, *destinations])
+        for name in sorted({name for each in destinations for name in each.chosen}):
+            _compare(name, ours, [each for each in destinations if name in each.chosen], settings)
+
+
+def _snapshots(folder: Folder, settings: Settings) -> Mapping[str, Subvolume]:
+    standing = stand(folder, settings.fs_checks)
+    if not standing.exists:
+        raise Failure(
+            f"the snapshot folder '{folder.path}' does not exist", "Take a snapshot first, or correct the option '-f'."
+        )
+    return inventory.snapshots(folder.look(settings.naming, standing)).complete
+
+
+def _destinations(settings: Settings, report: Report, hosts: Hosts) -> list[_Side]:
+    sides = []
+    for each in settings.destinations:
+        if each.scheme is Scheme.SHELL:
+            log.warning("%s: not verified: what a shell command did with the streams cannot be read", each)
+        else:
+            sides.append(_Side(Folder(hosts.at(each), each.path), Tally(each.identity)))
+    report.destinations = [side.tally for side in sides]
+    return sides
+
+
+def _choose(side: _Side, snapshots: Mapping[str, Subvolume], settings: Settings) -> Mapping[str, Subvolume]:
+    """The backups of SNAPSHOTS that are to be compared. Raises Failure when there is none."""
+    standing = stand(side.folder, settings.fs_checks)
+    if not standing.exists:
+        raise Failure("it does not exist", "Is the disk mounted, and the path right?")
+    holdings = inventory.backups(side.folder.look(settings.naming, standing), snapshots)
+    for name, why in holdings.foreign.items():
+        if name in snapshots:
+            fail(side.tally, Failure(f"{name} is not the backup of the snapshot of that name: {why}"))
+    for name in holdings.partial:
+        if name in snapshots:
+            log.warning("%s: %s is not verified: it is a transfer that was cut off", side.tally.place, name)
+    common = {name: backup for name, backup in holdings.complete.items() if name in snapshots}
+    if not common:
+        raise Failure(
+            "there is no backup of a snapshot that the source still has",
+            "Are SOURCE, '-f' and '-p' those of the backups? Otherwise back up first.",
+        )
+    return common if settings.verify == "all" else _newest(common, settings.naming)
+
+
+def _newest(common: Mapping[str, Subvolume], naming: Naming) -> Mapping[str, Subvolume]:
+    newest = naming.newest(common)
+    return {name: backup for name, backup in common.items() if name == newest}
+
+
+def _find_out_about_attributes(sides: Sequence[_Side]) -> None:
+    """A host that lacks the program is told of once."""
+    asked: dict[Host, bool] = {}
+    for each in sides:
+        try:
+            if each.chosen and each.folder.host not in asked:
+                asked[each.folder.host] = trees.can_list_attributes(each.folder.host)
+                if not asked[each.folder.host]:
+                    log.warning(
+                        "no suitable program 'getfattr' on %s: extended attributes, such as access control lists and "
+                        "capabilities, are not compared with what is there",
+                        each.folder.host.name,
+                    )
+        except Failure as failure:
+            each.fail(failure)
+        each.attributes = asked.get(each.folder.host, False)
+
+
+def _compare(name: str, ours: _Side, destinations: Sequence[_Side], settings: Settings) -> None:
+    """Read the snapshot NAME and its backups, all at the same time, and compare them."""
+    sides = [each for each in (ours, *destinations) if not each.broken]
+    if ours.broken or len(sides) < 2:
+        return
+    for each in sides[1:]:
+        log.info("%s: comparing %s", each.tally.place, name)
+    with ExitStack() as scope:
+        read = {each: Tree(each.folder.host, each.folder.at(name), scope) for each in sides}
+        try:
+            trees.read(list(read.values()), [read[each] for each in sides if each.attributes], _watch(name, settings))
+        except Failure as failure:
+            ours.fail(failure)
+            return
+        finally:
+            progress.clear()
+        whole = [each for each in sides if _is_whole(each, name, read[each])]
+        for each in whole[1:] if ours in whole else []:
+            if not _report(name, ours, each, read):
+                return
+
+
+def _watch(name: str, settings: Settings) -> trees.Watch | None:
+    if not (settings.progress and progress.possible()):
+        return None
+    rate = progress.Rate()
+
+    def show(reading: Reading) -> None:
+        files = f"{reading.files} of {reading.all_files} files" if reading.all_files else f"{reading.listed} entries"
+        now = rate(reading.seconds, reading.bytes)
+        progress.show(progress_line(f"comparing {name}, {files}", reading.bytes, now, reading.all_bytes, {}))
+
+    return show
+
+
+def _is_whole(side: _Side, name: str, tree: Tree) -> bool:
+    """Whether what was read can be compared; what went wrong is told."""
+    if not (failure := tree.failure or tree.unread):
+        return True
+    if not _is_there(side, name):
+        return False
+    if tree.failure:
+        side.fail(failure)
+        return False
+    fail(side.tally, failure)
+    return True
+
+
+def _is_there(side: _Side, name: str) -> bool:
+    """Whether nobody has deleted NAME while it was read, which is told."""
+    gone = ""
+    try:
+        if name not in side.folder.names():
+            gone = "deleted"
+        elif side.folder.show(name).uuid != side.chosen[name].uuid:
+            gone = "replaced"
+    except Failure as failure:
+        log.debug("%s: cannot tell whether %s is still there: %s", side.tally.place, name, failure)
+    if gone:
+        fail(side.tally, Failure(f"{name} was {gone} while it was compared", "Verify when no other run is at work."))
+    return not gone
+
+
+def _report(name: str, ours: _Side, theirs: _Side, read: Mapping[_Side, Tree]) -> bool:
+    """Compare what was read of a snapshot and one backup. Returns False when the snapshot is of no use any more."""
+    attributes = ours.attributes and theirs.attributes
+    try:
+        comparison = manifest.compare(name, read[ours].records(attributes), read[theirs].records(attributes))
+    except Failure as failure:
+        if there := _is_there(ours, name) and _is_there(theirs, name):
+            fail(theirs.tally, failure)
+        return there
+    if comparison.differences and not _is_there(ours, name):
+        return False
+    if comparison.differences and not _is_there(theirs, name):
+        return True
+    theirs.tally.verified.append(comparison)
+    for line in difference_lines(theirs.tally.place, comparison):
+        output.line(line)
+    log.info("%s: compared %s: %s", theirs.tally.place, name, findings([comparison]))
+    return True

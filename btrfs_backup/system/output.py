@@ -1,0 +1,20 @@
+"""What was asked for goes to stdout."""
+
+import os
+import sys
+
+from btrfs_backup.errors import Failure
+from btrfs_backup.system import progress
+
+
+def line(text: str) -> None:
+    """Print TEXT. Raises Failure when nobody can read it."""
+    progress.clear()
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        # Python would try again at the end, and say so.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        raise Failure(f"cannot print on the standard output: {error.strerror}") from None
