@@ -136,8 +136,9 @@ def _line(tally: Tally, parts: list[str], noun: str) -> tuple[bool, str]:
 
 
 def verification_summary(report: Report) -> list[tuple[bool, str]]:
-    """One line for each destination whose backups were to be compared, each with whether it reports a failure."""
-    return [(tally.failed, f"{tally.place}: {_verifying(tally)}") for tally in report.destinations]
+    """One line for the source if it failed and for each destination, each with whether it reports a failure."""
+    source = [(True, f"{report.source.place}: FAILED")] if report.source.failed else []
+    return source + [(tally.failed, f"{tally.place}: {_verifying(tally)}") for tally in report.destinations]
 
 
 def _verifying(tally: Tally) -> str:

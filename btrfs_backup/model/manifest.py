@@ -66,8 +66,10 @@ class _Entry(NamedTuple):
 
     def values(self, kind: bytes) -> Sequence[bytes]:
         """Those of KIND, none when there is no such record."""
-        found = (record.split(b"\0")[2:] for record in self.records if record.startswith(kind, len(self.path) + 1))
-        return next(found, ())
+        for record in self.records:
+            if record.startswith(kind, len(self.path) + 1):
+                return record.split(b"\0")[2:]
+        return ()
 
     @property
     def facts(self) -> _Facts:

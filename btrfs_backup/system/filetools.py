@@ -8,10 +8,12 @@ import re
 from collections.abc import Callable, Sequence
 
 from btrfs_backup.model.manifest import DEVICE, FACTS, SHA256, XATTRS, record
-from btrfs_backup.system.btrfs import STUB_INODE, Argv
 
+Argv = tuple[str, ...]
 Parser = Callable[[Sequence[bytes], str], bytes]
 
+# Of the empty folder that stands for a nested subvolume in a snapshot (BTRFS_EMPTY_SUBVOL_DIR_OBJECTID).
+_STUB_INODE = "2"
 # Of folders neither links nor size tell anything. %P is the path below the top.
 _LINE = r"%P\0facts\0%y %m %U %G {links} {size} %T@\0%l\0"
 _FOLDER, _OTHER = _LINE.format(links="-", size="-"), _LINE.format(links="%n", size="%s")
@@ -23,10 +25,13 @@ _ATTRIBUTES = ("getfattr", "-d", "-m", "-", "-e", "hex", "-h", "--absolute-names
 # Whether there is a getfattr that knows the options.
 PROBE_ATTRIBUTES: Argv = (*_ATTRIBUTES, "/")
 
+_FACTS = re.compile(rb"\S [0-7]+ \d+ \d+ (?:- -|\d+ \d+) -?\d+(?:\.\d+)?")
+_CHECKSUM = re.compile(rb"([0-9a-f]{64}) [ *](.+)", re.DOTALL)
+
 
 def tree(top: str, *what: str) -> Argv:
     """find in the folder TOP, without the stubs of nested subvolumes, which are not sent."""
-    return ("find", f"{top}/", "-xdev", "-type", "d", "-inum", str(STUB_INODE), "-prune", "-o", *what)
+    return ("find", f"{top}/", "-xdev", "-type", "d", "-inum", _STUB_INODE, "-prune", "-o", *what)
 
 
 def list_entries(top: str) -> Argv:
@@ -49,13 +54,13 @@ def parse_entry(fields: Sequence[bytes], top: str) -> bytes:
     path, kind, values, target = fields
     if kind == DEVICE:
         return record(_below(path, top), DEVICE, values)
-    if kind != FACTS or not re.fullmatch(rb"\S [0-7]+ \d+ \d+ (?:- -|\d+ \d+) -?\d+(?:\.\d+)?", values):
+    if kind != FACTS or not _FACTS.fullmatch(values):
         raise ValueError
     return record(path, FACTS, values, target)
 
 
 def parse_checksum(fields: Sequence[bytes], top: str) -> bytes:
-    match = re.fullmatch(rb"([0-9a-f]{64}) [ *](.+)", fields[0], re.DOTALL)
+    match = _CHECKSUM.fullmatch(fields[0])
     if not match:
         raise ValueError
     return record(_below(match[2], top), SHA256, match[1])

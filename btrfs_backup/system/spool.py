@@ -8,7 +8,7 @@ from typing import IO
 
 from btrfs_backup.errors import Failure
 
-_IN_MEMORY = 16 << 20  # bytes that are held before they go to a temporary file
+_IN_MEMORY = 8 << 20  # bytes that are held before they go to a temporary file
 _LENGTH = 4  # bytes in front of each record there
 
 

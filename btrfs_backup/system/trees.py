@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from btrfs_backup.errors import Failure
 from btrfs_backup.model.manifest import FACTS, FILE
 from btrfs_backup.system import filetools
-from btrfs_backup.system.btrfs import Argv
-from btrfs_backup.system.filetools import Parser
+from btrfs_backup.system.filetools import Argv, Parser
 from btrfs_backup.system.host import Host
 from btrfs_backup.system.process import Child, Children, CommandFailed
 from btrfs_backup.system.spool import Spool

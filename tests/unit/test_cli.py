@@ -37,6 +37,7 @@ DEFAULTS: dict[str, Any] = {
     "compressed_data": True,
     "compress": "no",
     "rate_limit": 0,
+    "verify": "",
 }
 
 # Spellings of each option, and what differs from the defaults.
@@ -228,6 +229,47 @@ class OptionsTest(CommandLineTest):
         for prefix in ("/", "a/b", "home/", "../x", "a\nb", "\n", "\t", "a\0", "\x1b[0m", "\x7f"):
             with self.subTest(prefix=prefix):
                 self.assert_refused([f"--snapshot-prefix={prefix}", "/src"], "--snapshot-prefix", repr(prefix))
+
+
+class VerifyTest(CommandLineTest):
+    def test_it_takes_no_place_for_a_value(self) -> None:
+        """Wherever it stands, and in a file."""
+        for option, wanted in (("--verify", "newest"), ("--verify=all", "all")):
+            for argv in (
+                (option, "/src", "/b", "/c"),
+                ("/src", option, "/b", "/c"),
+                ("/src", "/b", option, "-q", "/c"),
+                ("/src", "/b", "/c", option),
+                ("/src", option, "--", "/b", "/c"),
+            ):
+                with self.subTest(argv=argv):
+                    settings = cli.parse(argv)
+                    self.assertEqual(settings.verify, wanted)
+                    self.assertEqual(PlacesTest.places(*argv), ["/src", "/b", "/c"])
+        argv = argfiles.expand(["@/x"], {"/x": "--verify\n/src\n/b\n"}.__getitem__, "/")
+        self.assertEqual((cli.parse(argv).verify, PlacesTest.places(*argv)), ("newest", ["/src", "/b"]))
+
+    def test_last_one_counts(self) -> None:
+        self.assertEqual(cli.parse(["--verify", "--verify=all", "/src", "/b"]).verify, "all")
+        self.assertEqual(cli.parse(["--verify=all", "--verify", "/src", "/b"]).verify, "newest")
+
+    def test_refused(self) -> None:
+        table: list[tuple[tuple[str, ...], str]] = [
+            (("--verify", "/src"), "DEST"),
+            (("--verify", "--locked-dests", "/src"), "DEST"),
+            (("--verify=all", "/src", "shell://cat", "shell://dd"), "shell command"),
+            (("--verify", "--remove-locks", "/src", "/b"), "--remove-locks"),
+            (("--verify=newest", "/src", "/b"), "newest"),
+            (("--verify=", "/src", "/b"), "--verify"),
+            (("--verif", "/src", "/b"), "--verif"),
+        ]
+        for argv, word in table:
+            with self.subTest(argv=argv):
+                self.assert_refused(argv, word)
+
+    def test_options_of_a_backup_job_do_no_harm(self) -> None:
+        argv = ("--verify", "-q", "-N3", "-n", "7d 4w", "-S", "-T", "-I", "-s", "-w", "/src", "/b", "shell://cat")
+        self.assertEqual(cli.parse(argv).verify, "newest")
 
 
 class PlacesTest(CommandLineTest):

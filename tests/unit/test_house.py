@@ -99,7 +99,7 @@ class RulesTest(unittest.TestCase):
                 self.assertEqual([each for each in found if not each.startswith("btrfs_backup.options.")], [])
 
     def test_parsers_are_pure(self) -> None:
-        for name in ("btrfs.py", "mounts.py"):
+        for name in ("btrfs.py", "filetools.py", "mounts.py"):
             with self.subTest(name):
                 self.assertEqual(impurities(tree(PACKAGE / "system" / name), "btrfs_backup.system"), [])
 

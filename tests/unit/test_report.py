@@ -4,7 +4,20 @@ import signal
 import unittest
 
 from btrfs_backup.errors import Failure, Interrupted, LockHeld, StateFileBroken, UsageError
-from btrfs_backup.report import Report, Sent, Tally, exit_status, pace, plural, progress_line, size, summary
+from btrfs_backup.model.manifest import Comparison, Difference
+from btrfs_backup.report import (
+    Report,
+    Sent,
+    Tally,
+    difference_lines,
+    exit_status,
+    pace,
+    plural,
+    progress_line,
+    size,
+    summary,
+    verification_summary,
+)
 
 A, B, C = "20260101-120000", "20260102-120000", "20260103-120000"
 FAILURE = Failure("it broke", "Mend it.")
@@ -66,6 +79,57 @@ class ExitStatusTest(unittest.TestCase):
         one.destinations.append(Tally("/b"))
         self.assertFalse(other.failed)
         self.assertEqual(other.destinations, [])
+
+
+class VerificationTest(unittest.TestCase):
+    EQUAL = Comparison(A, 1, 2_000, ())
+    UNEQUAL = Comparison(B, 12, 9_400_000, (Difference("x", "its data differs"), Difference("y", "it is missing")))
+
+    def test_differences_are_failures(self) -> None:
+        for comparisons, status in (([], 0), ([self.EQUAL], 0), ([self.EQUAL, self.UNEQUAL], 10)):
+            report = Report(Tally("/home"), None, [Tally("/b"), Tally("/c", verified=comparisons)])
+            with self.subTest(status=status):
+                self.assertEqual(exit_status(report, None), status)
+
+    def test_summary(self) -> None:
+        table: list[tuple[Tally, tuple[bool, str]]] = [
+            (Tally("/b"), (False, "/b: compared nothing")),
+            (Tally("/b", failures=[FAILURE]), (True, "/b: FAILED, compared nothing")),
+            (
+                Tally("/b", verified=[self.EQUAL]),
+                (False, f"/b: compared 1 backup ({A}): 1 file with 2.0 kB, no difference"),
+            ),
+            (
+                Tally("/b", verified=[self.EQUAL], failures=[FAILURE]),
+                (True, f"/b: FAILED, compared 1 backup ({A}): 1 file with 2.0 kB, no difference"),
+            ),
+            (
+                Tally("/b", verified=[self.EQUAL, self.UNEQUAL]),
+                (True, f"/b: FAILED, compared 2 backups ({A}, {B}): 13 files with 9.4 MB, 2 differences"),
+            ),
+        ]
+        for tally, line in table:
+            with self.subTest(line=line):
+                self.assertEqual(verification_summary(Report(Tally("/home"), None, [tally])), [line])
+
+    def test_source_that_failed(self) -> None:
+        report = Report(Tally("/home", failures=[FAILURE]), None, [Tally("/b")])
+        self.assertEqual(verification_summary(report), [(True, "/home: FAILED"), (False, "/b: compared nothing")])
+
+    def test_lines(self) -> None:
+        """Each difference is one line that can be printed, whatever the names hold."""
+        table = {
+            ("a b/ß", "it is missing"): "a b/ß: it is missing",
+            ("", "mode 755 instead of 700"): ".: mode 755 instead of 700",
+            ("new\nline", "x"): "new\\nline: x",
+            ("back\\slash 'quoted'", "x"): "back\\\\slash 'quoted': x",
+            ("\udcff\x1b[0m", "x"): "\\xff\\x1b[0m: x",
+            ("x", "target \n instead of \udc80"): "x: target \\n instead of \\x80",
+        }
+        for (path, what), wanted in table.items():
+            with self.subTest(path=path):
+                lines = difference_lines("/b", Comparison(A, 0, 0, (Difference(path, what),)))
+                self.assertEqual(list(lines), [f"/b {A}: {wanted}"])
 
 
 class SummaryTest(unittest.TestCase):
