@@ -160,7 +160,7 @@ def findings(comparisons: Sequence[Comparison]) -> str:
 def difference_lines(place: str, comparison: Comparison) -> Iterator[str]:
     """A line for each difference; what cannot be printed is written as Python does, a backslash twice."""
     for each in comparison.differences:
-        yield f"{place} {comparison.snapshot}: {_printable(each.path or '.')}: {_printable(each.what)}"
+        yield _printable(f"{place} {comparison.snapshot}: {each.path or '.'}: {each.what}")
 
 
 def _printable(text: str) -> str:

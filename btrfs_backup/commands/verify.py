@@ -153,9 +153,12 @@ def _watch(name: str, settings: Settings) -> trees.Watch | None:
     rate = progress.Rate()
 
     def show(reading: Reading) -> None:
-        files = f"{reading.files} of {reading.all_files} files" if reading.all_files else f"{reading.listed} entries"
-        now = rate(reading.seconds, reading.bytes)
-        progress.show(progress_line(f"comparing {name}, {files}", reading.bytes, now, reading.all_bytes, {}))
+        if reading.files is None:
+            progress.show(f"comparing {name}, listed {reading.listed} entries")
+            return
+        title = f"comparing {name}, {reading.files} of {reading.all_files} files"
+        speed = rate(reading.seconds, reading.bytes)
+        progress.show(progress_line(title, reading.bytes, speed, reading.all_bytes, {}))
 
     return show
 

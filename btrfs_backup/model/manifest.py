@@ -137,9 +137,9 @@ def _of_one_path(ours: _Entry, theirs: _Entry) -> Iterator[str]:
         yield f"modified {_moment(found.modified)} instead of {_moment(wanted.modified)}"
     yield from _unlike("target", *(b"".join(each.values(FACTS)[1:]) for each in (theirs, ours)))
     yield from _unlike("device", *(b"".join(each.values(DEVICE)) for each in (theirs, ours)))
-    yield from _unlike("size", found.size, wanted.size)
-    if wanted.type == FILE and wanted.size == found.size:
-        yield from _of_data(ours.values(SHA256), theirs.values(SHA256))
+    if wanted.type == FILE:
+        yield from _unlike("size", found.size, wanted.size)
+        yield from _of_data(ours, theirs)
     yield from _of_attributes(ours.values(XATTRS), theirs.values(XATTRS))
 
 
@@ -148,12 +148,14 @@ def _unlike(what: str, found: bytes, wanted: bytes) -> Iterator[str]:
         yield f"{what} {_text(found)} instead of {_text(wanted)}"
 
 
-def _of_data(ours: Sequence[bytes], theirs: Sequence[bytes]) -> Iterator[str]:
-    if not ours:
+def _of_data(ours: _Entry, theirs: _Entry) -> Iterator[str]:
+    wanted, found = ours.values(SHA256), theirs.values(SHA256)
+    if not wanted:
         yield "its data could not be read in the snapshot"
-    if not theirs:
+    if not found:
         yield "its data could not be read in the backup"
-    if ours and theirs and ours != theirs:
+    # With another size it goes without saying.
+    if wanted and found and wanted != found and ours.facts.size == theirs.facts.size:
         yield "its data differs"
 
 

@@ -75,8 +75,11 @@ class Tree:
         return self._bytes[min(self.hashed, self.all_files)]
 
     def add_entry(self, record: bytes) -> None:
+        """Raises ValueError when the first one is not the top itself."""
+        path, kind, facts, *_ = record.split(b"\0")
+        if path and not self.listed:
+            raise ValueError
         self._entries.add(record)
-        _, kind, facts, *_ = record.split(b"\0")
         self.listed += 1
         if kind == FACTS and facts.startswith(FILE):
             self._bytes.append(self.all_bytes + int(facts.split(b" ")[5]))
@@ -206,11 +209,10 @@ class _Job:
         for start in range(0, whole, self._size):
             part = self._parts[start : start + self._size]
             try:
-                record = self._parse(part, self.tree.top)
+                self._add(self._parse(part, self.tree.top))
             except ValueError:
                 self._garbage = self._end.join(part)
                 return
-            self._add(record)
             self._records += 1
         del self._parts[:whole]
 

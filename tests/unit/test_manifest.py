@@ -27,7 +27,7 @@ def device(path: bytes, numbers: bytes) -> list[bytes]:
 
 
 def link(path: bytes, target: bytes) -> list[bytes]:
-    return [record(path, FACTS, b"l 777 0 0 1 1 " + TIME, target)]
+    return [record(path, FACTS, b"l 777 0 0 1 %d " % len(target) + TIME, target)]
 
 
 class CompareTest(unittest.TestCase):

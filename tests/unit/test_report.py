@@ -128,8 +128,8 @@ class VerificationTest(unittest.TestCase):
         }
         for (path, what), wanted in table.items():
             with self.subTest(path=path):
-                lines = difference_lines("/b", Comparison(A, 0, 0, (Difference(path, what),)))
-                self.assertEqual(list(lines), [f"/b {A}: {wanted}"])
+                lines = difference_lines("/b\n", Comparison(A, 0, 0, (Difference(path, what),)))
+                self.assertEqual(list(lines), [f"/b\\n {A}: {wanted}"])
 
 
 class SummaryTest(unittest.TestCase):
