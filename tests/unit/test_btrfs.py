@@ -48,6 +48,7 @@ class ArgvTest(unittest.TestCase):
         """Exactly these commands are run."""
         table: list[tuple[btrfs.Argv, str]] = [
             (btrfs.snapshot("/home", "/home/snapshot/N"), "btrfs subvolume snapshot -r /home /home/snapshot/N"),
+            (btrfs.snapshot("/s/N", "/home", readonly=False), "btrfs subvolume snapshot /s/N /home"),
             (btrfs.send("/s/N", None, False), "btrfs send /s/N"),
             (btrfs.send("/s/N", "/s/P", False), "btrfs send -p /s/P /s/N"),
             (btrfs.send("/s/N", None, True), "btrfs send -vv /s/N"),

@@ -38,6 +38,7 @@ DEFAULTS: dict[str, Any] = {
     "compress": "no",
     "rate_limit": 0,
     "verify": "",
+    "restore": False,
 }
 
 # Spellings of each option, and what differs from the defaults.
@@ -382,6 +383,38 @@ class PlacesTest(CommandLineTest):
 
     def test_snapshot_folder_of_another_source_is_a_folder_like_others(self) -> None:
         self.assertEqual(self.places("-f", "snaps", "/src", "/src/snapshot"), ["/src", "/src/snapshot"])
+
+
+class RestoreTest(CommandLineTest):
+    def test_asked_for(self) -> None:
+        for argv in (("--restore", "/b", "/home"), ("/b", "/home", "--restore"), ("/b", "--rest", "/home/")):
+            with self.subTest(argv=argv):
+                settings = cli.parse(argv)
+                self.assertTrue(settings.restore)
+                self.assertEqual((settings.source.identity, settings.destinations[0].identity), ("/b", "/home"))
+        self.assertTrue(cli.parse(("--restore", "-Iqp", "x", "-f", "..", "ssh://nas/b", "ssh://pc/home")).restore)
+
+    def test_folder_of_snapshots_as_source(self) -> None:
+        self.assertTrue(cli.parse(("--restore", "/home.old/snapshot", "/home")).restore)
+
+    def test_refusals(self) -> None:
+        table: dict[tuple[str, ...], str] = {
+            ("/b",): "none is given",
+            ("/b", "/home", "/home2"): "several are given",
+            ("/b", "shell://cat"): "DEST cannot be a shell command",
+            ("shell://cat", "/home"): "SOURCE cannot be",
+            ("/b", "/"): "the root folder",
+            ("/b", "ssh://nas/"): "the root folder",
+            ("/b", "/home/x-20260101-120000"): "is one of a snapshot",
+            ("-N", "3", "/b", "/home"): "'-N'",
+            ("-n3", "/b", "/home"): "'-n'",
+            ("-S", "-T", "/b", "/home"): "'-S', '-T'",
+            ("--locked-dests", "/b", "/home"): "'--locked-dests'",
+            ("--remove-locks", "/b", "/home"): "'--remove-locks'",
+        }
+        for argv, words in table.items():
+            with self.subTest(argv=argv):
+                self.assert_refused(("--restore", *argv), words)
 
 
 class ArgumentFilesTest(CommandLineTest):

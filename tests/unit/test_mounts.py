@@ -144,6 +144,22 @@ class InsideTest(unittest.TestCase):
         assert mount
         self.assertEqual(mount.inside("/my disk/home"), "@back ups/home")
 
+    def test_what_it_shows(self) -> None:
+        table: list[tuple[str, str, bool]] = [
+            # root of the mount, path from the top of the filesystem, whether it can be seen
+            ("/", "", True),
+            ("/", "a/b", True),
+            ("/@", "@", True),
+            ("/@", "@/a", True),
+            ("/@", "@2", False),
+            ("/@", "", False),
+            ("/@home/anna", "@home", False),
+            ("/@home/anna", "@home/anna/snapshot", True),
+        ]
+        for root, path, wanted in table:
+            with self.subTest(root=root, path=path):
+                self.assertIs(Mount("/mnt", root, "btrfs").shows(path), wanted)
+
 
 if __name__ == "__main__":
     unittest.main()

@@ -2,11 +2,13 @@
 
 import signal
 import unittest
+from datetime import datetime
 
 from btrfs_backup.errors import Failure, Interrupted, LockHeld, StateFileBroken, UsageError
 from btrfs_backup.model.manifest import Comparison, Difference
 from btrfs_backup.report import (
     Report,
+    Restoration,
     Sent,
     Tally,
     difference_lines,
@@ -14,6 +16,7 @@ from btrfs_backup.report import (
     pace,
     plural,
     progress_line,
+    restored,
     size,
     summary,
     verification_summary,
@@ -187,6 +190,29 @@ class SummaryTest(unittest.TestCase):
     def test_is_repeatable(self) -> None:
         report = failed_at(1)
         self.assertEqual(summary(report), summary(report))
+
+
+class RestorationTest(unittest.TestCase):
+    def report(self, sent: Sent | None = None, done: bool = True) -> Restoration:
+        taken = datetime(2026, 1, 1, 12, 0, 7)
+        return Restoration("/b", "/home", A, taken, f"/home/snapshot/{A}", sent, "btrfs-backup /home /b", done)
+
+    def test_lines(self) -> None:
+        head = f"/home: restored {A}, taken 2026-01-01 12:00:07, from /b"
+        go_on = (False, "the next backup of it: btrfs-backup /home /b")
+        sent = self.report(Sent(A, None, 21_000_000, 2.0))
+        self.assertEqual(restored(sent), [(False, f"{head} (21.0 MB in 2.0 s, 10.5 MB/s)"), go_on])
+        self.assertEqual(restored(self.report()), [(False, f"{head} (nothing had to be sent)"), go_on])
+        self.assertEqual(restored(self.report(done=False)), [])
+
+    def test_exit_status(self) -> None:
+        """Something that could not be cleared up does not undo the restore."""
+        report = self.report()
+        self.assertEqual(exit_status(report, None), 0)
+        report.failures.append(FAILURE)
+        self.assertEqual(exit_status(report, None), 10)
+        self.assertTrue(restored(report)[0][0])
+        self.assertEqual(exit_status(report, FAILURE), 1)
 
 
 class FiguresTest(unittest.TestCase):

@@ -1,0 +1,192 @@
+"""Which backup is restored, on top of what, and where its copies go."""
+
+import unittest
+
+from btrfs_backup.errors import Failure
+from btrfs_backup.model import restore
+from btrfs_backup.model.inventory import Holdings, Inventory
+from btrfs_backup.model.restore import Plan, Site
+from btrfs_backup.model.snapshot import Naming, Subvolume
+
+A, B, C, D = (f"2026010{day}-120000" for day in (1, 2, 3, 4))
+
+
+def backup(name: str, parent: str = "") -> Subvolume:
+    """A complete backup of the snapshot `name`."""
+    return Subvolume(name, f"backup-of-{name}", parent and f"backup-of-{parent}", f"uuid-of-{name}")
+
+
+def snapshot(name: str) -> Subvolume:
+    """A snapshot as it is at its source."""
+    return Subvolume(name, f"uuid-of-{name}", "home")
+
+
+def received(name: str) -> Subvolume:
+    """What was restored earlier."""
+    return Subvolume(name, f"copy-of-{name}", "", f"uuid-of-{name}")
+
+
+def partial(name: str) -> Subvolume:
+    return Subvolume(name, f"part-of-{name}", readonly=False)
+
+
+def changed(name: str) -> Subvolume:
+    return Subvolume(name, f"changed-{name}", "", f"uuid-of-{name}", readonly=False)
+
+
+def named(*subvolumes: Subvolume) -> dict[str, Subvolume]:
+    return {each.name: each for each in subvolumes}
+
+
+class SiteTest(unittest.TestCase):
+    def test_where_the_copy_and_the_stage_are(self) -> None:
+        table: list[tuple[str, str, str, bool]] = [
+            # -f, the folder of the copy, where the stage is, whether the folder is inside the destination
+            ("snapshot", "/pool/home/snapshot", "/pool/home", True),
+            ("a/../b c/", "/pool/home/b c", "/pool/home", True),
+            (".", "/pool/home", "/pool/home", True),
+            ("/pool/home/x", "/pool/home/x", "/pool/home", True),
+            ("../snaps", "/pool/snaps", "/pool/snaps/home", False),
+            ("/pool/home2", "/pool/home2", "/pool/home2/home", False),
+            ("..", "/pool", "/pool/home", False),
+            ("/", "/", "/home", False),
+        ]
+        for given, folder, stage, inside in table:
+            with self.subTest(given):
+                site = restore.site("/pool/home", given)
+                self.assertEqual(site, Site("/pool/home", folder))
+                self.assertEqual((site.stage, site.inside), (f"{stage}.btrfs-backup-restore", inside))
+
+    def test_folder_in_another_copy(self) -> None:
+        self.assertEqual(restore.site("/pool/home", "a/b").folder_in("/usb/x"), "/usb/x/a/b")
+        self.assertEqual(restore.site("/pool/home", ".").folder_in("/usb/x"), "/usb/x")
+
+    def test_leftovers(self) -> None:
+        """What a restore makes in its stage, of whichever backup; nothing else is to be deleted there."""
+        for name, ours in {
+            "home": True,
+            A: True,
+            f"p-{A}": True,
+            "home2": False,
+            "2026": False,
+            f"{A}x": False,
+        }.items():
+            with self.subTest(name):
+                self.assertEqual(restore.is_leftover(name, Site("/pool/home", "/pool/home/snapshot")), ours)
+
+
+class NamingTest(unittest.TestCase):
+    def test_a_backup_tells_its_prefix(self) -> None:
+        self.assertEqual(restore.naming_of(f"home-{A}", Naming()), Naming("home-"))
+        self.assertEqual(restore.naming_of(f"home-{A}", Naming("home-")), Naming("home-"))
+        self.assertEqual(restore.naming_of(A, Naming()), Naming())
+
+    def test_another_prefix_was_asked_for(self) -> None:
+        for name, prefix in ((f"home-{A}", "root-"), (f"home-{A}", "home"), (A, "x"), (f"home-{A}", "home-2026")):
+            with self.subTest(name=name, prefix=prefix), self.assertRaises(Failure) as raised:
+                restore.naming_of(name, Naming(prefix))
+            self.assertIn(f"Its prefix is '{name[:-15]}'", raised.exception.hint)
+
+    def test_names(self) -> None:
+        for name in (A, f"x{A}", f"20260101-000000{A}"):
+            self.assertTrue(restore.is_backup_name(name), name)
+        for name in ("", "home", "20261301-000000", f"{A}x", A[:-1], f"{A}\n"):
+            self.assertFalse(restore.is_backup_name(name), name)
+
+    def test_no_backups(self) -> None:
+        table: dict[tuple[str, ...], str] = {
+            (): "SOURCE is a backup or a folder of backups, DEST the subvolume that is to be made of it.",
+            ("x", "20261301-000000"): "SOURCE is a backup or",
+            (A,): "Give the right prefix with '-p'. Prefixes there: ''.",
+            (f"b{A}", f"a{A}", f"a{B}", "x"): "Prefixes there: 'a', 'b'.",
+            tuple(f"{letter}{A}" for letter in "abcdefghij"): "'g', 'h', ....",
+        }
+        for entries, hint in table.items():
+            with self.subTest(entries):
+                failure = restore.no_backups("/usb", Naming("p-"), entries)
+                self.assertEqual(failure.message, "no backups named p-YYYYMMDD-HHMMSS are in '/usb'")
+                self.assertIn(hint, failure.hint)
+
+
+class RestorableTest(unittest.TestCase):
+    def test_what_counts(self) -> None:
+        table: list[tuple[str, list[Subvolume], list[str], list[str]]] = [
+            # what is there; what can be restored from a folder of backups, and from one of snapshots
+            ("backups", [backup(A), backup(B)], [A, B], [A, B]),
+            ("a newer part", [backup(A), partial(B)], [A], [A]),
+            ("a newer one that was changed", [backup(A), changed(B)], [A], [A]),
+            ("a newer one that was not received", [backup(A), snapshot(B)], [A], [A, B]),
+            ("snapshots only", [snapshot(A), snapshot(B), partial(C)], [A, B], [A, B]),
+            ("parts only", [partial(A)], [], []),
+        ]
+        for what, there, from_backups, from_snapshots in table:
+            for snapshots, wanted in ((False, from_backups), (True, from_snapshots)):
+                with self.subTest(what, snapshots=snapshots):
+                    held = restore.restorable(Inventory(subvolumes=named(*there), others=frozenset({D})), snapshots)
+                    self.assertEqual(list(held.complete), wanted)
+                    self.assertEqual([*held.foreign], [*(n.name for n in there if n.name not in wanted), D])
+                    self.assertTrue(all(held.foreign.values()))
+
+    def test_choice(self) -> None:
+        held = Holdings(named(backup(A), backup(B)), (), {C: "a part", "20250101-000000": "a file"})
+        self.assertEqual(restore.choose(held, "", "/usb"), backup(B))
+        self.assertEqual(restore.choose(held, A, "/usb"), backup(A))
+        with self.assertRaisesRegex(Failure, f"'{C}' in '/usb' cannot be restored: a part"):
+            restore.choose(held, C, "/usb")
+        with self.assertRaisesRegex(Failure, f"no complete backup in '/usb': {C} is none: a part"):
+            restore.choose(Holdings({}, (), held.foreign), "", "/usb")
+
+
+class DecideTest(unittest.TestCase):
+    SITE = Site("/pool/home", "/pool/snaps")
+    BACKUPS = named(backup(A), backup(B, A), backup(C, B))
+
+    def plan(
+        self, there: list[Subvolume], visible: bool = False, incremental: bool = True, foreign: str = "", name: str = C
+    ) -> Plan:
+        held = Holdings(named(*there), (), {foreign: "it is writable"} if foreign else {})
+        return restore.decide(self.BACKUPS[name], self.BACKUPS, self.SITE, held, visible, incremental)
+
+    def test_parents(self) -> None:
+        table: list[tuple[list[Subvolume], str | None]] = [
+            ([], None),
+            ([snapshot(A)], A),
+            ([received(A)], A),
+            ([snapshot(A), received(B)], B),
+            ([snapshot(D)], None),
+            # A name proves nothing.
+            ([Subvolume(A, "other")], None),
+            ([Subvolume(A, "other", "", "other too")], None),
+            ([snapshot(A), Subvolume(B, "other")], A),
+        ]
+        for there, parent in table:
+            with self.subTest(there=there):
+                self.assertEqual(self.plan(there), Plan(C, self.SITE, parent))
+                self.assertEqual(self.plan(there, incremental=False), Plan(C, self.SITE))
+                self.assertEqual(self.plan(there, visible=True), Plan(C, self.SITE, C))
+        self.assertEqual(self.plan([snapshot(B), snapshot(C)], name=A).parent, B)
+
+    def test_there_already(self) -> None:
+        for there in (snapshot(C), received(C)):
+            for visible in (False, True):
+                for incremental in (False, True):
+                    plan = self.plan([there, snapshot(A)], visible, incremental)
+                    self.assertEqual(plan, Plan(C, self.SITE, there=True))
+
+    def test_in_the_way(self) -> None:
+        for there, foreign in (([Subvolume(C, "other")], ""), ([snapshot(A)], C)):
+            with self.subTest(there=there), self.assertRaises(Failure) as raised:
+                self.plan(there, foreign=foreign)
+            self.assertIn(f"'/pool/snaps/{C}' is in the way", raised.exception.message)
+        self.assertEqual(self.plan([snapshot(A)], foreign=B).parent, A)
+
+    def test_words(self) -> None:
+        self.assertEqual(self.plan([]).how, "in full")
+        self.assertEqual(self.plan([snapshot(A)]).how, f"on top of {A}")
+        self.assertIn("sharing its data", self.plan([], visible=True).how)
+        self.assertIn("there already", self.plan([snapshot(C)]).how)
+        self.assertEqual(self.plan([]).copy, f"/pool/snaps/{C}")
+
+
+if __name__ == "__main__":
+    unittest.main()
