@@ -37,8 +37,11 @@ examples:
   btrfs-backup /home /mnt/usb/home
   btrfs-backup -N 5 -n "7d 4w 12m" -p home- /home /mnt/usb/backups ssh://root@nas/backups
   btrfs-backup ssh://root@server/srv /mnt/usb/server
+  btrfs-backup --restore /mnt/usb/home /home
   btrfs-backup /home 'shell://gpg -e -r me > /mnt/box/$BTRFS_BACKUP_SNAPSHOT.btrfs.gpg'
 """
+
+_RESTORE_EXAMPLE = "btrfs-backup --restore /mnt/usb/home /home"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -188,7 +191,8 @@ def _add_restore(parser: argparse.ArgumentParser) -> None:
         "--restore",
         action="store_true",
         help="make the new, writable subvolume DEST of the backup SOURCE, or of the newest complete one in the folder "
-        "SOURCE. A read-only copy goes to the snapshot folder (-f) of DEST, so that its next backup is incremental",
+        "SOURCE. A read-only copy goes to its snapshot folder (-f, relative to DEST here), so that the next backup of "
+        "DEST is incremental",
     )
 
 
@@ -290,7 +294,8 @@ def parse(argv: Sequence[str]) -> Settings:
         _print(completion.script(parser(), shell) if shell else manpage.page(parser(), __version__))
         raise SystemExit(0)
     if arguments.source is None:
-        raise UsageError("no SOURCE is given", "Example: btrfs-backup /home /mnt/usb/home; see 'btrfs-backup --help'.")
+        example = _RESTORE_EXAMPLE if arguments.restore else "btrfs-backup /home /mnt/usb/home"
+        raise UsageError("no SOURCE is given", f"Example: {example}; see 'btrfs-backup --help'.")
     destinations = dict.fromkeys(location.parse(spelling, cwd) for spelling in arguments.destinations)
     settings = Settings(
         source=location.parse(arguments.source, cwd),
@@ -355,10 +360,9 @@ def _check(settings: Settings) -> None:
 
 
 def _check_restore(settings: Settings) -> None:
-    example = "Example: btrfs-backup --restore /mnt/usb/home /home"
     if len(settings.destinations) != 1:
         which = "several are" if settings.destinations else "none is"
-        raise UsageError(f"'--restore' makes one subvolume DEST, and {which} given", example)
+        raise UsageError(f"'--restore' makes one subvolume DEST, and {which} given", f"Example: {_RESTORE_EXAMPLE}")
     pointless = {
         "-N": settings.keep_snapshots != retention.KEEP_ALL,
         "-n": settings.keep_backups != retention.KEEP_ALL,
@@ -369,7 +373,8 @@ def _check_restore(settings: Settings) -> None:
     }
     if given := [f"'{option}'" for option, is_given in pointless.items() if is_given]:
         raise UsageError(
-            f"{', '.join(given)} cannot be used with '--restore'", "It takes, deletes and records nothing."
+            f"{', '.join(given)} cannot be used with '--restore'",
+            "Leave it out: nothing is taken or pruned.",
         )
     [destination] = settings.destinations
     if destination.scheme is Scheme.SHELL:

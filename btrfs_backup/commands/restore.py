@@ -367,7 +367,9 @@ class _Restore:
                 for failure in self.place.folder.delete([name]).values():
                     raise failure
         except Failure as failure:
-            log.warning("%s: what was made could not be removed; the next try does it: %s", site.stage, failure)
+            log.warning(
+                "%s: '%s' could not be removed; the next try does it: %s", self.place.location, site.stage, failure
+            )
 
     def _clear_up(self) -> None:
         try:

@@ -122,11 +122,14 @@ def choose(held: Holdings, wanted: str, place: str) -> Subvolume:
 def no_backups(place: str, naming: Naming, entries: Collection[str]) -> Failure:
     """What to tell when none of the ENTRIES of PLACE is named by NAMING."""
     prefixes = sorted({prefix_of(name) for name in entries if is_backup_name(name)})
-    if prefixes:
-        there = ", ".join(f"'{prefix}'" for prefix in prefixes[:8]) + (", ..." if prefixes[8:] else "")
-        what_to_do = f"Give the right prefix with '-p'. Prefixes there: {there}."
-    else:
-        what_to_do = "SOURCE is a backup or a folder of backups, DEST the subvolume that is to be made of it."
+    there = ", ".join(f"'{prefix}'" if prefix else "none" for prefix in prefixes[:8]) + (
+        ", ..." if prefixes[8:] else ""
+    )
+    what_to_do = (
+        f"Give the right prefix with '-p'. Prefixes there: {there}."
+        if prefixes
+        else "SOURCE is a backup or a folder of backups, DEST the subvolume that is to be made of it."
+    )
     return Failure(f"no backups named {naming.prefix}YYYYMMDD-HHMMSS are in '{place}'", what_to_do)
 
 

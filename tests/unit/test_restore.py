@@ -97,9 +97,9 @@ class NamingTest(unittest.TestCase):
         table: dict[tuple[str, ...], str] = {
             (): "SOURCE is a backup or a folder of backups, DEST the subvolume that is to be made of it.",
             ("x", "20261301-000000"): "SOURCE is a backup or",
-            (A,): "Give the right prefix with '-p'. Prefixes there: ''.",
+            (A,): "Give the right prefix with '-p'. Prefixes there: none.",
             (f"b{A}", f"a{A}", f"a{B}", "x"): "Prefixes there: 'a', 'b'.",
-            tuple(f"{letter}{A}" for letter in "abcdefghij"): "'g', 'h', ....",
+            tuple(f"{letter}{A}" for letter in "abcdefghij"): "'g', 'h', ...",
         }
         for entries, hint in table.items():
             with self.subTest(entries):
