@@ -283,7 +283,7 @@ class _Restore:
         self.report.backup = self.plan.name
         self.report.taken = self.backup.naming.time(self.plan.name)
         self.report.copy = self.plan.copy
-        self.report.go_on = _next_backup(self.settings, self.backup, self.report)
+        self.report.go_on = _next_backup(self.settings, self.backup, self.plan, self.report)
         with self.place.locked():
             try:
                 self._bring()
@@ -380,9 +380,11 @@ class _Restore:
             log.error("%s: %s", self.place.location, failure)
 
 
-def _next_backup(settings: Settings, backup: Backup, report: Restoration) -> str:
+def _next_backup(settings: Settings, backup: Backup, plan: Plan, report: Restoration) -> str:
     """The command that makes the next backup of what is restored, on top of this one."""
     prefix, folder = backup.naming.prefix, settings.snapshot_folder
+    # A folder of snapshots, or one on the same disk, is hardly where backups go.
+    elsewhere = backup.own or plan.parent == plan.name
     return shlex.join(
         [
             "btrfs-backup",
@@ -391,6 +393,6 @@ def _next_backup(settings: Settings, backup: Backup, report: Restoration) -> str
             *(word for option in settings.ssh_options for word in ("--ssh-opt", option)),
             *(["--ssh-sudo"] if settings.ssh_sudo else []),
             report.destination,
-            "DEST" if backup.own else report.source,
+            "DEST" if elsewhere else report.source,
         ]
     )

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -197,6 +198,25 @@ class Ways(RestoreTest):
         self.restore("-f", pool / "new", usb, pool / "three")
         self.assert_restored(pool / "three", usb / name, pool / "new")
 
+    def test_stored_streams(self) -> None:
+        """As the README tells: received one after the other on the disk where they are wanted."""
+        source, box = self.source(), self.folder / "box"
+        box.mkdir()
+        shell = f"shell://gzip > {box}/$BTRFS_BACKUP_SNAPSHOT.gz"
+        for _ in range(3):
+            (source / "file").write_text(str(time.monotonic()))
+            self.backup(source, shell)
+        new = self.disk("new").path
+        (new / "restored").mkdir()
+        for stored in names(box):
+            sh("sh", "-c", 'gzip -dc "$0" | btrfs receive "$1"', box / stored, new / "restored")
+        err = self.restore(new / "restored", new / "home")
+        self.assertIn("sharing its data", err)
+        self.assertIn(f"the next backup of it: btrfs-backup {new}/home DEST\n", err)
+        self.assert_restored(new / "home", source / "snapshot" / names(source / "snapshot")[-1])
+        result = self.backup(new / "home", shell)
+        self.assertIn("sent 2 snapshots (1 incremental", result.err)
+
     def test_a_link_where_the_copy_is_to_go(self) -> None:
         source, usb = self.source(), self.disk("usb").path
         elsewhere = source.parent / "elsewhere"
@@ -235,6 +255,21 @@ class Ssh(RestoreTest):
         err = self.restore(*options, f"{url}{pool}/from/snapshot", f"{url}{pool}/same", status=1)
         self.assertIn(f"Move it away: mv {pool}/same {pool}/same.old (on 127.0.0.1)", err)
         self.assert_goes_on(pool / "from", usb, new)
+
+    def test_other_side_with_nothing_but_busybox(self) -> None:
+        busybox = shutil.which("busybox")
+        if not busybox:
+            self.skipTest("needs busybox")
+        source, usb = self.backed_up()
+        tools = self.tools("btrfs", "bash", "sh", "flock")
+        for name in set(hints.REMOTE_PROGRAMS) - {"btrfs", "flock"}:
+            (tools / name).symlink_to(busybox)
+        server = self.sshd(path=tools)
+        new = source.parent / "new"
+        Path(f"{new}{STAGE}").mkdir()
+        sh("btrfs", "subvolume", "create", f"{new}{STAGE}/{OLDEST}")
+        self.restore(*server.arguments(), f"{server.url}{usb}", f"{server.url}{new}")
+        self.assert_restored(new, usb / names(usb)[-1])
 
     def test_connection_that_breaks(self) -> None:
         server = self.sshd()
