@@ -4,13 +4,15 @@
 class Failure(Exception):
     """A foreseeable failure. Its text says what was tried and what went wrong.
 
-    hint: what the user can do about it; may be empty.
+    hint: what the user can do about it; may be empty. brief: two words for the summary where they tell a lot, such
+    as "disk full"; mostly empty.
     """
 
-    def __init__(self, message: str, hint: str = "") -> None:
+    def __init__(self, message: str, hint: str = "", brief: str = "") -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.brief = brief
 
     def __str__(self) -> str:
         return f"{self.message}\n  {self.hint}" if self.hint else self.message

@@ -131,7 +131,8 @@ def _line(tally: Tally, parts: list[str], noun: str) -> tuple[bool, str]:
     if tally.kept is not None:
         parts.append(f"{plural(len(tally.kept), noun)} there")
     if tally.failures:
-        parts.insert(0, "FAILED")
+        briefs = dict.fromkeys(failure.brief for failure in tally.failures if failure.brief)
+        parts.insert(0, f"FAILED ({', '.join(briefs)})" if briefs else "FAILED")
     return bool(tally.failures), f"{tally.place}: {', '.join(parts)}"
 
 

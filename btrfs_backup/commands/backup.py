@@ -405,7 +405,8 @@ class _Run:
             self._sync(folder, tally)
         for failure in dict.fromkeys(failures.values()):
             count = sum(1 for each in failures.values() if each is failure)
-            fail(tally, Failure(f"{plural(count, 'deletion')} failed: {failure.message}", failure.hint))
+            message = f"{plural(count, 'deletion')} failed: {failure.message}"
+            fail(tally, Failure(message, failure.hint, failure.brief))
 
     def _sync(self, folder: Folder, tally: Tally) -> None:
         try:

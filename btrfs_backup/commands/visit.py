@@ -207,7 +207,7 @@ class Visit:
 
 def _failed_to_send(batches: Sequence[Batch], failed: Failure) -> Failure:
     span = " to ".join(dict.fromkeys((batches[0].snapshot, batches[-1].snapshot)))
-    return Failure(f"sending {span} failed: {failed.message}", failed.hint)
+    return Failure(f"sending {span} failed: {failed.message}", failed.hint, failed.brief)
 
 
 def stand(place: Folder, fs_checks: bool) -> Standing:
@@ -227,7 +227,9 @@ def _check_standing(standing: Standing, fs_checks: bool) -> None:
 
 
 def fail(tally: Tally, failure: Failure) -> None:
-    """Something failed at that place: told at once, and counted."""
+    """Something failed at that place: told at once, and counted. What has been told is not told again."""
+    if any(str(failure) == str(told) for told in tally.failures):
+        return
     tally.failures.append(failure)
     log.error("%s: %s", tally.place, failure)
 

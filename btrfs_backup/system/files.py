@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from posixpath import basename, dirname
 
 from btrfs_backup.errors import Failure, LockHeld
-from btrfs_backup.system import process
+from btrfs_backup.system import hints, process
 from btrfs_backup.system.host import Host
 from btrfs_backup.system.process import Child, Children, CommandFailed
 from btrfs_backup.system.ssh import Connection
@@ -49,7 +49,9 @@ def replace(host: Host, path: str, text: str) -> None:
     except OSError as error:
         with suppress(OSError):
             os.unlink(new)
-        raise Failure(f"cannot write '{path}': {error.strerror}", "Is the disk of the source full?") from None
+        why = error.strerror or str(error)
+        what_to_do = hints.hint(why, "", os.geteuid() == 0)
+        raise Failure(f"cannot write '{path}': {why}", what_to_do, hints.brief(why)) from None
 
 
 @contextmanager

@@ -21,11 +21,16 @@ _NOT_FOUND = re.compile(
 )
 _SUDO = re.compile(r"^sudo: |is not allowed to (?:execute|run)|is not in the sudoers", re.MULTILINE)
 
+DISK_FULL, READ_ONLY = "disk full", "read-only"
+_BRIEF = {
+    "No space left on device": DISK_FULL,
+    "Disk quota exceeded": DISK_FULL,
+    "Read-only file system": READ_ONLY,
+}
+_FULL = "free some space there, or keep less, with '-n' (backups) or '-N' (snapshots)."
 _ANYWHERE = (
-    (
-        "No space left on device",
-        "The disk is full: free some space there; '-n' makes backups keep fewer.",
-    ),
+    ("No space left on device", f"The disk is full: {_FULL}"),
+    ("Disk quota exceeded", f"The quota is used up: {_FULL}"),
     (
         "Invalid cross-device link",
         "The snapshot folder has to be on the filesystem of the source: see the option '-f'.",
@@ -39,10 +44,7 @@ _ANYWHERE = (
         "unrecognized: -printf|invalid option -- 'z'|find: .?sha256sum.?: No such file",
         "To verify what is there takes find of GNU findutils, and sha256sum and stat of GNU coreutils.",
     ),
-    (
-        ": Input/output error",
-        "The disk cannot be read there: 'dmesg' and 'btrfs device stats' on that machine tell more.",
-    ),
+    ("Input/output error", "The disk may be failing: see 'dmesg', and 'btrfs device stats' of that filesystem."),
 )
 _DOWN = (
     "Connection refused|Connection timed out|No route to host|Host is down|Network is unreachable|Operation timed out"
@@ -73,6 +75,11 @@ def package(program: str) -> str:
     return f"Install the package {_PACKAGES[program]}." if program in _PACKAGES else ""
 
 
+def brief(words: str) -> str:
+    """What WORDS of a program or of the kernel come to, for the summary; empty when they have to be read."""
+    return next((short for long, short in _BRIEF.items() if long in words), "")
+
+
 def hint(stderr: str, login: str, privileged: bool) -> str:
     """What to do when a command failed with the words STDERR; empty when nothing is known.
 
@@ -83,6 +90,8 @@ def hint(stderr: str, login: str, privileged: bool) -> str:
             return what_to_do
     if login and (what_to_do := _remote(stderr, login)):
         return what_to_do
+    if privileged and "Operation not permitted" in stderr:
+        return "Not even root may. Is it immutable (see 'lsattr -d'), in use, or is this a container?"
     if privileged or not any(words in stderr for words in _RIGHTS):
         return ""
     return "Log in there as root (ssh://root@...), or use '--ssh-sudo'." if login else "Run it as root, e.g. with sudo."

@@ -99,7 +99,8 @@ class CommandFailed(Failure):
         # Some programs say their own name.
         words = ended.words().removeprefix(f"{ended.command.title}: ")
         what_to_do = hints.hint(ended.said, ended.command.login, _privileged(ended.command))
-        super().__init__(": ".join(filter(None, (trying, ended.command.title, words))), what_to_do)
+        message = ": ".join(filter(None, (trying, ended.command.title, words)))
+        super().__init__(message, what_to_do, hints.brief(ended.said))
         self.ended = ended
 
 

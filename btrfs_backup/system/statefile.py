@@ -50,9 +50,10 @@ class StateFiles:
     def _replace(self, path: str, text: str) -> None:
         try:
             files.replace(self._host, path, text)
-        except Failure:
+        except Failure as failure:
             self.incomplete = True
-            raise
+            # It is told where it hits, and that is a destination.
+            raise Failure(failure.message, failure.hint, failure.brief and f"source: {failure.brief}") from None
 
     def _read(self, path: str, parse: Callable[[str], _Value]) -> _Value:
         try:

@@ -17,10 +17,13 @@ from tests.real.machine import (
     Disk,
     RealTest,
     Result,
+    child_running,
+    kill,
     names,
     random_file,
     sh,
     show,
+    tree,
     wait_for,
 )
 
@@ -193,6 +196,7 @@ class Dying(DiskTest):
         for _ in range(2):
             result = self.backup("-N", "1", "-n", "1", source, usb, status=10)
             self.assertIn("btrfs send: ERROR: send ioctl failed with -5: Input/output error", result.err)
+            self.assertIn("btrfs device stats", result.err)
             self.assertEqual(names(usb), old)
         self.assertIn(old[0], names(source / "snapshot"))
 
@@ -209,4 +213,141 @@ class Dying(DiskTest):
         self.assertIn(f"{usb}: FAILED", result.err)
         self.assertEqual(list(disk.path.iterdir()), [])
         disk.mount()
+        self.assert_healed(source, usb)
+
+
+class TurnedReadOnly(DiskTest):
+    def test_destination_in_mid_transfer(self) -> None:
+        source, usb, nas = self.source(), self.disk("usb").path, self.disk("nas").path
+        self.backup("-q", source, usb, nas)
+        # Folders, since a disk on which a file is open for writing cannot be made read-only.
+        for number in range(8000):
+            (source / "folder" / f"{number}").mkdir()
+        command = self.under_way(source, usb, nas)
+        receive = wait_for(lambda: child_running(command.pid, "btrfs", "receive", str(usb)))
+
+        def turned() -> bool:
+            kill(receive, signal.SIGSTOP)
+            said = sh("sh", "-c", f"mount -o remount,ro {usb} 2>&1 || :")
+            kill(receive, signal.SIGCONT)
+            return not said
+
+        wait_for(turned)
+        result = self.finished(command)
+        self.assertEqual(result.status, 10, result)
+        self.assertRegex(result.err, f"error: {usb}: sending .*Read-only file system\n  Mount the filesystem writable")
+        self.assertIn(f"{usb}: FAILED (read-only)", result.err)
+        self.assertNotIn(f"{nas}: FAILED", result.err)
+        old, new = names(source / "snapshot")
+        self.assertEqual(names(usb), [old, new])
+        self.assertEqual(self.outstanding(source), {old: {"parent_locks": [str(usb)]}, new: {"locks": [str(usb)]}})
+        sh("mount", "-o", "remount,rw", usb)
+        self.assert_healed(source, usb, nas)
+
+    def test_destination_through_a_read_only_bind_mount(self) -> None:
+        source, usb = self.source(), self.disk("usb").path
+        point = self.folder / "point"
+        point.mkdir()
+        sh("mount", "--bind", usb, point)
+        self.addCleanup(sh, "umount", point)
+        sh("mount", "-o", "remount,bind,ro", point)
+        for destination in (point, point / "new"):
+            result = self.backup("-n", "1", source, destination, status=10)
+            self.assertIn("Read-only file system", result.err)
+            self.assertIn("Mount the filesystem writable", result.err)
+            self.assertIn(f"{destination}: FAILED (read-only)", result.err)
+        self.assertEqual(names(usb), [])
+
+
+class Full(DiskTest):
+    def test_destination_is_pruned_and_takes_the_next_backup(self) -> None:
+        """What is not to be kept goes although nothing could be sent; so the next run has room."""
+        source, disk = self.source(), self.disk("usb", 150)
+        random_file(source / "large", 40)
+        self.backup("-q", source, disk.path)
+        random_file(source / "large", 40)
+        self.backup("-q", source, disk.path)
+        disk.fill()
+        random_file(source / "large", 30)
+        result = self.backup("-n", "1", source, disk.path, status=10)
+        self.assertIn("No space left on device\n  The disk is full", result.err)
+        self.assertIn(f"{disk.path}: FAILED (disk full), sent nothing, 1 outstanding", result.err)
+        self.assertIn("deleted 1 backup", result.err)
+        old, new = names(source / "snapshot")[1:]
+        self.assertEqual(names(disk.path), [old, "filler"])
+        self.assertEqual(self.outstanding(source)[new], {"locks": [str(disk.path)]})
+        self.backup("-n", "1", source, disk.path)
+        self.assertEqual(names(disk.path)[1:], ["filler"])
+        self.assert_same(disk.path / names(disk.path)[0], source / "snapshot" / names(disk.path)[0])
+
+    def test_partial_is_gone_and_its_space_free_when_the_run_ends(self) -> None:
+        source, disk = self.source(), self.disk("usb", 150)
+        self.backup("-q", source, disk.path)
+        held = tree(disk.path)
+        random_file(source / "large", 160)
+        result = self.backup(source, disk.path, status=10)
+        self.assertIn("FAILED (disk full)", result.err)
+        random_file(disk.path / "mine", 80)
+        sh("sync", "-f", disk.path)
+        (disk.path / "mine").unlink()
+        self.assertEqual(tree(disk.path), held)
+
+    def test_no_room_for_metadata(self) -> None:
+        """All space is given to data, and what is left for everything else is used up by extended attributes."""
+        source, usb = self.source(), self.folder / "usb"
+        image = self.folder / "usb.img"
+        with image.open("wb") as file:
+            file.truncate(128 << 20)
+        sh("mkfs.btrfs", "-q", "-f", "-m", "single", image)
+        disk = self.disk("other")
+        disk.unmount()
+        disk.image, disk.path = image, usb
+        disk.mount()
+        self.backup("-q", source, usb)
+        with (usb / "filler").open("wb", buffering=0) as filler:
+            filler.write(bytes(96 << 20))
+        for number in range(1200):
+            (source / "folder" / f"{number}").touch()
+            os.setxattr(source / "folder" / f"{number}", "user.large", os.urandom(15_000))
+        result = self.backup(source, usb, status=10)
+        self.assertIn("No space left on device", result.err)
+        self.assertIn(f"{usb}: FAILED (disk full)", result.err)
+        old = names(source / "snapshot")[0]
+        self.assertEqual(names(usb), [old, "filler"])
+        self.assert_same(usb / old, source / "snapshot" / old)
+        sh("rm", "-r", *(source / "folder").iterdir())
+        result = self.backup("-N", "1", "-n", "1", source, usb, status=10)
+        self.assertIn(f"{usb}: FAILED (disk full)", result.err)
+
+
+class NotPermitted(DiskTest):
+    def test_immutable_folder(self) -> None:
+        """Nothing can be made or deleted in it, not even by root."""
+        source, usb = self.source(), self.disk("usb").path / "backups"
+        for _ in range(2):
+            self.backup("-q", source, usb)
+        sh("chattr", "+i", usb)
+        self.addCleanup(sh, "chattr", "-i", usb, check=False)
+        held = names(usb)
+        result = self.backup("-n", "1", source, usb, status=10)
+        self.assertIn("Operation not permitted", result.err)
+        self.assertIn("lsattr -d", result.err)
+        self.assertIn("1 deletion failed", result.err)
+        self.assertEqual(names(usb), held)
+        sh("chattr", "-i", usb)
+        self.assert_healed(source, usb)
+
+    def test_immutable_snapshot_folder(self) -> None:
+        """No snapshot can be taken and nothing can be recorded, so nothing is sent or deleted."""
+        source, usb = self.source(), self.disk("usb").path
+        self.backup("-q", source)
+        folder = source / "snapshot"
+        sh("chattr", "+i", folder)
+        self.addCleanup(sh, "chattr", "-i", folder, check=False)
+        result = self.backup("-N", "1", source, usb, status=10)
+        self.assertIn("cannot take the snapshot", result.err)
+        self.assertIn("cannot write", result.err)
+        self.assertIn("lsattr -d", result.err)
+        self.assertEqual((names(usb), len(names(folder))), ([], 1))
+        sh("chattr", "-i", folder)
         self.assert_healed(source, usb)

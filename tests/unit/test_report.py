@@ -24,6 +24,7 @@ from btrfs_backup.report import (
 
 A, B, C = "20260101-120000", "20260102-120000", "20260103-120000"
 FAILURE = Failure("it broke", "Mend it.")
+FULL = Failure("cannot write", "Make room.", "disk full")
 
 
 def good() -> Report:
@@ -150,6 +151,10 @@ class SummaryTest(unittest.TestCase):
                 (False, "/home: took no snapshot, deleted 2 snapshots, 0 snapshots there"),
             ),
             (Report(Tally("/home", failures=[FAILURE]), A), (True, f"/home: FAILED, took {A}")),
+            (
+                Report(Tally("/home", failures=[FAILURE, FULL, FULL, Failure("x", brief="read-only")])),
+                (True, "/home: FAILED (disk full, read-only), took no snapshot"),
+            ),
         ]
         for report, line in table:
             with self.subTest(line=line):

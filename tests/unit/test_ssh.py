@@ -123,7 +123,24 @@ class Hints(unittest.TestCase):
 
     def test_rights_are_not_the_trouble_of_those_who_have_them(self) -> None:
         for login in ("", "root@nas"):
-            self.assertEqual(hints.hint("rm: cannot remove 'x': Operation not permitted", login, True), "")
+            self.assertEqual(hints.hint("rm: cannot remove 'x': Permission denied", login, True), "")
+            said = hints.hint("rm: cannot remove 'x': Operation not permitted", login, True)
+            self.assertIn("lsattr", said)
+            self.assertNotIn("as root", said)
+
+    def test_what_words_come_to(self) -> None:
+        """In the summary and in the hint alike."""
+        table = {
+            "ERROR: writing to x failed: No space left on device": ("disk full", "The disk is full"),
+            "ERROR: writing to x failed: Disk quota exceeded": ("disk full", "The quota is used up"),
+            "mkdir: cannot create directory 'x': Read-only file system": ("read-only", "Mount the filesystem writable"),
+            "ERROR: send ioctl failed with -5: Input/output error": ("", "btrfs device stats"),
+            "something else": ("", ""),
+        }
+        for words, (short, what_to_do) in table.items():
+            with self.subTest(words):
+                self.assertEqual(hints.brief(words), short)
+                self.assertIn(what_to_do, hints.hint(words, "", True))
 
     def test_rule_in_the_readme(self) -> None:
         readme = (Path(__file__).parents[2] / "README.rst").read_text(encoding="utf-8")
