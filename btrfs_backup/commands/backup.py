@@ -149,6 +149,8 @@ class _Run:
                     with each.failing_alone():
                         self._note_delivered(each)
             self._count_outstanding()
+            if self.state.read_only:
+                fail(self.report.source, self.state.read_only)
         for each in self.visits:
             self._prune_destination(each)
         self._prune_source()

@@ -83,10 +83,10 @@ class DiskTest(RealTest):
                 self.assert_same(destination / name, source / "snapshot" / name)
         self.assertEqual(self.outstanding(source), {})
 
-    def under_way(self, source: Path, *destinations: Path) -> "subprocess.Popen[str]":
+    def under_way(self, source: Path, *destinations: Path, rate: str = "1G") -> "subprocess.Popen[str]":
         """A run whose transfer has begun to arrive at the first of DESTINATIONS."""
         before = len(names(destinations[0]))
-        command = self.start(source, *destinations)
+        command = self.start("--rate-limit", rate, source, *destinations)
         wait_for(lambda: len(names(destinations[0])) > before)
         return command
 
@@ -219,11 +219,13 @@ class Dying(DiskTest):
 class TurnedReadOnly(DiskTest):
     def test_destination_in_mid_transfer(self) -> None:
         source, usb, nas = self.source(), self.disk("usb").path, self.disk("nas").path
+        # A disk on which a file is open for writing cannot be made read-only: let nothing but folders be sent.
+        (source.parent / "snapshots").mkdir()
+        (source / "snapshot").symlink_to(source.parent / "snapshots")
         self.backup("-q", source, usb, nas)
-        # Folders, since a disk on which a file is open for writing cannot be made read-only.
-        for number in range(8000):
+        for number in range(2000):
             (source / "folder" / f"{number}").mkdir()
-        command = self.under_way(source, usb, nas)
+        command = self.under_way(source, usb, nas, rate="400k")
         receive = wait_for(lambda: child_running(command.pid, "btrfs", "receive", str(usb)))
 
         def turned() -> bool:
@@ -257,6 +259,32 @@ class TurnedReadOnly(DiskTest):
             self.assertIn("Mount the filesystem writable", result.err)
             self.assertIn(f"{destination}: FAILED (read-only)", result.err)
         self.assertEqual(names(usb), [])
+
+    def test_source(self) -> None:
+        """Perhaps the kernel made it so because the disk fails: what is there is sent, though it cannot be recorded."""
+        source, usb, nas = self.source(), self.disk("usb").path, self.disk("nas").path
+        self.backup("-q", source, usb)
+        self.backup("-q", source)
+        record = (source / "snapshot" / OUTSTANDING).read_text()
+        sh("mount", "-o", "remount,ro", source.parent)
+        result = self.backup("-N", "1", source, usb, nas, status=10)
+        self.assertRegex(result.err, "cannot take the snapshot .*Read-only file system")
+        self.assertRegex(result.err, "cannot write '.*/snapshot/.outstanding_transfers': Read-only file system")
+        self.assertNotIn("full", result.err.replace("in full", ""))
+        self.assertIn(f"{source}: FAILED (read-only), took no snapshot", result.err)
+        self.assertIn(f"{usb}: sent 1 snapshot (1 incremental", result.err)
+        self.assertIn(f"{nas}: sent 2 snapshots", result.err)
+        taken = names(source / "snapshot")
+        self.assertEqual(len(taken), 2)
+        for destination in (usb, nas):
+            self.assert_complete(destination, source / "snapshot", taken)
+        # Nothing is left to send, but what has arrived is still not on record.
+        result = self.backup("-S", source, usb, nas, status=10)
+        self.assertRegex(result.err, "cannot write '.*/snapshot/.completed_transfers': Read-only file system")
+        self.assertIn(f"{usb}: sent nothing, 2 backups there", result.err)
+        self.assertEqual((source / "snapshot" / OUTSTANDING).read_text(), record)
+        sh("mount", "-o", "remount,rw", source.parent)
+        self.assert_healed(source, usb, nas)
 
 
 class Full(DiskTest):
