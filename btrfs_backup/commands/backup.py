@@ -386,15 +386,25 @@ class _Run:
         self._delete(each.place, each.tally, verdict)
 
     def _prune_source(self) -> None:
-        if self.state.incomplete:
+        protected = transfers.reasons(self.state.records)
+        if self.state.full:
+            self._protect_what_was_not_recorded(protected)
+        elif self.state.incomplete:
             if self.settings.keep_snapshots != retention.KEEP_ALL:
                 log.warning(
                     "%s: no snapshot is deleted: the records do not tell all that is needed", self.settings.source
                 )
             return
-        protected = transfers.reasons(self.state.records)
         verdict = retention.decide(self.settings.keep_snapshots, self.naming, self.snapshots, protected)
         self._delete(self.source.folder, self.report.source, verdict)
+
+    def _protect_what_was_not_recorded(self, protected: dict[str, list[str]]) -> None:
+        """On a full disk no record can be written before something is deleted; this run still knows what is needed."""
+        for each in self.visits:
+            target = each.target or plan.Target(each.identity)
+            common = self.naming.newest(target.common)
+            for name in target.owed.union([common] if common else ()):
+                protected.setdefault(name, []).append(f"needed by {each.identity}")
 
     def _delete(self, folder: Folder, tally: Tally, verdict: retention.Verdict) -> None:
         for kept in verdict.kept:

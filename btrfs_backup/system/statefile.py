@@ -24,6 +24,7 @@ class StateFiles:
     incomplete: something could not be written, so that they do not tell everything that is still needed.
     read_only: that is because their filesystem is. Perhaps the kernel made it so because the disk fails, and what is
     on it should be saved: nobody is kept from working on without records. Nothing can be deleted there either.
+    full: that is because their filesystem is.
     """
 
     def __init__(self, host: Host, folder: str) -> None:
@@ -31,6 +32,7 @@ class StateFiles:
         self._host = host
         self.incomplete = False
         self.read_only: Failure | None = None
+        self.full = False
         self._outstanding_path = join(folder, OUTSTANDING)
         self._completed_path = join(folder, COMPLETED)
         self.records = Records(
@@ -59,6 +61,7 @@ class StateFiles:
             if failure.brief == hints.READ_ONLY:
                 self.read_only = self.read_only or failure
                 return False
+            self.full = self.full or failure.brief == hints.DISK_FULL
             # It is told where it hits, and that is a destination.
             raise Failure(failure.message, failure.hint, failure.brief and f"source: {failure.brief}") from None
         return True

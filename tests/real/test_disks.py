@@ -347,6 +347,29 @@ class Full(DiskTest):
         result = self.backup("-N", "1", "-n", "1", source, usb, status=10)
         self.assertIn(f"{usb}: FAILED (disk full)", result.err)
 
+    def test_source_is_pruned_and_goes_on(self) -> None:
+        """Old snapshots fill it up, and not even a record can be written: they go, and the next run is a good one."""
+        disk, usb = self.disk("pool"), self.disk("usb", 400).path
+        source = self.subvolume(disk.path / "home")
+        for _ in range(2):
+            random_file(source / "large", 60)
+            self.backup("-q", source, usb)
+        (source / "large").write_text("small")
+        self.backup("-q", source, usb)
+        (source / "file").write_text("new")
+        # To be sure, all but the space of the snapshots is gone.
+        filler = disk.fill()
+        filler.rename(disk.path / "data")
+        result = self.backup("-N", "1", source, usb, status=10)
+        self.assertRegex(result.err, "No space left on device\n  The disk is full")
+        self.assertIn("source: disk full", result.err)
+        self.assertIn("deleted 2 snapshots", result.err)
+        delivered = names(usb)[2]
+        self.assertIn(delivered, names(source / "snapshot"))
+        result = self.backup("-N", "1", source, usb)
+        self.assertNotIn("in full", result.err)
+        self.assert_healed(source, usb)
+
 
 class NotPermitted(DiskTest):
     def test_immutable_folder(self) -> None:
