@@ -369,6 +369,8 @@ class _Run:
                     "Rename or delete it, then run again.",
                 )
             )
+            if why == inventory.CHANGED:
+                continue  # on record it would be taken for a transfer that was cut off before its last step
             with each.failing_alone():
                 outstanding = self.state.records.outstanding
                 self.state.save_outstanding(transfers.begin(outstanding, each.identity, name, None))

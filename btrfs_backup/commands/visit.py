@@ -69,8 +69,8 @@ class Visit:
             self.target = plan.unlisted_target(self.identity, delivered, snapshots, settings.naming)
             return
         self.standing = self._check(self.place, settings, records)
-        self.holdings = inventory.backups(self.place.look(settings.naming, self.standing), snapshots)
         recorded = transfers.owed(records.outstanding, settings.naming, self.identity)
+        self.holdings = inventory.backups(self.place.look(settings.naming, self.standing), snapshots, recorded)
         if unproven := plan.unproven(self.holdings, snapshots, recorded):
             self._prove(self.place, unproven)
         self.target = plan.target(self.identity, self.holdings, snapshots, settings.naming, settings.keep_backups)
@@ -166,7 +166,7 @@ class Visit:
             return
         try:
             left = self.place.show(snapshot)
-            if inventory.judge(left, snapshots[snapshot])[0] is inventory.State.PARTIAL:
+            if inventory.judge(left, snapshots[snapshot], begun=True)[0] is inventory.State.PARTIAL:
                 self.place.delete([snapshot])
         except Failure as failure:
             log.debug("%s: nothing to clear away: %s", self.identity, failure)

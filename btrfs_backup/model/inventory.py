@@ -1,10 +1,12 @@
 """What a place holds under our names, and what of it counts."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
 from btrfs_backup.model.snapshot import Subvolume
+
+CHANGED = "it was received and is writable: its content may have changed"
 
 
 class State(Enum):
@@ -54,9 +56,12 @@ def snapshots(inventory: Inventory) -> Holdings:
     return Holdings(usable, (), foreign | _no_subvolumes(inventory))
 
 
-def backups(inventory: Inventory, sources: Mapping[str, Subvolume]) -> Holdings:
-    """What counts at a destination whose source has the snapshots SOURCES (by name)."""
-    states = {name: judge(each, sources.get(name)) for name, each in inventory.subvolumes.items()}
+def backups(inventory: Inventory, sources: Mapping[str, Subvolume], begun: Collection[str] = ()) -> Holdings:
+    """What counts at a destination whose source has the snapshots SOURCES (by name).
+
+    begun: names of transfers to it that are not known to have ended.
+    """
+    states = {name: judge(each, sources.get(name), name in begun) for name, each in inventory.subvolumes.items()}
     return Holdings(
         {name: inventory.subvolumes[name] for name, (state, _) in states.items() if state is State.COMPLETE},
         tuple(name for name, (state, _) in states.items() if state is State.PARTIAL),
@@ -64,15 +69,18 @@ def backups(inventory: Inventory, sources: Mapping[str, Subvolume]) -> Holdings:
     )
 
 
-def judge(entry: Subvolume, source: Subvolume | None) -> tuple[State, str]:
+def judge(entry: Subvolume, source: Subvolume | None, begun: bool = False) -> tuple[State, str]:
     """What ENTRY at a destination is, and why; SOURCE is the source's snapshot of that name, if it has one.
 
-    `btrfs receive` sets the received UUID and then read-only, both at its very end: complete means both.
-    What somebody made writable of a backup is no transfer that was cut off: there may be work of theirs in it.
+    `btrfs receive` sets the received UUID and then read-only, both at its very end: complete means both. What has only
+    the first may be a transfer that has BEGUN, or a backup that older btrfs-progs made writable. What somebody made
+    writable is no transfer that was cut off: there may be work of theirs in it.
     """
     if not entry.readonly:
+        if begun and source and entry.received_uuid == source.stream_uuid:
+            return State.PARTIAL, "it is writable: a transfer was cut off before its last step"
         if entry.received_uuid or entry.received_at:
-            return State.FOREIGN, "it was received and is writable: its content may have changed"
+            return State.FOREIGN, CHANGED
         if source and entry.parent_received_uuid == source.stream_uuid:
             return State.FOREIGN, "it is a writable copy of the backup: its content may have changed"
         return State.PARTIAL, "it is writable and has no received UUID: a transfer was cut off"

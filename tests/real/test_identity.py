@@ -6,7 +6,8 @@ import os
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from tests.real.machine import RealTest, Result, is_readonly, names, sh, show, tree, wait_for
+from tests.real.liar import lying_btrfs, path_with
+from tests.real.machine import TOP, RealTest, Result, is_readonly, names, sh, show, tree, wait_for
 
 OUTSTANDING = ".outstanding_transfers"
 _SET_FLAGS = 0x4008941A  # BTRFS_IOC_SUBVOL_SETFLAGS
@@ -135,6 +136,35 @@ class Copies(Identity):
         set_writable(usb / new, True)
         self.check_changed(source, usb, old, new, "was received and is writable")
 
+    def test_cut_off_before_the_last_step_is_no_change(self) -> None:
+        """`btrfs receive` sets the received UUID, then read-only. On record is that it did not get to its end."""
+        source, usb = self.pair()
+        old, new = names(usb)
+        set_writable(usb / new, True)
+        record = {old: {"parent_locks": [str(usb)]}, new: {"locks": [str(usb)]}}
+        (source / "snapshot" / OUTSTANDING).write_text(json.dumps(record))
+        result = self.backup("-S", source, usb)
+        self.assertIn(f"deleting {new}, a transfer that was cut off", result.err)
+        self.assert_on_top_of(result, usb, new, old)
+        self.assert_complete(usb, source / "snapshot", [old, new])
+        self.assertEqual(self.outstanding(source), {})
+
+    def test_failed_at_the_last_step(self) -> None:
+        """It is deleted at once, like any other part."""
+        source, usb = self.pair()
+        newest = self.folder / "newest"
+        lies = lying_btrfs(
+            self.folder / "lies",
+            'receive*) "$real" "$@" || exit; n=$(ls -d "$last"/2* | tail -n 1)\n'
+            "python3 -c \"from tests.real.test_identity import *; set_writable(Path('$n'), True)\"\n"
+            f'echo "$n" >{newest}; exit 1 ;;',
+        )
+        self.backup(source, usb, status=10, env={**path_with(lies), "PYTHONPATH": str(TOP)})
+        self.assertTrue(newest.read_text().startswith(str(usb)))
+        self.assertEqual(len(names(usb)), 2)
+        self.backup(source, usb)
+        self.assert_complete(usb, source / "snapshot", names(source / "snapshot"))
+
     def check_changed(self, source: Path, usb: Path, old: str, new: str, why: str) -> None:
         """What was made of the backup NEW is neither deleted, nor a parent, nor counted; and that is said."""
         if not is_readonly(usb / new):
@@ -145,7 +175,9 @@ class Copies(Identity):
         newest = names(source / "snapshot")[-1]
         self.assert_on_top_of(result, usb, newest, old)
         self.assert_same(usb / newest, source / "snapshot" / newest)
-        self.assertEqual(self.outstanding(source), {new: {"locks": [str(usb)]}})
+        # On record it would be taken for a transfer that was cut off at its last step.
+        recorded = {} if "was received" in why else {new: {"locks": [str(usb)]}}
+        self.assertEqual(self.outstanding(source), recorded)
         # Retention does not concern it either.
         for _ in range(2):
             result = self.backup("-n", "1", source, usb)

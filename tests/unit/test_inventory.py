@@ -81,6 +81,22 @@ class JudgeTest(unittest.TestCase):
                 copy = Subvolume(NAME, "u", "p", readonly=False, parent_received_uuid=parent_received)
                 self.assertIs(inventory.judge(copy, source)[0], wanted)
 
+    def test_cut_off_at_the_last_step(self) -> None:
+        """Received and still writable: told from a change by whether its transfer is known to have begun only."""
+        table = (
+            (TAKEN, "taken", State.PARTIAL),
+            (RECEIVED, "first-hand", State.PARTIAL),
+            (TAKEN, "anything", State.FOREIGN),
+            (GONE, "taken", State.FOREIGN),
+        )
+        for source, received, wanted in table:
+            with self.subTest(source=source, received=received):
+                self.assertIs(inventory.judge(entry(received, False), source, begun=True)[0], wanted)
+                self.assertIs(inventory.judge(entry(received, False), source)[0], State.FOREIGN)
+                seen = Inventory(subvolumes={NAME: entry(received, False)})
+                held = inventory.backups(seen, {NAME: source} if source else {}, [NAME])
+                self.assertEqual(bool(held.partial), wanted is State.PARTIAL)
+
     def test_second_hop(self) -> None:
         """A copy of a copy is complete where the source's snapshot was itself received."""
         first = Subvolume(NAME, "a", parent_uuid="home")
