@@ -1,21 +1,42 @@
 """The entry: messages, signals, and the only place that exits."""
 
 import logging
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
 from types import FrameType
 from typing import NoReturn
 
 from btrfs_backup import cli
 from btrfs_backup.commands.backup import backup
+from btrfs_backup.commands.dry_run import dry_run
 from btrfs_backup.commands.restore import restore
+from btrfs_backup.commands.status import look_around
 from btrfs_backup.commands.verify import verify
+from btrfs_backup.document import document
 from btrfs_backup.errors import Failure, Interrupted
-from btrfs_backup.report import Report, Restoration, Tally, exit_status, restored, summary, verification_summary
+from btrfs_backup.report import (
+    Exit,
+    Report,
+    Restoration,
+    Survey,
+    Tally,
+    differences,
+    exit_status,
+    intentions,
+    restore_intentions,
+    restored,
+    summary,
+    verification_summary,
+)
 from btrfs_backup.settings import Settings
-from btrfs_backup.system import progress
+from btrfs_backup.system import output, progress
+from btrfs_backup.table import table
 
 log = logging.getLogger("btrfs_backup")
 
@@ -34,9 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return exit_status(None, failure)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     log.setLevel(settings.verbosity.upper())
-    if settings.restore:
-        return _restore(settings)
-    return _verify(settings) if settings.verify else _backup(settings)
+    return _carry_out(settings)
 
 
 def run() -> NoReturn:
@@ -44,34 +63,81 @@ def run() -> NoReturn:
     sys.exit(main())
 
 
-def _backup(settings: Settings) -> int:
-    report = Report(Tally(settings.source.identity))
-    ended_by = _run(lambda: backup(settings, report))
+def _carry_out(settings: Settings) -> int:
+    """Do what is asked for, and tell what came of it: to people, or in a document to programs."""
+    began = datetime.now().astimezone()
+    task = _task(settings)
+    ended_by = _run(task.work)
     if isinstance(ended_by, Interrupted):
-        log.error("ended by %s; what is recorded as outstanding is sent by the next run", _name(ended_by.signum))
-    if not isinstance(ended_by, Failure):
-        _tell(summary(report))
-    return exit_status(report, ended_by)
+        log.error("%s", task.interrupted(_name(ended_by.signum)))
+    if task.tell and not isinstance(ended_by, Failure):
+        _tell(task.tell())
+    status = exit_status(task.about, ended_by)
+    try:
+        if settings.json:
+            error = ended_by if isinstance(ended_by, Failure) else None
+            output.line(document(task.name, began, datetime.now().astimezone(), status, error, task.about))
+        elif not isinstance(ended_by, Failure):
+            for line in task.print() if task.print else ():
+                output.line(line)
+    except Failure as failure:
+        log.error("%s", failure)
+        return status or Exit.FAILED
+    return status
 
 
-def _restore(settings: Settings) -> int:
+@dataclass(frozen=True)
+class _Task:
+    """work: does it; about: what it writes down; tell: lines for the log, and whether each is about a failure;
+    print: lines for stdout; interrupted: what to say when the signal of that name has ended it."""
+
+    name: str
+    about: Report | Survey | Restoration
+    work: Callable[[], None]
+    tell: Callable[[], Iterable[tuple[bool, str]]] | None = None
+    print: Callable[[], Iterable[str]] | None = None
+    interrupted: Callable[[str], str] = "ended by {}".format
+
+
+def _task(settings: Settings) -> _Task:
+    source = Tally(settings.source.identity)
+    if settings.restore:
+        return _restoration(settings)
+    if settings.status:
+        survey = Survey(source)
+        width = shutil.get_terminal_size().columns
+        return _Task(
+            "status",
+            survey,
+            lambda: look_around(settings, survey),
+            print=lambda: table(survey, width, output.in_colour()),
+        )
+    report = Report(source)
+    if settings.verify:
+        return _Task(
+            "verify",
+            report,
+            lambda: verify(settings, report),
+            lambda: verification_summary(report),
+            lambda: differences(report),
+        )
+    if settings.dry_run:
+        return _Task("dry-run", report, lambda: dry_run(settings, report), print=lambda: intentions(report))
+    recorded = "ended by {}; what is recorded as outstanding is sent by the next run"
+    return _Task("run", report, lambda: backup(settings, report), lambda: summary(report), interrupted=recorded.format)
+
+
+def _restoration(settings: Settings) -> _Task:
     report = Restoration(settings.source.identity, settings.destinations[0].identity)
-    ended_by = _run(lambda: restore(settings, report))
-    if isinstance(ended_by, Interrupted):
+
+    def interrupted(name: str) -> str:
         result = "it is restored" if report.done else "it is not restored; the same command begins anew"
-        log.error("%s: ended by %s; %s", report.destination, _name(ended_by.signum), result)
-    _tell(restored(report))
-    return exit_status(report, ended_by)
+        return f"{report.destination}: ended by {name}; {result}"
 
-
-def _verify(settings: Settings) -> int:
-    report = Report(Tally(settings.source.identity))
-    ended_by = _run(lambda: verify(settings, report))
-    if isinstance(ended_by, Interrupted):
-        log.error("ended by %s", _name(ended_by.signum))
-    if not isinstance(ended_by, Failure):
-        _tell(verification_summary(report))
-    return exit_status(report, ended_by)
+    work = partial(restore, settings, report)
+    if settings.dry_run:
+        return _Task("dry-run", report, work, print=lambda: restore_intentions(report))
+    return _Task("restore", report, work, lambda: restored(report), interrupted=interrupted)
 
 
 def _run(command: Callable[[], None]) -> BaseException | None:

@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta
 from posixpath import basename
 from typing import NoReturn
 
@@ -63,6 +64,7 @@ def parser() -> argparse.ArgumentParser:
     _add_retention(parser)
     _add_snapshots(parser)
     _add_transfers(parser)
+    _add_looking(parser)
     _add_restore(parser)
     _add_verification(parser)
     _add_ssh(parser)
@@ -182,6 +184,29 @@ def _add_transfers(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="drop the records of failed transfers to the given destinations, and of what was delivered there: "
         "for a destination that is gone for good",
+    )
+
+
+def _add_looking(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("looking")
+    group.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="do nothing: print what would be taken, sent and deleted, and why the others stay",
+    )
+    group.add_argument(
+        "--status",
+        action="store_true",
+        help="do nothing: print what is where, of every snapshot and every DEST; without a DEST, of those on record",
+    )
+    group.add_argument(
+        "--max-age",
+        metavar="AGE",
+        type=_age,
+        help="with --status: exit with 10 when the newest complete backup of a DEST is older, e.g. 26h or 2d",
+    )
+    group.add_argument(
+        "--json", action="store_true", help="print one JSON document on stdout; the README describes its fields"
     )
 
 
@@ -323,6 +348,10 @@ def parse(argv: Sequence[str]) -> Settings:
         compressed_data=not arguments.no_compressed_data,
         compress=arguments.compress,
         rate_limit=arguments.rate_limit,
+        dry_run=arguments.dry_run,
+        status=arguments.status,
+        max_age=arguments.max_age,
+        json=arguments.json,
         restore=arguments.restore,
         verify=arguments.verify,
     )
@@ -340,6 +369,7 @@ def _check(settings: Settings) -> None:
             if settings.restore
             else "A subvolume is meant: its path, or ssh://[USER@]HOST[:PORT]/PATH.",
         )
+    _check_task(settings)
     if settings.restore:
         _check_restore(settings)
         return
@@ -357,6 +387,18 @@ def _check(settings: Settings) -> None:
                 f"the destination '{destination}' is the source itself",
                 "Backups belong in a folder of their own, best on another disk.",
             )
+
+
+def _check_task(settings: Settings) -> None:
+    """Each of these does something of its own."""
+    tasks = {"--status": settings.status, "--verify": bool(settings.verify), "--restore": settings.restore}
+    given = [f"'{option}'" for option, wanted in tasks.items() if wanted]
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(given)} cannot be used together", "Run one after the other.")
+    if settings.dry_run and (settings.status or settings.verify):
+        raise UsageError(f"{given[0]} changes nothing anyway", "Leave out '--dry-run'.")
+    if settings.max_age is not None and not settings.status:
+        raise UsageError("'--max-age' belongs to '--status'", "Add '--status', or leave it out.")
 
 
 def _check_restore(settings: Settings) -> None:
@@ -436,6 +478,14 @@ def _rate(text: str) -> int:
     if not match or not int(match[1]):
         raise argparse.ArgumentTypeError(f"'{text}' is not a number of bytes a second (examples: 500k, 20M, 1G)")
     return int(match[1]) * {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}[match[2].lower()]
+
+
+def _age(text: str) -> timedelta:
+    match = re.fullmatch(r"([0-9]{1,6})([mhdw])", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"'{text}' is not an age (examples: 90m, 26h, 2d, 1w)")
+    unit = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}[match[2]]
+    return timedelta(**{unit: int(match[1])})
 
 
 def _seconds(text: str) -> float:

@@ -7,6 +7,7 @@ from enum import IntEnum
 
 from btrfs_backup.errors import Failure, Interrupted, LockHeld, UsageError
 from btrfs_backup.model.manifest import Comparison
+from btrfs_backup.model.status import Place, Row
 
 _LAG = 4_000_000  # bytes that a destination may be behind another one before it is worth telling
 
@@ -22,19 +23,23 @@ class Exit(IntEnum):
 
 @dataclass(frozen=True)
 class Sent:
-    """A transfer that ended well. parent: None when it was sent in full."""
+    """A transfer that ended well, or would take place. parent: None when it was sent in full.
+
+    bytes, seconds: None where they are not known before.
+    """
 
     snapshot: str
     parent: str | None
-    bytes: int
-    seconds: float
+    bytes: int | None
+    seconds: float | None
 
 
 @dataclass
 class Tally:
     """What happened at one place: the source, or a destination. Grows during the run.
 
-    kept: names of snapshots or backups there at the end; None when it is not known.
+    kept: names of snapshots or backups there at the end, each with the reasons; None when it is not known.
+    cleared: names of cut-off transfers that would be deleted. free: bytes that are free there, where that was asked.
     absent: it was not there, and that is no failure.
     verified: what came of the comparison of its backups.
     """
@@ -42,7 +47,9 @@ class Tally:
     place: str
     sent: list[Sent] = field(default_factory=list)
     deleted: list[str] = field(default_factory=list)
-    kept: list[str] | None = None
+    kept: dict[str, list[str]] | None = None
+    cleared: list[str] = field(default_factory=list)
+    free: int | None = None
     outstanding: list[str] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     absent: bool = False
@@ -67,11 +74,28 @@ class Report:
 
 
 @dataclass
+class Survey:
+    """What is where: a row for each snapshot, its columns the source and the PLACES."""
+
+    source: Tally
+    destinations: list[Tally] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    places: list[Place] = field(default_factory=list)
+
+    @property
+    def failed(self) -> bool:
+        return any(place.too_old for place in self.places) or any(
+            tally.failed for tally in (self.source, *self.destinations)
+        )
+
+
+@dataclass
 class Restoration:
     """What became of a restore. source: the folder of the backup; destination: the subvolume to create.
 
     taken: when the snapshot was taken; copy: path of the read-only copy; sent: None when nothing had to travel;
     go_on: the command that makes the next backup; done: the destination is there, and whole.
+    intended: how it would get there, in a dry run; free: bytes that are free there, where that was asked.
     """
 
     source: str
@@ -82,6 +106,8 @@ class Restoration:
     sent: Sent | None = None
     go_on: str = ""
     done: bool = False
+    intended: str = ""
+    free: int | None = None
     failures: list[Failure] = field(default_factory=list)
 
     @property
@@ -89,7 +115,7 @@ class Restoration:
         return bool(self.failures)
 
 
-def exit_status(report: Report | Restoration | None, ended_by: BaseException | None) -> int:
+def exit_status(report: Report | Survey | Restoration | None, ended_by: BaseException | None) -> int:
     """The status for a run that came to REPORT or was ended by an error before it had done its work."""
     if isinstance(ended_by, Interrupted):
         return Exit.SIGNAL + ended_by.signum
@@ -111,12 +137,65 @@ def summary(report: Report) -> list[tuple[bool, str]]:
     return lines
 
 
+def intentions(report: Report) -> list[str]:
+    """What a dry run found that a run would do, line by line."""
+    lines = [f"{report.source.place}: would take snapshot {report.snapshot}"] if report.snapshot else []
+    for tally in report.destinations:
+        lines += [f"{tally.place}: {what}" for what in _intended(tally)]
+    return lines + [f"{report.source.place}: {what}" for what in _pruning(report.source)]
+
+
+def _intended(tally: Tally) -> Iterator[str]:
+    if tally.absent:
+        yield f"absent, {len(tally.outstanding)} outstanding ({_span(tally.outstanding)})"
+        return
+    for name in tally.cleared:
+        yield f"would delete {name}, a transfer that was cut off"
+    for sent in tally.sent:
+        how = f"on top of {sent.parent}" if sent.parent else "in full"
+        yield f"would send {sent.snapshot} {how}: {_volume([sent])}"
+    if tally.sent:
+        yield f"would send {plural(len(tally.sent), 'snapshot')}: {_volume(tally.sent)}{_room(tally.free)}"
+    elif not tally.failures:
+        yield "would send nothing"
+    yield from _pruning(tally)
+
+
+def _volume(sent: Sequence[Sent]) -> str:
+    known = sum(each.bytes or 0 for each in sent)
+    more = any(each.bytes is None for each in sent)
+    if not known:
+        return "size not known before"
+    return f"about {size(known)}{' and more' if more else ''}"
+
+
+def _room(free: int | None) -> str:
+    return f", {size(free)} free there" if free is not None else ""
+
+
+def _pruning(tally: Tally) -> Iterator[str]:
+    kept = tally.kept or {}
+    yield from (f"would delete {name}" for name in tally.deleted)
+    if kept and not tally.deleted:
+        yield f"would keep all of {len(kept)}"
+        return
+    yield from (f"would keep {name}: {', '.join(because)}" for name, because in kept.items())
+
+
+def restore_intentions(report: Restoration) -> list[str]:
+    """What a dry run found that a restore would do."""
+    lines = [f"{report.destination}: would restore {report.backup} from {report.source}, {report.intended}"]
+    if report.sent:
+        lines.append(f"{report.destination}: would send {_volume([report.sent])}{_room(report.free)}")
+    return [*lines, f"{report.destination}: its read-only copy would be {report.copy}"]
+
+
 def restored(report: Restoration) -> list[tuple[bool, str]]:
     """What was restored, and how to go on; nothing when it was not."""
     if not report.done:
         return []
     taken = f", taken {report.taken:%Y-%m-%d %H:%M:%S}," if report.taken else ""
-    moved = pace(report.sent.bytes, report.sent.seconds) if report.sent else "nothing had to be sent"
+    moved = pace(report.sent.bytes or 0, report.sent.seconds or 0) if report.sent else "nothing had to be sent"
     return [
         (report.failed, f"{report.destination}: restored {report.backup}{taken} from {report.source} ({moved})"),
         (False, f"the next backup of it: {report.go_on}"),
@@ -158,10 +237,12 @@ def findings(comparisons: Sequence[Comparison]) -> str:
     return f"{files} with {data}, {plural(count, 'difference') if count else 'no difference'}"
 
 
-def difference_lines(place: str, comparison: Comparison) -> Iterator[str]:
-    """A line for each difference; what cannot be printed is written as Python does, a backslash twice."""
-    for each in comparison.differences:
-        yield _printable(f"{place} {comparison.snapshot}: {each.path or '.'}: {each.what}")
+def differences(report: Report) -> Iterator[str]:
+    """A line for each that was found; what cannot be printed is written as Python does, a backslash twice."""
+    for tally in report.destinations:
+        for comparison in tally.verified:
+            for each in comparison.differences:
+                yield _printable(f"{tally.place} {comparison.snapshot}: {each.path or '.'}: {each.what}")
 
 
 def _printable(text: str) -> str:
@@ -186,7 +267,7 @@ def _sending(tally: Tally) -> str:
         return "sent nothing"
     incremental = sum(1 for sent in tally.sent if sent.parent)
     how = f"{incremental} incremental, " if incremental else ""
-    return f"sent {plural(len(tally.sent), 'snapshot')} ({how}{size(sum(sent.bytes for sent in tally.sent))})"
+    return f"sent {plural(len(tally.sent), 'snapshot')} ({how}{size(sum(sent.bytes or 0 for sent in tally.sent))})"
 
 
 def progress_line(name: str, moved: int, rate: float, total: int | None, delivered: Mapping[str, int]) -> str:

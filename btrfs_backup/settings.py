@@ -1,6 +1,7 @@
 """What one invocation was asked to do."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 from posixpath import join
 
 from btrfs_backup.model.location import Location, normalise
@@ -35,6 +36,10 @@ class Settings:
     compressed_data: bool
     compress: str  # a method of system.compression, or "no"
     rate_limit: int  # bytes a second for each stream; 0: none
+    dry_run: bool
+    status: bool  # instead of a backup
+    max_age: timedelta | None  # of the newest complete backup at each destination
+    json: bool
     restore: bool  # instead of a backup: the one DEST is to be made of the backup SOURCE
     verify: str  # instead of a backup: which backups to compare with their snapshots, "newest" or "all"; or ""
 

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 
 from btrfs_backup.commands.streaming import Streaming
-from btrfs_backup.commands.visit import Visit, fail, visit
+from btrfs_backup.commands.visit import Visit, fail, occupied, visit
 from btrfs_backup.errors import Absent, Failure, MissingProgram, StateFileBroken, UsageError
 from btrfs_backup.model import inventory, location, plan, retention, transfers
 from btrfs_backup.model.location import Location
 from btrfs_backup.model.plan import Batch, Lineage
+from btrfs_backup.model.transfers import Records
 from btrfs_backup.report import Report, Sent, Tally, pace, plural
 from btrfs_backup.settings import Settings
 from btrfs_backup.system import files, stream
@@ -36,12 +37,11 @@ def backup(settings: Settings, report: Report, clock: Clock = datetime.now) -> N
     """
     report.destinations = [Tally(each.identity) for each in settings.destinations]
     with Hosts(Access(settings.ssh_options, settings.ssh_sudo)) as hosts:
-        host = hosts.at(settings.source)
-        source = Source(host, settings.source.path, Folder(host, settings.folder_path))
-        if settings.fs_checks:
-            source.check(settings.naming)
-        standing = _provide_folder(source, settings)
-        with files.lock(host, source.folder.path, settings.lock_wait):
+        source, standing = open_source(settings, hosts)
+        if not standing.exists:
+            source.folder.create()
+            standing = examine(source.host, source.folder.path)
+        with files.lock(source.host, source.folder.path, settings.lock_wait):
             state = _load(source, report)
             if settings.take_snapshot:
                 _take_snapshot(settings, source, report, state, clock())
@@ -49,8 +49,12 @@ def backup(settings: Settings, report: Report, clock: Clock = datetime.now) -> N
                 _Run(settings, source, standing, report, state, hosts).serve()
 
 
-def _provide_folder(source: Source, settings: Settings) -> Standing:
-    """Where the snapshot folder stands, which is made when it does not exist. Raises Failure."""
+def open_source(settings: Settings, hosts: Hosts) -> tuple[Source, Standing]:
+    """The source, checked, and where its snapshot folder stands, which may have to be made. Raises Failure."""
+    host = hosts.at(settings.source)
+    source = Source(host, settings.source.path, Folder(host, settings.folder_path))
+    if settings.fs_checks:
+        source.check(settings.naming)
     folder = source.folder
     standing = examine(folder.host, folder.path)
     if standing.exists and not standing.is_directory:
@@ -59,12 +63,9 @@ def _provide_folder(source: Source, settings: Settings) -> Standing:
         raise Failure(
             f"the snapshot folder '{folder.path}' does not exist", "Take a snapshot first, or correct the option '-f'."
         )
-    if standing.exists:
-        return standing
-    if settings.fs_checks:
+    if not standing.exists and settings.fs_checks:
         source.refuse_backups(settings.naming)
-    folder.create()
-    return examine(folder.host, folder.path)
+    return source, standing
 
 
 def _load(source: Source, report: Report) -> StateFiles | None:
@@ -103,6 +104,38 @@ def _name_nested(source: Source) -> None:
     if nested:
         some = ", ".join(nested[:3]) + (f" and {len(nested) - 3} more" if len(nested) > 3 else "")
         log.warning("%s: nested subvolumes are in no snapshot, and need backups of their own: %s", source.path, some)
+
+
+def enlist(settings: Settings, hosts: Hosts, records: Records, report: Report) -> list[Visit]:
+    """The destinations that were typed, then those that the records name, if they are wanted."""
+    wanted = dict.fromkeys(settings.destinations)
+    if settings.locked_dests:
+        wanted |= dict.fromkeys(_locked_destinations(settings, records, report))
+    tallies = {tally.place: tally for tally in report.destinations}
+    visits = [visit(each, hosts, tallies.get(each.identity, Tally(each.identity))) for each in wanted]
+    report.destinations = [each.tally for each in visits]
+    return visits
+
+
+def forgotten(settings: Settings, visits: Sequence[Visit], records: Records) -> Records:
+    """The records without what they hold of the destinations of VISITS."""
+    identities = [each.identity for each in visits]
+    return Records(
+        transfers.drop(records.outstanding, settings.naming, identities),
+        transfers.forget(records.completed, settings.naming, identities),
+    )
+
+
+def _locked_destinations(settings: Settings, records: Records, report: Report) -> Iterator[Location]:
+    for recorded in transfers.locked_destinations(records.outstanding, settings.naming):
+        try:
+            yield location.parse(recorded, "/")
+        except UsageError as error:
+            failure = Failure(
+                f"the records name a destination that is none: {error.message}",
+                f"Correct it with an editor: {settings.folder_path}/{OUTSTANDING}",
+            )
+            fail(report.source, failure)
 
 
 class _Run:
@@ -165,29 +198,11 @@ class _Run:
         return held.complete
 
     def _enlist_destinations(self) -> None:
-        """The destinations that were typed, then those that the records name."""
-        wanted = dict.fromkeys(self.settings.destinations)
-        if self.settings.locked_dests:
-            wanted |= dict.fromkeys(self._locked_destinations())
-        tallies = {tally.place: tally for tally in self.report.destinations}
-        self.visits = [visit(each, self.hosts, tallies.get(each.identity, Tally(each.identity))) for each in wanted]
-        self.report.destinations = [each.tally for each in self.visits]
+        self.visits = enlist(self.settings, self.hosts, self.state.records, self.report)
         if self.settings.remove_locks:
-            identities = [each.identity for each in wanted]
-            records = self.state.records
-            self.state.save_outstanding(transfers.drop(records.outstanding, self.naming, identities))
-            self.state.save_completed(transfers.forget(records.completed, self.naming, identities))
-
-    def _locked_destinations(self) -> Iterator[Location]:
-        for recorded in transfers.locked_destinations(self.state.records.outstanding, self.naming):
-            try:
-                yield location.parse(recorded, "/")
-            except UsageError as error:
-                failure = Failure(
-                    f"the records name a destination that is none: {error.message}",
-                    f"Correct it with an editor: {self.source.folder.at(OUTSTANDING)}",
-                )
-                fail(self.report.source, failure)
+            records = forgotten(self.settings, self.visits, self.state.records)
+            self.state.save_outstanding(records.outstanding)
+            self.state.save_completed(records.completed)
 
     def _survey(self, each: Visit) -> None:
         """Look at a destination and reconcile the records with what is there."""
@@ -363,12 +378,7 @@ class _Run:
 
     def _tell_occupied(self, each: Visit) -> None:
         for name, why in (each.target.occupied if each.target else {}).items():
-            each.fail(
-                Failure(
-                    f"cannot send {name}: '{each.identity}/{name}' is in the way: {why}",
-                    "Rename or delete it, then run again.",
-                )
-            )
+            each.fail(occupied(each.identity, name, why))
             if why == inventory.CHANGED:
                 continue  # on record it would be taken for a transfer that was cut off before its last step
             with each.failing_alone():
@@ -381,11 +391,7 @@ class _Run:
         """A destination is pruned although a transfer failed: that frees space."""
         if not each.target or not isinstance(each.place, Folder):
             return
-        held = each.target.common.union(each.holdings.complete)
-        common = self.naming.newest(each.target.common)
-        protected = {common: ["newest that the source has, too"]} if common else {}
-        verdict = retention.decide(self.settings.keep_backups, self.naming, held, protected)
-        self._delete(each.place, each.tally, verdict)
+        self._delete(each.place, each.tally, each.verdict(self.settings))
 
     def _prune_source(self) -> None:
         protected = transfers.reasons(self.state.records)
@@ -413,7 +419,7 @@ class _Run:
             log.debug("%s: keeping %s: %s", tally.place, kept.name, ", ".join(kept.because))
         failures = folder.delete(verdict.dropped, self.settings.convert_rw)
         tally.deleted = [name for name in verdict.dropped if name not in failures]
-        tally.kept = sorted({kept.name for kept in verdict.kept}.union(failures))
+        tally.kept = {kept.name: list(kept.because) for kept in verdict.kept} | {name: [] for name in failures}
         if tally.deleted:
             log.info("%s: deleted %s", tally.place, ", ".join(tally.deleted))
             self._sync(folder, tally)

@@ -18,7 +18,7 @@ from btrfs_backup.model.restore import Plan, Site
 from btrfs_backup.model.snapshot import Naming, Subvolume
 from btrfs_backup.report import Restoration, Sent, pace
 from btrfs_backup.settings import Settings
-from btrfs_backup.system import btrfs, files, statefile
+from btrfs_backup.system import btrfs, files, statefile, stream
 from btrfs_backup.system.endpoint import Folder, Standing, examine
 from btrfs_backup.system.host import Host, Hosts
 from btrfs_backup.system.ssh import Access
@@ -38,6 +38,9 @@ def restore(settings: Settings, report: Restoration) -> None:
         place = find_place(settings, hosts.at(location), location)
         place.clear_leftovers()
         plan = survey(settings, backup, place)
+        if settings.dry_run:
+            _tell_plan(backup, place, plan, report)
+            return
         _Restore(settings, backup, place, plan, report).carry_out()
 
 
@@ -260,6 +263,16 @@ def _visible(backup: Backup, place: Place) -> bool:
     if backup.folder.host != place.host or not _same_filesystem(place.host, backup.standing, place.standing):
         return False
     return place.standing.mount.shows(backup.standing.mount.inside(backup.path))
+
+
+def _tell_plan(backup: Backup, place: Place, plan: Plan, report: Restoration) -> None:
+    report.source, report.backup, report.copy = backup.folder.path, plan.name, plan.copy
+    report.taken = backup.naming.time(plan.name)
+    report.intended = plan.how
+    report.free = place.folder.free(place.standing)
+    if not plan.there:
+        size = stream.measure(backup.folder.estimate(plan.name, plan.parent))
+        report.sent = Sent(plan.name, plan.parent, size, None)
 
 
 # --- doing it --------------------------------------------------------------------------------------------------------

@@ -10,9 +10,9 @@ from btrfs_backup.errors import Failure
 from btrfs_backup.model import inventory, manifest
 from btrfs_backup.model.location import Scheme
 from btrfs_backup.model.snapshot import Naming, Subvolume
-from btrfs_backup.report import Report, Tally, difference_lines, findings, progress_line
+from btrfs_backup.report import Report, Tally, findings, progress_line
 from btrfs_backup.settings import Settings
-from btrfs_backup.system import output, progress, trees
+from btrfs_backup.system import progress, trees
 from btrfs_backup.system.endpoint import Folder, Source
 from btrfs_backup.system.host import Host, Hosts
 from btrfs_backup.system.ssh import Access
@@ -205,7 +205,5 @@ def _report(name: str, ours: _Side, theirs: _Side, read: Mapping[_Side, Tree]) -
     if comparison.differences and not _is_there(theirs, name):
         return True
     theirs.tally.verified.append(comparison)
-    for line in difference_lines(theirs.tally.place, comparison):
-        output.line(line)
     log.info("%s: compared %s: %s", theirs.tally.place, name, findings([comparison]))
     return True

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from btrfs_backup.errors import Absent, Failure
-from btrfs_backup.model import inventory, plan, transfers
+from btrfs_backup.model import inventory, plan, retention, transfers
 from btrfs_backup.model.inventory import Holdings
 from btrfs_backup.model.location import Location, Scheme
 from btrfs_backup.model.plan import Batch, Snapshots, Target
@@ -62,8 +62,8 @@ class Visit:
         except Failure as failure:
             self.fail(failure)
 
-    def survey(self, settings: Settings, snapshots: Snapshots, records: Records) -> None:
-        """Find out what it holds and lacks; clear up what it does not need. Raises Failure."""
+    def look(self, settings: Settings, snapshots: Snapshots, records: Records) -> None:
+        """Find out what it holds and lacks; changes nothing. Raises Failure."""
         if isinstance(self.place, Shell):
             delivered = transfers.last_delivered(records.completed, self.identity)
             self.target = plan.unlisted_target(self.identity, delivered, snapshots, settings.naming)
@@ -71,12 +71,33 @@ class Visit:
         self.standing = self._check(self.place, settings, records)
         recorded = transfers.owed(records.outstanding, settings.naming, self.identity)
         self.holdings = inventory.backups(self.place.look(settings.naming, self.standing), snapshots, recorded)
-        if unproven := plan.unproven(self.holdings, snapshots, recorded):
-            self._prove(self.place, unproven)
         self.target = plan.target(self.identity, self.holdings, snapshots, settings.naming, settings.keep_backups)
         self._tell_what_is_left_alone(self.place, self.target, snapshots)
-        for name in plan.leftovers(self.target, self.holdings, snapshots):
+
+    def survey(self, settings: Settings, snapshots: Snapshots, records: Records) -> None:
+        """Look, and clear up what it does not need. Raises Failure."""
+        self.look(settings, snapshots, records)
+        if isinstance(self.place, Shell):
+            return
+        recorded = transfers.owed(records.outstanding, settings.naming, self.identity)
+        if unproven := plan.unproven(self.holdings, snapshots, recorded):
+            self._prove(self.place, unproven)
+            self.target = plan.target(self.identity, self.holdings, snapshots, settings.naming, settings.keep_backups)
+        for name in self.leftovers(snapshots):
             self._delete_partial(self.place, name)
+
+    def leftovers(self, snapshots: Snapshots) -> list[str]:
+        """What cut-off transfers left there of snapshots that are not to be sent again."""
+        return plan.leftovers(self.target, self.holdings, snapshots) if self.target else []
+
+    def verdict(self, settings: Settings) -> retention.Verdict:
+        """Which backups retention keeps there, and why; empty when it cannot be looked into."""
+        if not self.target or isinstance(self.place, Shell):
+            return retention.Verdict((), ())
+        held = self.target.common.union(self.holdings.complete)
+        common = settings.naming.newest(self.target.common)
+        protected = {common: ["newest that the source has, too"]} if common else {}
+        return retention.decide(settings.keep_backups, settings.naming, held, protected)
 
     def _prove(self, place: Folder, names: Sequence[str]) -> None:
         """Have on disk what a run that was cut off may have left in memory, or let it be sent again. Raises Failure."""
@@ -232,6 +253,11 @@ def fail(tally: Tally, failure: Failure) -> None:
         return
     tally.failures.append(failure)
     log.error("%s: %s", tally.place, failure)
+
+
+def occupied(place: str, name: str, why: str) -> Failure:
+    """A snapshot cannot be sent since something else has its name."""
+    return Failure(f"cannot send {name}: '{place}/{name}' is in the way: {why}", "Rename or delete it, then run again.")
 
 
 def visit(location: Location, hosts: Hosts, tally: Tally) -> Visit:

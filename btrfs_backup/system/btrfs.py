@@ -75,6 +75,17 @@ def filesystem_show(mount_point: str) -> Argv:
     return ("btrfs", "filesystem", "show", mount_point)
 
 
+def usage(path: str) -> Argv:
+    """How the filesystem of PATH is used, in bytes; needs no rights."""
+    return ("btrfs", "filesystem", "usage", "-b", path)
+
+
+def parse_usage(text: str) -> int | None:
+    """Bytes that are free for data in what usage prints, None when it does not tell."""
+    match = re.search(r"^\s*Free \(estimated\):\s*(\d+)", text, re.MULTILINE | re.ASCII)
+    return int(match[1]) if match else None
+
+
 VERSION: Argv = ("btrfs", "--version")
 # Highest protocol that `btrfs send` of the running kernel can write (Linux >= 5.10).
 STREAM_VERSION = "/sys/fs/btrfs/features/send_stream_version"

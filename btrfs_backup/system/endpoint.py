@@ -100,6 +100,11 @@ class Folder:
     def at(self, name: str) -> str:
         return join(self.path, name)
 
+    def free(self, standing: Standing) -> int | None:
+        """Bytes that are free on its filesystem, None when that cannot be told. Raises Failure."""
+        ended = self.host.ended(btrfs.usage(standing.path))
+        return None if ended.status else btrfs.parse_usage(os.fsdecode(ended.stdout))
+
     def create(self) -> None:
         """Make it, with its parents. Raises Failure."""
         self.host.run(("mkdir", "-p", "--", self.path), f"cannot create the folder '{self.path}'")

@@ -134,6 +134,15 @@ class _Flow:
         self._watch(Moving(self.inlet.drained, delivered, time.monotonic() - self.started, self._measure.size))
 
 
+def measure(estimate: Command) -> int | None:
+    """Bytes of the stream that ESTIMATE writes without its data; None when that cannot be told. Raises Failure."""
+    size = Measure()
+    with open(os.devnull, "rb") as nothing, Children() as children:
+        child = children.start(estimate, nothing.fileno(), capture=size.feed)
+        children.wait([child])
+        return None if child.ended.status else size.size
+
+
 def cause(send: Sequence[Ended], receive: Sequence[Ended], left_early: bool) -> Ended | None:
     """Which command made a transfer fail, or None when all ended well.
 

@@ -11,7 +11,7 @@ from btrfs_backup.report import (
     Restoration,
     Sent,
     Tally,
-    difference_lines,
+    differences,
     exit_status,
     pace,
     plural,

@@ -1,0 +1,126 @@
+"""What happened as one JSON document, for programs. Its fields are described in the README. Pure."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from btrfs_backup import __version__
+from btrfs_backup.errors import Failure
+from btrfs_backup.model.status import Place
+from btrfs_backup.report import Report, Restoration, Sent, Survey, Tally
+
+Value = Mapping[str, Any]
+
+
+def document(
+    command: str,
+    began: datetime,
+    ended: datetime,
+    exit_status: int,
+    error: Failure | None,
+    about: Report | Survey | Restoration,
+) -> str:
+    """The document for a COMMAND (run, dry-run, status, verify, restore). began, ended: with their time zone."""
+    fields: dict[str, Any] = {
+        "program": "btrfs-backup",
+        "version": __version__,
+        "command": command,
+        "began": began.isoformat(timespec="seconds"),
+        "seconds": round((ended - began).total_seconds(), 3),
+        "exit_status": exit_status,
+        "error": _failure(error) if error else None,
+    }
+    describe = {Report: _report, Survey: _survey, Restoration: _restoration}[type(about)]
+    fields |= describe(about)  # type: ignore[operator]
+    return json.dumps(fields, indent=2)
+
+
+def _report(report: Report) -> Value:
+    return {
+        "snapshot": report.snapshot,
+        "source": _tally(report.source),
+        "destinations": [_tally(tally) for tally in report.destinations],
+    }
+
+
+def _tally(tally: Tally) -> Value:
+    return {
+        "location": tally.place,
+        "state": "absent" if tally.absent else "failed" if tally.failed else "ok",
+        "sent": [_sent(sent) for sent in tally.sent],
+        "cleared": tally.cleared,
+        "deleted": tally.deleted,
+        "kept": None
+        if tally.kept is None
+        else [{"name": name, "because": because} for name, because in sorted(tally.kept.items())],
+        "outstanding": tally.outstanding,
+        "free_bytes": tally.free,
+        "verified": [
+            {
+                "snapshot": each.snapshot,
+                "files": each.files,
+                "bytes": each.bytes,
+                "differences": [{"path": one.path, "what": one.what} for one in each.differences],
+            }
+            for each in tally.verified
+        ],
+        "failures": [_failure(failure) for failure in tally.failures],
+    }
+
+
+def _sent(sent: Sent) -> Value:
+    return {"snapshot": sent.snapshot, "parent": sent.parent, "bytes": sent.bytes, "seconds": _rounded(sent.seconds)}
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)
+
+
+def _failure(failure: Failure) -> Value:
+    return {"message": failure.message, "hint": failure.hint}
+
+
+def _survey(survey: Survey) -> Value:
+    failures = {tally.place: tally.failures for tally in survey.destinations}
+    return {
+        "source": {"location": survey.source.place},
+        "snapshots": [
+            {
+                "name": row.snapshot,
+                "source": row.states[0],
+                "destinations": {
+                    place.location: state for place, state in zip(survey.places, row.states[1:], strict=True)
+                },
+                "because": list(row.because),
+            }
+            for row in survey.rows
+        ],
+        "destinations": [_place(place, failures.get(place.location, [])) for place in survey.places],
+    }
+
+
+def _place(place: Place, failures: Sequence[Failure]) -> Value:
+    return {
+        "location": place.location,
+        "reachable": place.reachable,
+        "newest": place.newest,
+        "age_seconds": None if place.age is None else int(place.age.total_seconds()),
+        "too_old": place.too_old,
+        "owed": list(place.owed),
+        "failures": [_failure(failure) for failure in failures],
+    }
+
+
+def _restoration(report: Restoration) -> Value:
+    return {
+        "source": report.source,
+        "destination": report.destination,
+        "backup": report.backup or None,
+        "taken": report.taken.isoformat() if report.taken else None,
+        "copy": report.copy or None,
+        "sent": _sent(report.sent) if report.sent else None,
+        "next_backup": report.go_on or None,
+        "done": report.done,
+        "failures": [_failure(failure) for failure in report.failures],
+    }
