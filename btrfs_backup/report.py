@@ -39,21 +39,21 @@ class Tally:
     """What happened at one place: the source, or a destination. Grows during the run.
 
     kept: names of snapshots or backups there at the end, each with the reasons; None when it is not known.
-    cleared: names of cut-off transfers that would be deleted. free: bytes that are free there, where that was asked.
     absent: it was not there, and that is no failure.
     verified: what came of the comparison of its backups.
+    cleared: names of cut-off transfers that would be deleted. free: bytes that are free there, where that was asked.
     """
 
     place: str
     sent: list[Sent] = field(default_factory=list)
     deleted: list[str] = field(default_factory=list)
     kept: dict[str, list[str]] | None = None
-    cleared: list[str] = field(default_factory=list)
-    free: int | None = None
     outstanding: list[str] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     absent: bool = False
     verified: list[Comparison] = field(default_factory=list)
+    cleared: list[str] = field(default_factory=list)
+    free: int | None = None
 
     @property
     def failed(self) -> bool:

@@ -38,6 +38,10 @@ DEFAULTS: dict[str, Any] = {
     "compress": "no",
     "rate_limit": 0,
     "verify": "",
+    "dry_run": False,
+    "status": False,
+    "max_age": None,
+    "json": False,
     "restore": False,
 }
 
@@ -551,7 +555,7 @@ class WordsTest(CommandLineTest):
         ),
         ("--restore", "-S", "-N1", "/b", "/src"): (
             "'-N', '-S' cannot be used with '--restore'",
-            "It takes, deletes and records nothing.",
+            "Leave it out: nothing is taken or pruned.",
         ),
         ("--restore", "/b", "shell://cat"): (
             "DEST cannot be a shell command with '--restore'",

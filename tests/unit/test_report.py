@@ -13,9 +13,11 @@ from btrfs_backup.report import (
     Tally,
     differences,
     exit_status,
+    intentions,
     pace,
     plural,
     progress_line,
+    restore_intentions,
     restored,
     size,
     summary,
@@ -132,8 +134,58 @@ class VerificationTest(unittest.TestCase):
         }
         for (path, what), wanted in table.items():
             with self.subTest(path=path):
-                lines = difference_lines("/b\n", Comparison(A, 0, 0, (Difference(path, what),)))
+                verified = [Comparison(A, 0, 0, (Difference(path, what),))]
+                lines = differences(Report(Tally("/home"), None, [Tally("/b\n", verified=verified)]))
                 self.assertEqual(list(lines), [f"/b\\n {A}: {wanted}"])
+
+
+class IntentionsTest(unittest.TestCase):
+    def test_lines(self) -> None:
+        """What a dry run prints."""
+        usb = Tally(
+            "/usb",
+            [Sent(B, A, 1_200_000, None), Sent(C, B, None, None)],
+            deleted=[A],
+            kept={B: ["latest 2 of 2"], C: ["latest 1 of 2"]},
+            cleared=[B],
+            free=5_000_000_000,
+        )
+        nas = Tally("ssh://nas/b", absent=True, outstanding=[C])
+        new = Tally("/new", [Sent(C, None, None, None)], kept={C: ["keep all"]})
+        idle, bad = Tally("/idle", kept={A: [], C: []}), Tally("/bad", failures=[FAILURE])
+        home = Tally("/home", deleted=[A], kept={C: ["latest 1 of 1", "last delivered to /usb"]})
+        self.assertEqual(
+            "\n".join(intentions(Report(home, C, [usb, nas, new, idle, bad]))),
+            """\
+/home: would take snapshot 20260103-120000
+/usb: would delete 20260102-120000, a transfer that was cut off
+/usb: would send 20260102-120000 on top of 20260101-120000: about 1.2 MB
+/usb: would send 20260103-120000 on top of 20260102-120000: size not known before
+/usb: would send 2 snapshots: about 1.2 MB and more, 5.0 GB free there
+/usb: would delete 20260101-120000
+/usb: would keep 20260102-120000: latest 2 of 2
+/usb: would keep 20260103-120000: latest 1 of 2
+ssh://nas/b: absent, 1 outstanding (20260103-120000)
+/new: would send 20260103-120000 in full: size not known before
+/new: would send 1 snapshot: size not known before
+/new: would keep all of 1
+/idle: would send nothing
+/idle: would keep all of 2
+/home: would delete 20260101-120000
+/home: would keep 20260103-120000: latest 1 of 1, last delivered to /usb""",
+        )
+
+    def test_restore(self) -> None:
+        report = Restoration("/usb/home", "/home", A, None, f"/home/snapshot/{A}", Sent(A, None, 3_000_000, None))
+        report.intended, report.free = "in full", 9_000_000
+        self.assertEqual(
+            restore_intentions(report),
+            [
+                f"/home: would restore {A} from /usb/home, in full",
+                "/home: would send about 3.0 MB, 9.0 MB free there",
+                f"/home: its read-only copy would be /home/snapshot/{A}",
+            ],
+        )
 
 
 class SummaryTest(unittest.TestCase):
@@ -141,13 +193,13 @@ class SummaryTest(unittest.TestCase):
         table: list[tuple[Report, tuple[bool, str]]] = [
             (Report(Tally("/home")), (False, "/home: took no snapshot")),
             (Report(Tally("/home"), A), (False, f"/home: took {A}")),
-            (Report(Tally("/home", kept=[A]), A), (False, f"/home: took {A}, 1 snapshot there")),
+            (Report(Tally("/home", kept={A: []}), A), (False, f"/home: took {A}, 1 snapshot there")),
             (
-                Report(Tally("/home", kept=[B, C], deleted=[A]), C),
+                Report(Tally("/home", kept={B: [], C: []}, deleted=[A]), C),
                 (False, f"/home: took {C}, deleted 1 snapshot, 2 snapshots there"),
             ),
             (
-                Report(Tally("/home", kept=[], deleted=[A, B])),
+                Report(Tally("/home", kept={}, deleted=[A, B])),
                 (False, "/home: took no snapshot, deleted 2 snapshots, 0 snapshots there"),
             ),
             (Report(Tally("/home", failures=[FAILURE]), A), (True, f"/home: FAILED, took {A}")),
@@ -164,7 +216,7 @@ class SummaryTest(unittest.TestCase):
         full, increment = Sent(A, None, 1_500_000, 2.0), Sent(B, A, 21_000, 0.1)
         table: list[tuple[Tally, tuple[bool, str]]] = [
             (Tally("/b"), (False, "/b: sent nothing")),
-            (Tally("/b", kept=[A, B]), (False, "/b: sent nothing, 2 backups there")),
+            (Tally("/b", kept={A: [], B: []}), (False, "/b: sent nothing, 2 backups there")),
             (Tally("/b", sent=[full]), (False, "/b: sent 1 snapshot (1.5 MB)")),
             (Tally("/b", sent=[increment]), (False, "/b: sent 1 snapshot (1 incremental, 21.0 kB)")),
             (Tally("/b", sent=[full, increment]), (False, "/b: sent 2 snapshots (1 incremental, 1.5 MB)")),
