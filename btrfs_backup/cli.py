@@ -412,6 +412,7 @@ def _check_restore(settings: Settings) -> None:
         "-T": not settings.transfer,
         "--locked-dests": settings.locked_dests,
         "--remove-locks": settings.remove_locks,
+        "--skip-absent-dests": settings.skip_absent,
     }
     if given := [f"'{option}'" for option, is_given in pointless.items() if is_given]:
         raise UsageError(

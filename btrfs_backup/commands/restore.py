@@ -111,13 +111,17 @@ def _standing_of_source(settings: Settings, host: Host) -> Standing:
 
 @dataclass(frozen=True)
 class Place:
-    """Where it is to go. standing: of the folder in which the stage is made, or of its parent when it is MISSING."""
+    """Where it is to go. standing: of the folder in which the stage is made, or of its parent when it is MISSING.
+
+    lock_wait: seconds to wait for a run at the folder of copies to end; another restore of the same is not waited for.
+    """
 
     host: Host
     location: Location
     site: Site
     standing: Standing
     missing: bool = False
+    lock_wait: float = 0.0
 
     @property
     def stage(self) -> Folder:
@@ -143,7 +147,7 @@ class Place:
         folder = self.stage if self.site.inside else self.folder
         folder.create()
         try:
-            with files.lock(self.host, folder.path):
+            with files.lock(self.host, folder.path, self.lock_wait):
                 yield
         except LockHeld:
             raise
@@ -206,7 +210,7 @@ def find_place(settings: Settings, host: Host, location: Location) -> Place:
             "Choose another one with '-f'; the read-only copy shares its data with the destination.",
         )
     folder = join(standing.path, basename(site.folder)) if missing else standing.path
-    return Place(host, location, Site(destination, folder), standing, missing)
+    return Place(host, location, Site(destination, folder), standing, missing, settings.lock_wait)
 
 
 def _parent(settings: Settings, host: Host, path: str, what: str) -> Standing:
@@ -301,10 +305,10 @@ class _Restore:
             try:
                 self._bring()
                 self.report.done = True
+                self._clear_up()
             except BaseException:
                 self._undo()
                 raise
-            self._clear_up()
 
     def _bring(self) -> None:
         """The destination comes last and in one step, so that it is there with its copy, or not at all."""

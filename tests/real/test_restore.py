@@ -339,6 +339,12 @@ class CutOff(RestoreTest):
         err = self.restore("-f", source / "snapshot", usb, source.parent / "new", status=3)
         self.assertIn(f"process {os.getpid()} (", err)
         self.assertEqual(names(source.parent), ["home"])
+        waiting = self.start("--restore", "--lock-wait=20", "-f", source / "snapshot", usb, source.parent / "new")
+        assert waiting.stderr
+        self.assertIn("waiting: another run works on", waiting.stderr.readline())
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        waiting.communicate()
+        self.assertEqual(waiting.returncode, 0)
 
     def test_killed_at_any_moment(self) -> None:
         """The destination is absent or whole; one more try makes it whole, or says that it is, and clears up."""

@@ -415,6 +415,7 @@ class RestoreTest(CommandLineTest):
             ("-S", "-T", "/b", "/home"): "'-S', '-T'",
             ("--locked-dests", "/b", "/home"): "'--locked-dests'",
             ("--remove-locks", "/b", "/home"): "'--remove-locks'",
+            ("--skip-absent-dests", "/b", "/home"): "'--skip-absent-dests'",
         }
         for argv, words in table.items():
             with self.subTest(argv=argv):
