@@ -60,8 +60,9 @@ def examine(host: Host, path: str) -> Standing:
     looked = os.fsdecode(ended.stdout).split("\n")[:-1]
     if ended.status not in (0, 1) or not looked:
         raise CommandFailed(ended, f"cannot look at '{path}'")
-    if "Permission denied" in ended.said:
-        raise CommandFailed(ended, f"cannot look at '{path}'")  # which may exist
+    # Then it may exist all the same. A login shell may be denied other things.
+    if re.search("^stat: .*: Permission denied$", ended.said, re.MULTILINE):
+        raise CommandFailed(ended, f"cannot look at '{path}'")
     if len(looked) > len(ancestors) or not all(re.fullmatch(r"\d+ [0-9a-f]+", row) for row in looked):
         raise Failure(
             f"cannot understand what 'stat' printed: {looked[0][:200]!r}",
