@@ -10,12 +10,13 @@ from posixpath import basename
 from typing import NoReturn
 
 from btrfs_backup import __version__, argfiles, completion, manpage
-from btrfs_backup.errors import Failure, UsageError
+from btrfs_backup.errors import UsageError
 from btrfs_backup.model import location, retention
 from btrfs_backup.model.location import Scheme
 from btrfs_backup.model.restore import is_backup_name
 from btrfs_backup.model.snapshot import Naming
 from btrfs_backup.settings import Settings
+from btrfs_backup.system import output
 
 _DESCRIPTION = """\
 Takes a read-only snapshot of the btrfs subvolume SOURCE, sends it and whatever else is missing to each DEST
@@ -316,7 +317,8 @@ def parse(argv: Sequence[str]) -> Settings:
     arguments = parser().parse_intermixed_args(_without_double_dash(argfiles.expand(argv, _read, cwd)))
     if arguments.print_completion or arguments.print_man:
         shell = arguments.print_completion
-        _print(completion.script(parser(), shell) if shell else manpage.page(parser(), __version__))
+        text = completion.script(parser(), shell) if shell else manpage.page(parser(), __version__)
+        output.line(text.removesuffix("\n"))
         raise SystemExit(0)
     if arguments.source is None:
         example = _RESTORE_EXAMPLE if arguments.restore else "btrfs-backup /home /mnt/usb/home"
@@ -451,13 +453,6 @@ def _without_double_dash(argv: Sequence[str]) -> list[str]:
     end = argv.index("--") if "--" in argv else len(argv)
     locations = [f"./{each}" if each.startswith("-") else each for each in argv[end + 1 :]]
     return [*argv[:end], *locations]
-
-
-def _print(text: str) -> None:
-    try:
-        print(text, end="", flush=True)
-    except OSError as error:
-        raise Failure(f"cannot write to standard output: {error.strerror}", "Is that disk full?") from None
 
 
 def _read(path: str) -> str:

@@ -89,7 +89,9 @@ def _choose(side: _Side, snapshots: Mapping[str, Subvolume], settings: Settings)
     holdings = inventory.backups(side.folder.look(settings.naming, standing), snapshots)
     for name, why in holdings.foreign.items():
         if name in snapshots:
-            fail(side.tally, Failure(f"{name} is not the backup of the snapshot of that name: {why}"))
+            look = side.folder.host.typed("btrfs", "subvolume", "show", side.folder.at(name))
+            failure = Failure(f"{name} is not the backup of the snapshot of that name: {why}", f"Look at it: {look}")
+            fail(side.tally, failure)
     for name in holdings.partial:
         if name in snapshots:
             log.warning("%s: %s is not verified: it is a transfer that was cut off", side.tally.place, name)

@@ -108,7 +108,10 @@ def _attributes(path: bytes) -> dict[bytes, bytes]:
             for name in os.listxattr(path, follow_symlinks=False)
         }
     except OSError as error:
-        raise Failure(f"cannot read the extended attributes of {os.fsdecode(path)!r}: {error.strerror}") from None
+        raise Failure(
+            f"cannot read the extended attributes of {os.fsdecode(path)!r}: {error.strerror}",
+            "When the disk has errors, 'dmesg' tells.",
+        ) from None
 
 
 def can_list_attributes(host: Host) -> bool:

@@ -64,7 +64,8 @@ class CommandLine(RealTest):
         self.assertEqual(result.status, 1)
         self.assertEqual(
             result.err,
-            "error: cannot write to standard output: No space left on device\n  Is that disk full?\n",
+            "error: cannot print on the standard output: No space left on device\n"
+            "  Is its reader gone, or the disk full?\n",
         )
 
 

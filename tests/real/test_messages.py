@@ -109,7 +109,7 @@ class SpoiledPrograms(RealTest):
             ),
             (
                 path_with(lying_btrfs(self.folder / "2", f"subvolume\\ snapshot*|subvolume\\ delete*) {fails};;")),
-                f"warning: {stage}: what was made could not be removed; the next try does it: cannot delete in ",
+                f"warning: {new}: '{stage}' could not be removed; the next try does it: cannot delete in ",
             ),
             (
                 path_with(

@@ -360,7 +360,7 @@ class OtherSide(SshTest):
         (nas / "file").write_text("")
         for destination, words in (
             (nas / "file", "it is not a folder"),
-            (Path("/proc/x"), "it is not on btrfs but on proc"),
+            (Path("/proc/x"), "it does not exist, and it is not on btrfs but on proc"),
         ):
             result = self.backup(*server.arguments(), source, f"{server.url}{destination}", status=10)
             self.assertIn(f"{server.url}{destination}: {words}", result.err)

@@ -251,6 +251,7 @@ class Different(VerifyTest):
         disk.mount()
         result = self.verify(source, disk.path, status=10)
         self.assert_differences(result, disk.path, name, "precious: its data could not be read in the backup")
+        self.assertIn(f"error: {disk.path}: cannot read all of '{disk.path}/{name}': find: ", result.err)
         self.assertIn("precious: Input/output error", result.err)
         self.assertIn("btrfs device stats", result.err)
 
@@ -286,7 +287,7 @@ class Places(VerifyTest):
             f"error: {other}/none: it does not exist",
             f"error: {other}: there is no backup of a snapshot that the source still has",
             f"error: {other}/file: it is not a folder",
-            "warning: shell://false: not verified",
+            "warning: shell://false: not verified: what a shell command did with the streams cannot be read",
         ):
             self.assertIn(line, result.err)
         self.assertRegex(result.err, rf"\n{usb}: compared 1 backup \({name}\): 2 files with .*, no difference\n")

@@ -558,6 +558,14 @@ class WordsTest(CommandLineTest):
             "'-N', '-S' cannot be used with '--restore'",
             "Leave it out: nothing is taken or pruned.",
         ),
+        ("--verify", "/src"): (
+            "'--verify' needs a DEST",
+            "Name those whose backups are to be compared with their snapshots.",
+        ),
+        ("--verify", "/src", "shell://cat"): (
+            "a shell command cannot be verified",
+            "What it did with the streams cannot be read; each stream was checked on its way to it.",
+        ),
         ("--restore", "/b", "shell://cat"): (
             "DEST cannot be a shell command with '--restore'",
             "It is the subvolume to create.",

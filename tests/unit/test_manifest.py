@@ -7,7 +7,7 @@ from unittest import mock
 
 from btrfs_backup.errors import Failure
 from btrfs_backup.model.manifest import DEVICE, FACTS, SHA256, XATTRS, Comparison, Difference, compare, record
-from btrfs_backup.system import filetools
+from btrfs_backup.system import filetools, trees
 from btrfs_backup.system.spool import Spool
 
 ONE, TWO = b"1" * 64, b"2" * 64
@@ -212,9 +212,16 @@ class SpoolTest(unittest.TestCase):
             spool = Spool(scope, 10)
             with (
                 mock.patch("tempfile.TemporaryFile", return_value=full),
-                self.assertRaisesRegex(Failure, "No space left on device"),
+                self.assertRaisesRegex(Failure, "cannot write a temporary file in '.*': No space left on device"),
             ):
                 spool.add(bytes(1 << 20))
+
+
+class AttributesTest(unittest.TestCase):
+    def test_they_cannot_be_read(self) -> None:
+        words = "cannot read the extended attributes of '/no/such': No such file or directory"
+        with self.assertRaisesRegex(Failure, words):
+            trees._attributes(b"/no/such")
 
 
 class ValuesTest(unittest.TestCase):
