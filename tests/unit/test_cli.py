@@ -558,6 +558,16 @@ class WordsTest(CommandLineTest):
             "'-N', '-S' cannot be used with '--restore'",
             "Leave it out: nothing is taken or pruned.",
         ),
+        ("--status", "--verify", "/src"): (
+            "'--status' and '--verify' cannot be used together",
+            "Run one after the other.",
+        ),
+        ("--status", "--dry-run", "/src"): ("'--status' changes nothing anyway", "Leave out '--dry-run'."),
+        ("--max-age", "2d", "/src"): ("'--max-age' belongs to '--status'", "Add '--status', or leave it out."),
+        ("--status", "--max-age", "2", "/src"): (
+            "argument --max-age: '2' is not an age (examples: 90m, 26h, 2d, 1w)",
+            HELP,
+        ),
         ("--verify", "/src"): (
             "'--verify' needs a DEST",
             "Name those whose backups are to be compared with their snapshots.",

@@ -78,7 +78,7 @@ def messages(source: str, name: str) -> Iterator[Message]:
             if getattr(node.func, "attr", "") == "debug":
                 parts.update(node.args)
         # What a command is run for begins the message when it fails.
-        elif node not in parts and template(node).startswith("cannot "):
+        elif node not in parts and re.match("cannot (?!be )", template(node)):
             yield Message(where, template(node))
 
 
