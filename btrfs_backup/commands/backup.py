@@ -163,6 +163,7 @@ class _Run:
     def serve(self) -> None:
         try:
             self.snapshots = self._look_at_source()
+            self._refuse_to_do_nothing()
             self._enlist_destinations()
         except Failure as failure:
             if not self.report.snapshot:
@@ -187,6 +188,12 @@ class _Run:
         for each in self.visits:
             self._prune_destination(each)
         self._prune_source()
+
+    def _refuse_to_do_nothing(self) -> None:
+        """Raises Failure when the first snapshot could not be taken."""
+        if self.settings.take_snapshot and not self.report.snapshot and not self.snapshots:
+            folder = self.source.folder.path
+            raise Failure(f"there is no snapshot in '{folder}' either", "Nothing is sent or pruned without one.")
 
     # --- inventories ---
 

@@ -336,7 +336,7 @@ class Refusals(RealTest):
         self.assertEqual(names(usb), [])
 
     def test_nothing_could_be_done_at_all(self) -> None:
-        """No snapshot, and no look at the source: as for a user without the rights."""
+        """No snapshot can be taken, and there is none: as for a user without the rights."""
         source, usb = self.source(), self.disk("usb").path
         tools = self.folder / "tools"
         tools.mkdir()
@@ -344,6 +344,7 @@ class Refusals(RealTest):
         (tools / "btrfs").chmod(0o755)
         result = self.backup(source, usb, status=1, env={"PATH": f"{tools}:{os.environ['PATH']}"})
         self.assertIn("btrfs subvolume snapshot: ERROR: Operation not permitted", result.err)
+        self.assertIn(f"error: there is no snapshot in '{source}/snapshot' either\n", result.err)
         # We are root.
         self.assertNotIn("Run it as root", result.err)
         self.assertEqual(names(usb), [])
