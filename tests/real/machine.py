@@ -18,6 +18,12 @@ from typing import Any
 TOP = Path(__file__).resolve().parents[2]
 SHORT = 120.0  # seconds that nothing in the tests takes
 
+# What is ignored here, as in a background job of a shell or under nohup, is ignored by the commands; what has a handler
+# is not.
+for _number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    if signal.getsignal(_number) == signal.SIG_IGN:
+        signal.signal(_number, lambda number, frame: None)
+
 
 def sh(*argv: object, check: bool = True) -> str:
     """Run a command; its stdout."""
