@@ -18,16 +18,7 @@ class Paths(RealTest):
         self.assert_complete(destination, source / "snapshot", names(source / "snapshot"))
 
     def test_awkward_names(self) -> None:
-        awkward = [
-            "two  words",
-            'it\'s "quoted"',
-            "größe-日本",
-            "-leading",
-            "back\\slash\\040",
-            "a$b;c#d?e%f!",
-            "tab\tx",
-        ]
-        for name in awkward:
+        for name in ('it\'s  "quoted"', "-größe\tx-日本", "a$b;c#d?e%f!\\s\\040"):
             with self.subTest(name):
                 self.setUp()
                 self.check(self.source(f"pool {name}", name), self.disk(f"usb {name}").path / name / "x")
@@ -82,14 +73,15 @@ class Mounts(RealTest):
         self.assert_complete(backups, home / "snapshot", names(home / "snapshot"))
 
     def test_bind_mount_of_a_plain_folder(self) -> None:
-        """`btrfs receive` finds no parent through it: the error says so, and full backups work."""
+        """`btrfs receive` finds no parent through it: it is said what to do, and the backup is full."""
         source, usb = self.source(), self.disk("usb").path
         (usb / "deep" / "er").mkdir(parents=True)
         point = self.mounted("point", "--bind", usb / "deep")
         self.backup(source, point / "er")
-        result = self.backup(source, point / "er", status=10)
-        self.assertIn("not a bind mount", result.err)
-        self.backup("-I", source, point / "er")
+        result = self.backup(source, point / "er")
+        self.assertIn("or a full transfer. Increments need a mount of a subvolume, not a bind mount", result.err)
+        result = self.backup("-I", source, point / "er")
+        self.assertNotIn("warning", result.err)
         self.assert_complete(usb / "deep" / "er", source / "snapshot", names(source / "snapshot"))
 
     def test_flat_layout(self) -> None:
