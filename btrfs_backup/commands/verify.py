@@ -9,6 +9,7 @@ from btrfs_backup.commands.visit import fail, stand
 from btrfs_backup.errors import Failure
 from btrfs_backup.model import inventory, manifest
 from btrfs_backup.model.location import Scheme
+from btrfs_backup.model.manifest import Comparison
 from btrfs_backup.model.snapshot import Naming, Subvolume
 from btrfs_backup.report import Report, Tally, findings, progress_line
 from btrfs_backup.settings import Settings
@@ -144,9 +145,11 @@ def _compare(name: str, ours: _Side, destinations: Sequence[_Side], settings: Se
         finally:
             progress.clear()
         whole = [each for each in sides if _is_whole(each, name, read[each])]
-        for each in whole[1:] if ours in whole else []:
-            if not _report(name, ours, each, read):
-                return
+        if ours in whole:
+            results = {each: _result(name, ours, each, read) for each in whole[1:]}
+            if all(map(_is_good, results.values())) or _is_there(ours, name):
+                for each, result in results.items():
+                    _tell(each, name, result)
 
 
 def _watch(name: str, settings: Settings) -> trees.Watch | None:
@@ -193,19 +196,24 @@ def _is_there(side: _Side, name: str) -> bool:
     return not gone
 
 
-def _report(name: str, ours: _Side, theirs: _Side, read: Mapping[_Side, Tree]) -> bool:
-    """Compare what was read of a snapshot and one backup. Returns False when the snapshot is of no use any more."""
+def _result(name: str, ours: _Side, theirs: _Side, read: Mapping[_Side, Tree]) -> Comparison | Failure:
     attributes = ours.attributes and theirs.attributes
     try:
-        comparison = manifest.compare(name, read[ours].records(attributes), read[theirs].records(attributes))
+        return manifest.compare(name, read[ours].records(attributes), read[theirs].records(attributes))
     except Failure as failure:
-        if there := _is_there(ours, name) and _is_there(theirs, name):
-            fail(theirs.tally, failure)
-        return there
-    if comparison.differences and not _is_there(ours, name):
-        return False
-    if comparison.differences and not _is_there(theirs, name):
-        return True
-    theirs.tally.verified.append(comparison)
-    log.info("%s: compared %s: %s", theirs.tally.place, name, findings([comparison]))
-    return True
+        return failure
+
+
+def _is_good(result: Comparison | Failure) -> bool:
+    return isinstance(result, Comparison) and not result.differences
+
+
+def _tell(side: _Side, name: str, result: Comparison | Failure) -> None:
+    """Unless the reason for a bad result is that the backup is gone."""
+    if not _is_good(result) and not _is_there(side, name):
+        return
+    if isinstance(result, Failure):
+        fail(side.tally, result)
+        return
+    side.tally.verified.append(result)
+    log.info("%s: compared %s: %s", side.tally.place, name, findings([result]))

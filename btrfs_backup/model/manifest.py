@@ -9,6 +9,7 @@ their bytes, the records of one path follow one another:
     xattrs  name, value in hexadecimal digits, name, value, ...
 """
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -16,7 +17,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 DEVICE, FACTS, SHA256, XATTRS = b"device", b"facts", b"sha256", b"xattrs"
-FILE = b"f"
+FILE, FOLDER = b"f", b"d"
 
 _TYPES = {
     b"f": "file",
@@ -27,6 +28,9 @@ _TYPES = {
     b"b": "block device",
     b"c": "character device",
 }
+# Seen: btrfs send leaves a deleted folder under such a name when a subvolume was in it whose number is higher than the
+# inode numbers.
+_LEFTOVER = re.compile(rb"o\d+-\d+-\d+")
 _EPOCH = datetime(1970, 1, 1)
 
 
@@ -119,7 +123,8 @@ def _differences(ours: _Entry | None, theirs: _Entry | None) -> Iterator[str]:
     if not theirs:
         yield "it is missing"
     elif not ours:
-        yield "it is not in the snapshot"
+        left = theirs.facts.type == FOLDER and _LEFTOVER.fullmatch(theirs.path)
+        yield "it is not in the snapshot" + (", where it was deleted; btrfs left an empty folder" if left else "")
     elif ours.records != theirs.records or not ours.values(SHA256):
         yield from _of_one_path(ours, theirs)
 
@@ -161,7 +166,7 @@ def _of_data(ours: _Entry, theirs: _Entry) -> Iterator[str]:
 
 def _of_attributes(ours: Sequence[bytes], theirs: Sequence[bytes]) -> Iterator[str]:
     wanted, found = (dict(zip(each[::2], each[1::2], strict=True)) for each in (ours, theirs))
-    for name in sorted(wanted.keys() | found.keys()):
+    for name in sorted(filter(lambda name: _counts(name, wanted, found), wanted.keys() | found.keys())):
         attribute = f"extended attribute {_text(name)}"
         if name not in found:
             yield f"{attribute} is missing"
@@ -169,6 +174,13 @@ def _of_attributes(ours: Sequence[bytes], theirs: Sequence[bytes]) -> Iterator[s
             yield f"{attribute} is not in the snapshot"
         elif found[name] != wanted[name]:
             yield f"{attribute} differs"
+
+
+def _counts(name: bytes, *sides: dict[bytes, bytes]) -> bool:
+    """Not what tells how data is stored, such as btrfs.compression, which files get from their folder; nor a label of
+    SELinux where one side has none: the kernel makes one up where SELinux is in use.
+    """
+    return not name.startswith(b"btrfs.") and (name != b"security.selinux" or all(name in each for each in sides))
 
 
 def _type(facts: _Facts) -> str:

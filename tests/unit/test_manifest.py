@@ -70,6 +70,12 @@ class CompareTest(unittest.TestCase):
             with self.subTest(wanted=wanted):
                 self.assertEqual(self.differences(snapshot, backup), [("x", what) for what in wanted])
 
+    def test_folder_that_btrfs_leaves(self) -> None:
+        for path, words in ((b"o257-7-0", "btrfs left"), (b"a/o257-7-0", "snapshot"), (b"o257-7", "snapshot")):
+            [(_, what)] = self.differences([], folder(path))
+            self.assertIn(words, what)
+        self.assertEqual(self.differences([], file(b"o257-7-0")), [("o257-7-0", "it is not in the snapshot")])
+
     def test_data_that_was_not_read_is_never_equal(self) -> None:
         unread = file(b"x", sha256=b"")
         ours, theirs = (f"its data could not be read in the {side}" for side in ("snapshot", "backup"))
@@ -107,6 +113,20 @@ class CompareTest(unittest.TestCase):
         wanted = ["user.a is missing", "user.b differs", "user.\udcff is not in the snapshot"]
         self.assertEqual(self.differences(ours, theirs), [("x", f"extended attribute {what}") for what in wanted])
         self.assertEqual(self.differences(ours, file(b"x"))[1], ("x", "extended attribute user.b is missing"))
+
+    def test_extended_attributes_that_do_not_count(self) -> None:
+        table: list[tuple[tuple[bytes, ...], tuple[bytes, ...], int]] = [
+            ((b"btrfs.compression", b"00"), (), 0),
+            ((b"btrfs.compression", b"00"), (b"btrfs.compression", b"01"), 0),
+            ((), (b"security.selinux", b"00"), 0),
+            ((b"security.selinux", b"00"), (), 0),
+            ((b"security.selinux", b"00"), (b"security.selinux", b"01"), 1),
+            ((b"security.capability", b"00"), (), 1),
+        ]
+        for ours, theirs, count in table:
+            with self.subTest(ours=ours, theirs=theirs):
+                trees = ([*file(b"x"), *([record(b"x", XATTRS, *each)] if each else [])] for each in (ours, theirs))
+                self.assertEqual(len(self.differences(*trees)), count)
 
     def test_order_is_that_of_bytes(self) -> None:
         """A difference in one place does not hide or make others."""
