@@ -40,6 +40,8 @@ examples:
   btrfs-backup -N 5 -n "7d 4w 12m" -p home- /home /mnt/usb/backups ssh://root@nas/backups
   btrfs-backup ssh://root@server/srv /mnt/usb/server
   btrfs-backup --restore /mnt/usb/home /home
+  btrfs-backup --status /home
+  btrfs-backup --verify /home /mnt/usb/home
   btrfs-backup /home 'shell://gpg -e -r me > /mnt/box/$BTRFS_BACKUP_SNAPSHOT.btrfs.gpg'
 """
 
