@@ -332,7 +332,7 @@ class _Run:
             # In this order: what was delivered there must not be forgotten, or it would be sent again.
             self._note_delivered(each)
         failing = batches[count] if failure else None
-        again = failing and failing.parent and isinstance(failed, CommandFailed) and blames_parent(failed.ended.said)
+        again = failing and failing.parent and _parent_is_to_blame(failed) and each.unmoved()
         self._settle(each, batches[:count], None if again else failing, before)
         for batch, streamed in zip(batches[:count], streams, strict=False):
             each.tally.sent.append(Sent(batch.snapshot, batch.parent, streamed.bytes, streamed.seconds))
@@ -442,3 +442,10 @@ class _Run:
                 folder.sync()
         except Failure as failure:
             fail(tally, failure)
+
+
+def _parent_is_to_blame(failed: Failure | None) -> bool:
+    """Whether it was the receiver of an increment that FAILED, and for want of its parent."""
+    if not isinstance(failed, CommandFailed) or not failed.ended.command.title.startswith("btrfs receive"):
+        return False
+    return blames_parent(failed.ended.said)

@@ -181,6 +181,10 @@ class Visit:
             return {name: place.show(name) for name in names}
         return place.look(naming, self.standing).subvolumes
 
+    def unmoved(self) -> bool:
+        """Whether its disk is still where it was seen. Raises Failure."""
+        return isinstance(self.place, Folder) and examine(self.place.host, self.place.path) == self.standing
+
     def clear_away(self, snapshot: str, snapshots: Snapshots) -> None:
         """Delete what a failed transfer left, so that its space is free; when that fails, the next run does it."""
         if isinstance(self.place, Shell):

@@ -157,11 +157,17 @@ def parse_filesystem_uuid(text: str) -> str:
     return match[1]
 
 
+_PARENT_TROUBLE = re.compile(
+    # That it cannot be found or reached (cmds/receive.c, process_snapshot).
+    "cannot find parent subvol|parent subvol(ume)? is not reachable|changed your default"
+    # Seen: somebody has changed it, and what the increment builds upon is not there.
+    "|ERROR: .*(No such file or directory|Not a directory|Is a directory|Directory not empty)"
+)
+
+
 def blames_parent(stderr: str) -> bool:
-    """Whether `btrfs receive` says that it cannot find or reach the parent (cmds/receive.c, process_snapshot)."""
-    return bool(
-        re.search("cannot find parent subvol|parent subvol(ume)? is not reachable|changed your default", stderr)
-    )
+    """Whether `btrfs receive` says that it cannot use the parent of an increment."""
+    return bool(_PARENT_TROUBLE.search(stderr))
 
 
 def _time(word: str) -> datetime | None:

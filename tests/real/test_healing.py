@@ -256,7 +256,9 @@ class Parents(RealTest):
         self.backup(source)
         result = self.backup("-S", source, bound)
         newest = names(source / "snapshot")[-1]
-        self.assertIn("Trying another parent, or a full transfer.", result.err)
+        self.assertIn(
+            "not a bind mount of a folder; or '-I'.\n  Trying another parent, or a full transfer.", result.err
+        )
         self.assertIn(f"{bound}: sending {newest} in full", result.err)
         self.assertFalse([line for line in result.err.splitlines() if "FAILED" in line])
         self.assertEqual(record(source), {})

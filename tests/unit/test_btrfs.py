@@ -37,6 +37,9 @@ class ParentTest(unittest.TestCase):
             ("ERROR: cannot find parent subvolume", True),
             ("ERROR: parent subvol is not reachable from inside the root subvol", True),
             ("It seems that you have changed your default subvolume or you specify other subvolume to\nmount", True),
+            ("ERROR: cannot open /usb//20260101-000000/file: No such file or directory", True),
+            ("ERROR: rmdir o257-7-0 failed: Directory not empty", True),
+            ("ERROR: creating subvolume x failed: File exists", False),
             ("ERROR: writing to o257 failed: No space left on device", False),
             ("", False),
         ):
