@@ -335,6 +335,8 @@ class _Restore:
         self._placing = True
         # Into the folder, not onto the name: mv refuses when something of that name has come there in the meantime.
         self.host.run(("mv", "--", staged, dirname(site.destination)), f"cannot move '{staged}' to its place")
+        # Snapshots write out what they are taken of; this does it for the move.
+        Folder(self.host, site.destination).write_out()
 
     def _receive(self) -> None:
         """Bring the backup into the stage. Raises Failure unless it is complete there."""

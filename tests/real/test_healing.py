@@ -24,6 +24,7 @@ from tests.real.machine import (
     random_file,
     sh,
     show,
+    tree,
     wait_for,
 )
 from tests.real.sshd import SshTest
@@ -306,6 +307,16 @@ class PowerLoss(RealTest):
                 with self.after_power_loss(disk) as left:
                     self.assert_complete(left, source / "snapshot", names(source / "snapshot"))
                     self.assertEqual(len(names(left)), count)
+
+    def test_what_was_restored_is_on_disk(self) -> None:
+        source, usb, new = self.source(), self.disk("usb").path, self.disk("new")
+        random_file(source / "large", 20)
+        self.backup(source, usb)
+        self.backup("--restore", usb, new.path / "home")
+        with self.after_power_loss(new) as left:
+            [name] = names(left / "home" / "snapshot")
+            self.assert_same(left / "home" / "snapshot" / name, usb / name)
+            self.assertEqual(tree(left / "home")["large"], tree(usb / name)["large"])
 
     @contextmanager
     def after_power_loss(self, disk: Disk) -> Iterator[Path]:
