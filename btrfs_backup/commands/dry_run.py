@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 
-from btrfs_backup.commands.backup import enlist, forgotten, open_source
+from btrfs_backup.commands.outset import enlist, forgotten, open_source
 from btrfs_backup.commands.visit import Visit, fail, occupied
 from btrfs_backup.errors import Absent, Failure, StateFileBroken
 from btrfs_backup.model import inventory, plan, retention, transfers

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 
-from btrfs_backup.commands.backup import enlist, open_source
+from btrfs_backup.commands.outset import enlist, open_source
 from btrfs_backup.commands.visit import Visit
 from btrfs_backup.errors import Absent, Failure, UsageError
 from btrfs_backup.model import inventory, location, retention, status, transfers
