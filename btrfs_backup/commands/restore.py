@@ -36,8 +36,12 @@ def restore(settings: Settings, report: Restoration) -> None:
     with Hosts(Access(settings.ssh_options, settings.ssh_sudo)) as hosts:
         backup = find_backup(settings, hosts.at(settings.source))
         place = find_place(settings, hosts.at(location), location)
-        place.clear_leftovers()
+        if not settings.dry_run:
+            place.clear_leftovers()
         plan = survey(settings, backup, place)
+        report.source = replace(settings.source, path=backup.folder.path).identity
+        report.backup, report.taken, report.copy = plan.name, backup.naming.time(plan.name), plan.copy
+        report.go_on = _next_backup(settings, backup, plan, report)
         if settings.dry_run:
             _tell_plan(backup, place, plan, report)
             return
@@ -270,8 +274,6 @@ def _visible(backup: Backup, place: Place) -> bool:
 
 
 def _tell_plan(backup: Backup, place: Place, plan: Plan, report: Restoration) -> None:
-    report.source, report.backup, report.copy = backup.folder.path, plan.name, plan.copy
-    report.taken = backup.naming.time(plan.name)
     report.intended = plan.how
     report.free = place.folder.free(place.standing)
     if not plan.there:
@@ -296,11 +298,6 @@ class _Restore:
         self._placing = False
 
     def carry_out(self) -> None:
-        self.report.source = replace(self.settings.source, path=self.backup.folder.path).identity
-        self.report.backup = self.plan.name
-        self.report.taken = self.backup.naming.time(self.plan.name)
-        self.report.copy = self.plan.copy
-        self.report.go_on = _next_backup(self.settings, self.backup, self.plan, self.report)
         with self.place.locked():
             try:
                 self._bring()

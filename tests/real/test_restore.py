@@ -322,6 +322,18 @@ class CutOff(RestoreTest):
         self.assertIn(f"{home}: ended by SIGTERM; it is not restored; the same command begins anew", err)
         self.assertEqual(names(self.new), [])
 
+    def test_dry_run_leaves_it_alone(self) -> None:
+        """What was cut off, and everything else; it says what the next try would do."""
+        usb, home, command, receive = self.begin()
+        kill(command.pid)
+        command.communicate()
+        wait_for(lambda: not Path(f"/proc/{receive}").exists())
+        result = self.backup("--restore", "--dry-run", usb, home)
+        self.assertIn(f"would restore {names(usb)[0]} from {usb}, in full", result.out)
+        self.assertEqual(result.err, "")
+        self.assertEqual(names(self.new / f"home{STAGE}"), names(usb))
+        self.assertEqual(names(self.new), [f"home{STAGE}"])
+
     def test_second_run(self) -> None:
         usb, home, command, receive = self.begin()
         err = self.restore(usb, home, status=3)
