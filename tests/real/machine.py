@@ -1,5 +1,6 @@
 """What tests on a real machine need: throw-away btrfs filesystems, the command itself, and independent looks."""
 
+import atexit
 import hashlib
 import os
 import shutil
@@ -17,6 +18,13 @@ from typing import Any
 
 TOP = Path(__file__).resolve().parents[2]
 SHORT = 120.0  # seconds that nothing in the tests takes
+
+# The command is started many times, and to compile all of it each time would take longer than most of what it does.
+if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
+    _compiled = tempfile.mkdtemp(prefix="btrfs-backup-compiled-")
+    atexit.register(shutil.rmtree, _compiled)
+    Path(_compiled).chmod(0o755)
+    os.environ["PYTHONPYCACHEPREFIX"] = _compiled
 
 # What is ignored here, as in a background job of a shell or under nohup, is ignored by the commands; what has a handler
 # is not.
