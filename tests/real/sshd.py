@@ -15,7 +15,8 @@ from pathlib import Path
 from tests.real.machine import RealTest, kill, sh, wait_for
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
-USER = "btrfs-backup-test"
+# Tests may run twice at the same time, or have been killed.
+USER = f"btrfs-backup-test-{os.getpid()}"
 
 
 def free_port(address: str = "127.0.0.1") -> int:

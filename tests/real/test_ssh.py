@@ -135,21 +135,17 @@ class Ways(SshTest):
 
 
 class Connection(SshTest):
-    def check(self, server: Sshd, *options: str) -> None:
-        source, nas, usb = self.source(), self.disk("nas").path, self.disk("usb").path
-        self.backup(*server.arguments(), *options, f"{server.url}{source}", f"{server.url}{nas}", usb)
-        self.assert_complete(nas, source / "snapshot", names(source / "snapshot"))
-        self.assert_complete(usb, source / "snapshot", names(source / "snapshot"))
-
     def test_server_that_shares_no_connections(self) -> None:
-        server = self.sshd("MaxSessions 1")
-        self.check(server)
+        server, source, nas = self.sshd("MaxSessions 1"), self.source(), self.disk("nas").path
+        self.backup(*server.arguments(), f"{server.url}{source}", f"{server.url}{nas}")
         self.assertGreater(server.logins(), 2)
+        self.assert_complete(nas, source / "snapshot", names(source / "snapshot"))
 
     def test_user_who_shares_no_connections(self) -> None:
-        server = self.sshd()
-        self.check(server, "--ssh-opt=controlpath none")
+        server, source, nas = self.sshd(), self.source(), self.disk("nas").path
+        self.backup(*server.arguments(), "--ssh-opt=controlpath none", source, f"{server.url}{nas}")
         self.assertGreater(server.logins(), 2)
+        self.assert_complete(nas, source / "snapshot", names(source / "snapshot"))
 
     def test_temporary_folders_that_ssh_does_not_take(self) -> None:
         server, source, nas = self.sshd(), self.source(), self.disk("nas").path
@@ -178,9 +174,9 @@ class Connection(SshTest):
     def check_ended_by(self, number: int) -> None:
         temporary = self.folder / "tmp"
         temporary.mkdir()
-        server, source, nas = self.sshd(), self.source(), self.disk("nas", 400).path
-        random_file(source / "large", 60)
-        url = server.url.replace(str(server.port), str(self.proxy(server, 8e6 if number else 0).port))
+        server, source, nas = self.sshd(), self.source(), self.disk("nas").path
+        random_file(source / "large", 16)
+        url = server.url.replace(str(server.port), str(self.proxy(server, 4e6 if number else 0).port))
         command = self.start(*server.arguments(), f"{url}{source}", f"{url}{nas}", env={"TMPDIR": str(temporary)})
         children = []
         if number:
@@ -487,9 +483,8 @@ class Faults(SshTest):
 
     def test_connection_that_breaks(self) -> None:
         """In mid-transfer, to the destination and to the source; the next run heals it."""
-        server, source, usb = self.sshd(), self.source(), self.disk("usb", 400).path
-        nas = self.disk("nas", 400).path
-        random_file(source / "large", 60)
+        server, source, usb, nas = self.sshd(), self.source(), self.disk("usb").path, self.disk("nas").path
+        random_file(source / "large", 16)
         url = server.url.replace(str(server.port), str(self.proxy(server, 4e6).port))
         err = self.broken(server, nas, "--no-shared-stream", source, f"{url}{nas}", f"{url}{nas}/more", usb)
         self.assertRegex(err, "nas/more: .*the connection to 127.0.0.1 broke: ssh: ")
@@ -497,7 +492,7 @@ class Faults(SshTest):
         self.assertNotEqual(records(source), {})
         self.backup(*server.arguments(), source, f"{server.url}{nas}", usb)
         self.assert_complete(nas, source / "snapshot", names(source / "snapshot"))
-        random_file(source / "large", 60)
+        random_file(source / "large", 16)
         self.broken(server, usb, f"{url}{source}", usb)
         self.backup(*server.arguments(), source, usb)
         self.assert_complete(usb, source / "snapshot", names(source / "snapshot"))
@@ -517,8 +512,8 @@ class Faults(SshTest):
 
     def test_connection_that_goes_silent(self) -> None:
         """Noticed after three times the interval that the user or, before that, we set."""
-        server, source, nas = self.sshd(), self.source(), self.disk("nas", 400).path
-        random_file(source / "large", 60)
+        server, source, nas = self.sshd(), self.source(), self.disk("nas").path
+        random_file(source / "large", 16)
         proxy = self.proxy(server, 4e6)
         url = server.url.replace(str(server.port), str(proxy.port))
         command = self.start(*server.arguments(), "--ssh-opt=ServerAliveInterval=1", source, f"{url}{nas}")
