@@ -136,7 +136,7 @@ class InARow(RealTest):
         taken = self.snapshots(source, 3)
         result = self.backup("-S", source, small.path, usb, status=10)
         self.assertIn(f"{small.path}: sending {taken[3]} failed: btrfs receive: ", result.err)
-        self.assertIn(f"{small.path}: FAILED, sent 3 snapshots (2 incremental", result.err)
+        self.assertIn(f"{small.path}: FAILED (disk full), sent 3 snapshots (2 incremental", result.err)
         self.assertIn("3 outstanding", result.err)
         self.assert_complete(small.path, source / "snapshot", taken[:3])
         self.assert_complete(usb, source / "snapshot", taken)

@@ -340,7 +340,7 @@ class Places(VerifyTest):
         source, usb, name = self.pair()
         tamper(usb / name, lambda backup: (backup / "file").unlink())
         with open("/dev/full", "w") as full:
-            result = self.verify(source, usb, status=1, stdout=full)
+            result = self.verify(source, usb, status=10, stdout=full)
         self.assertIn("error: cannot print on the standard output: No space left on device", result.err)
 
     def test_state_files_do_not_matter(self) -> None:
