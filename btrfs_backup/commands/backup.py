@@ -287,8 +287,7 @@ class _Run:
             log.info("%s: sent %s: %s", each.identity, batch.snapshot, pace(streamed.bytes, streamed.seconds))
         if failing and failure:
             if again and failing.parent:
-                going_on = f"Trying another parent, or a full transfer. {failure.hint}".rstrip()
-                log.warning("%s: %s\n  %s", each.identity, failure.message, going_on)
+                log.warning("%s: %s\n  Trying another parent, or a full transfer.", each.identity, failure)
                 each.target = plan.without_parent(each.target, failing.parent)
             else:
                 each.fail(failure)

@@ -180,7 +180,7 @@ class WithoutRights(RealTest):
         self.refused(source, usb, status=1, says=f"error: cannot create the folder '{source}/snapshot': mkdir: ")
         self.refused(source, usb, status=1, says=f"Permission denied\n  {root}")
         (source / "snapshot").mkdir()
-        self.refused(source, usb, status=10, says=f"Operation not permitted\n  {root}")
+        self.refused(source, usb, status=1, says=f"Operation not permitted\n  {root}")
         (source / "snapshot").chmod(0o700)
         self.refused(
             source,

@@ -79,7 +79,7 @@ class Mounts(RealTest):
         point = self.mounted("point", "--bind", usb / "deep")
         self.backup(source, point / "er")
         result = self.backup(source, point / "er")
-        self.assertIn("or a full transfer. Increments need a mount of a subvolume, not a bind mount", result.err)
+        self.assertIn("Increments need a mount of a subvolume, not a bind mount of a folder; or '-I'.", result.err)
         result = self.backup("-I", source, point / "er")
         self.assertNotIn("warning", result.err)
         self.assert_complete(usb / "deep" / "er", source / "snapshot", names(source / "snapshot"))
