@@ -14,7 +14,7 @@ from btrfs_backup.model.plan import Batch, Lineage
 from btrfs_backup.report import Report, Sent, Tally, pace, plural
 from btrfs_backup.settings import Settings
 from btrfs_backup.system import files, stream
-from btrfs_backup.system.btrfs import blames_parent
+from btrfs_backup.system.btrfs import DOUBT, blames_parent
 from btrfs_backup.system.endpoint import Folder, Shell, Source, Standing, examine
 from btrfs_backup.system.host import Hosts
 from btrfs_backup.system.process import CommandFailed
@@ -150,6 +150,12 @@ class _Run:
         held = inventory.snapshots(folder.look(self.naming, self.standing, names_suffice=True))
         for name, why in held.foreign.items():
             log.warning("%s: leaving %s alone: %s", folder.path, name, why)
+        if self.report.snapshot and self.report.snapshot not in held.complete:
+            why = held.foreign.get(self.report.snapshot, "it is not there")
+            fail(
+                self.report.source, Failure(f"the snapshot {self.report.snapshot} cannot be used as one: {why}", DOUBT)
+            )
+            self.report.snapshot = None
         return held.complete
 
     def _enlist_destinations(self) -> None:

@@ -368,7 +368,7 @@ class _Restore:
         if not copy.readonly or copy.stream_uuid != self.backup.chosen.stream_uuid:
             raise Failure(
                 f"the read-only copy of {self.plan.name} has not kept its received UUID",
-                "Is the program 'btrfs' in PATH the one of btrfs-progs?",
+                btrfs.DOUBT,
             )
 
     def _undo(self) -> None:

@@ -10,6 +10,9 @@ from btrfs_backup.model.snapshot import Subvolume
 Argv = tuple[str, ...]
 
 NOT_PERMITTED = "Operation not permitted"
+# What to say when it does not do what it says.
+DOUBT = "Is the program 'btrfs' in PATH the one of btrfs-progs?"
+
 # Inode number of the root of every subvolume (BTRFS_FIRST_FREE_OBJECTID).
 SUBVOLUME_INODE = 256
 
@@ -185,5 +188,5 @@ def _uuid(word: str) -> str:
 def _not_understood(what: str, text: str) -> Failure:
     return Failure(
         f"cannot understand what 'btrfs {what}' printed: {text[:200]!r}",
-        "Is the program 'btrfs' in PATH the one of btrfs-progs?",
+        DOUBT,
     )

@@ -181,10 +181,10 @@ class Folder:
         return ("find", self.path + "/", "-mindepth", "1", "-maxdepth", "1", *test)
 
     def _looked_at(self, entry: Subvolume) -> Subvolume:
-        """ENTRY, with what the list does not tell and what matters when it seems to be cut off."""
-        if entry.readonly or entry.received_uuid or not entry.uuid:
+        """ENTRY as it is shown when it is listed as writable: on this it depends whether it is deleted."""
+        if entry.readonly or not entry.uuid:
             return entry
-        return replace(entry, received_at=self.show(entry.name).received_at)
+        return replace(self.show(entry.name), name=entry.name, parent_received_uuid=entry.parent_received_uuid)
 
     def show(self, name: str) -> Subvolume:
         """What btrfs tells of the subvolume NAME in it. Raises Failure."""
@@ -217,7 +217,9 @@ class Folder:
                 self.host.run(btrfs.delete([self.at(name) for name in some]), f"cannot delete in '{self.path}'")
             except Failure as failure:
                 failures |= dict.fromkeys(self._still_there(some), failure)
-        return failures
+        supposed = [name for name in names if name not in failures]
+        undone = f"'btrfs subvolume delete' did not fail, but what it deleted is still there, in '{self.path}'"
+        return failures | dict.fromkeys(self._still_there(supposed), Failure(undone, btrfs.DOUBT))
 
     def sync(self) -> None:
         """Wait until deleted subvolumes are really gone. Raises Failure."""
@@ -231,6 +233,8 @@ class Folder:
             self.host.run(btrfs.make_writable(self.at(name), force=True), trying)
 
     def _still_there(self, names: Sequence[str]) -> list[str]:
+        if not names:
+            return []
         try:
             entries = self.names()
         except Failure:

@@ -18,6 +18,7 @@ from btrfs_backup.system import hints
 log = logging.getLogger(__name__)
 
 STDERR_KEPT = 32 * 1024
+_LONGEST_LINE = 400  # characters of a message; more of one is no message
 _GRACE = 5.0  # seconds between asking a child to end and killing it
 _READ = 64 * 1024
 _READS_AT_END = 64  # more than a pipe holds; somebody left behind may go on writing for ever
@@ -84,7 +85,7 @@ class Ended:
     def words(self) -> str:
         """The last lines of what it said, or how it ended when it did not say anything."""
         if spoken := self.spoken:
-            return "; ".join(spoken[-3:])
+            return "; ".join(line[-_LONGEST_LINE:] for line in spoken[-3:])
         if self.status < 0:
             return f"it was ended by signal {-self.status} ({signal.strsignal(-self.status)})"
         if self.status == _SSH_FAILED and self.command.login:

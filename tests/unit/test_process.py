@@ -96,3 +96,6 @@ class Words(unittest.TestCase):
             (-9, "", "it was ended by signal 9 (Killed)"),
         ):
             self.assertEqual(ended("x", status, stderr).words(), words)
+
+    def test_words_without_end(self) -> None:
+        self.assertLess(len(ended("x", 1, "ERROR: " + "x" * 30_000).words()), 1000)
