@@ -1,0 +1,166 @@
+"""What the README says is what the program does: the help, the fields of documents, and the files of timers."""
+
+import configparser
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import unittest
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from unittest import mock
+
+from btrfs_backup import argfiles, cli
+from btrfs_backup.document import document
+from btrfs_backup.errors import Failure
+from btrfs_backup.model.manifest import Comparison, Difference
+from btrfs_backup.model.status import Place, Row
+from btrfs_backup.report import Report, Restoration, Sent, Survey, Tally
+
+README = (Path(__file__).parents[2] / "README.rst").read_text(encoding="utf-8")
+NOW = datetime(2026, 1, 4).astimezone()
+FAILURE = Failure("what", "hint")
+PROGRAM = "/usr/local/bin/btrfs-backup"
+
+
+def chapter(title: str, line: str = "=") -> str:
+    """What is below the heading TITLE, up to the next one underlined like it or with `=`."""
+    [text] = re.findall(rf"^{re.escape(title)}\n{line}{{{len(title)}}}\n\n(.*)", README, re.DOTALL | re.MULTILINE)
+    return re.split(rf"^.+\n(?:=|{line}){{3,}}\n\n", text, maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def blocks(text: str) -> list[str]:
+    """The literal blocks in TEXT."""
+    return [
+        re.sub(r"^ {4}", "", block, flags=re.MULTILINE)
+        for block in re.findall(r"::\n\n((?: {4}.*\n|\n(?= {4}))+)", text + "\n")
+    ]
+
+
+class Help(unittest.TestCase):
+    def test_it_is_that_of_the_program(self) -> None:
+        with mock.patch.dict(os.environ, COLUMNS="80"):
+            said = cli.parser().format_help()
+        [block] = blocks(chapter("Help"))
+        self.assertEqual(comparable(block.partition("\n")[2]), comparable(said))
+        if sys.version_info >= (3, 13):
+            self.assertEqual(block.partition("\n")[2].strip(), said.strip())
+
+
+def comparable(text: str) -> str:
+    """Without the layout, and as Python 3.13 spells options: it names their value once."""
+    return re.sub(r"(-\w) (\S+|\{.*?\}), (--\S+ \2)(?= )", r"\1, \3", " ".join(text.split()))
+
+
+class Documents(unittest.TestCase):
+    """Every field of every document is in the tables, and no other one."""
+
+    HEAD = "Every document"
+
+    def described(self, title: str) -> set[str]:
+        return set(re.findall(r"^``([\w.\[\]*]+)``  ", chapter(title, "-"), re.MULTILINE))
+
+    def found(self, command: str, about: Report | Survey | Restoration) -> set[str]:
+        whole = json.loads(document(command, NOW, NOW, 10, FAILURE, about))
+        fields = set(paths({**whole, "source": None} if isinstance(about, Report) else whole))
+        self.assertLessEqual(self.described(self.HEAD), fields)
+        return fields - self.described(self.HEAD) - ({"source"} if isinstance(about, Report) else set())
+
+    def test_run(self) -> None:
+        tally = Tally("/b", [Sent("s", "p", 1, 1.0)], ["d"], {"k": ["why"]}, ["o"], [FAILURE], cleared=["c"])
+        tally.verified.append(Comparison("v", 1, 1, (Difference("x", "it is missing"),)))
+        found = self.found("run", Report(Tally("/a"), "s", [tally]))
+        self.assertEqual(found, self.described("Run, dry run, verify"))
+
+    def test_status(self) -> None:
+        survey = Survey(Tally("/a"), [Tally("/b", failures=[FAILURE])])
+        survey.rows = [Row("s", ("complete", "missing"), ("why",))]
+        survey.places = [Place("/b", True, "s", None, ("s",))]
+        found = {field.replace("./b", ".*") for field in self.found("status", survey)}
+        self.assertEqual(found, self.described("Status of all"))
+
+    def test_restore(self) -> None:
+        about = Restoration("/b", "/a", "s", NOW, "/c", Sent("s", "p", 1, 1.0), "x", failures=[FAILURE])
+        self.assertEqual(self.found("restore", about), self.described("A restore"))
+
+
+def paths(value: object, path: str = "") -> Iterator[str]:
+    """Of all that is neither a list nor an object."""
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            yield from paths(each, f"{path}.{key}" if path else key)
+    elif isinstance(value, list):
+        for each in value:
+            yield from paths(each, f"{path}[]")
+    else:
+        yield path
+
+
+class Timers(unittest.TestCase):
+    """The files of cron, anacron and systemd, by their syntax."""
+
+    TEXT = chapter("Every night by itself")
+    CRON = r"[-*/,0-9]+( [-*/,0-9]+){4}  root  (.+)"
+    ANACRON = r"\d+  \d+  [-\w]+  (.+)"
+
+    def test_commands(self) -> None:
+        """Each one is a backup with an @file, perhaps under a lock, and nothing that cron would change."""
+        lines = [line for block in blocks(self.TEXT) for line in block.splitlines()]
+        cron = [match[2] for line in lines if (match := re.fullmatch(self.CRON, line))]
+        anacron = [match[1] for line in lines if (match := re.fullmatch(self.ANACRON, line))]
+        started = [line.partition("=")[2] for line in lines if line.startswith("ExecStart=/")]
+        self.assertEqual((len(cron), len(anacron), len(started)), (4, 2, 2))
+        for command in cron + anacron + started:
+            plain = re.sub(r"^(/usr/bin/)?flock (-n -E 0 )?/run/lock/[-\w]+ ", "", command)
+            program, *arguments = plain.split(" ")
+            self.assertIn(program, ("btrfs-backup", PROGRAM))
+            argv = argfiles.expand(arguments, lambda path: "/data/photos\n/mnt/usb/photos", "/")
+            self.assertTrue(cli.parse(argv).destinations)
+        for command in cron:
+            self.assertNotIn("%", command)
+
+    def units(self) -> dict[str, str]:
+        """The blocks that are whole units, by the last file named before each."""
+        found = re.findall(r"``/etc/systemd/system/(\S+?)``[^`]*?(?:``\w+``[^`]*?)?::\n\n((?: {4}.*\n|\n)+)", self.TEXT)
+        return {name: re.sub(r"^ {4}", "", text, flags=re.MULTILINE) for name, text in found}
+
+    def test_units(self) -> None:
+        units = self.units()
+        self.assertEqual(sorted(units), ["btrfs-backup@.service", "btrfs-backup@.timer"])
+        parsed = {name: configparser.ConfigParser(interpolation=None) for name in units}
+        for name, text in units.items():
+            parsed[name].optionxform = str  # type: ignore[assignment, method-assign]
+            parsed[name].read_string(text)
+        self.assertEqual(list(parsed["btrfs-backup@.service"]), ["DEFAULT", "Unit", "Service"])
+        self.assertEqual(list(parsed["btrfs-backup@.timer"]), ["DEFAULT", "Unit", "Timer", "Install"])
+
+    @unittest.skipUnless(shutil.which("systemd-analyze"), "needs systemd-analyze")
+    def test_systemd_takes_the_units(self) -> None:
+        """It also tells of options that it does not know, with an exit status of 0."""
+        with tempfile.TemporaryDirectory() as folder:
+            for name, text in self.units().items():
+                Path(folder, name).write_text(text.replace(PROGRAM, sys.executable))
+            done = subprocess.run(
+                ["systemd-analyze", "verify", "--man=no", *(f"{folder}/{name}" for name in self.units())],
+                capture_output=True,
+                text=True,
+            )
+            self.assertEqual((done.returncode, done.stderr), (0, ""))
+
+
+class Commands(unittest.TestCase):
+    def test_every_option_exists(self) -> None:
+        """Of those in a command that is shown."""
+        known = {name.partition("=")[0] for action in cli.parser()._actions for name in action.option_strings}
+        shown = re.findall(r"^ +(?:\$ )?(?:sudo )?btrfs-backup (.*)", README, re.MULTILINE)
+        used = {option for line in shown for option in re.findall(r" (--[a-z][-a-z]*)", f" {line}")}
+        self.assertGreater(len(used), 10)
+        self.assertLessEqual(used, known)
+
+
+if __name__ == "__main__":
+    unittest.main()
