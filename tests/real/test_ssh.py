@@ -469,8 +469,8 @@ class Faults(SshTest):
 
     def test_full_disk(self) -> None:
         server, source, usb = self.sshd(), self.source(), self.disk("usb").path
-        small = self.disk("small", 120).path
-        random_file(source / "large", 150)
+        small = self.disk("small", 40).path
+        random_file(source / "large", 50)
         result = self.backup(*server.arguments(), source, f"{server.url}{small}", usb, status=10)
         self.assertIn("btrfs receive on 127.0.0.1: ERROR: ", result.err)
         self.assertIn("No space left on device", result.err)

@@ -52,9 +52,9 @@ class Shared(RealTest):
     def test_one_killed_and_one_full(self) -> None:
         """The third one gets all of it in one go."""
         source = self.source()
-        random_file(source / "large", 150)
-        good, killed = self.disk("good", 400).path, self.disk("killed", 400).path
-        full = self.disk("full", 120).path
+        random_file(source / "large", 80)
+        good, killed = self.disk("good").path, self.disk("killed").path
+        full = self.disk("full", 60).path
         command = self.start("-v", "debug", source, killed, full, good)
         wait_for(lambda: names(killed))
         receive = wait_for(lambda: child_running(command.pid, "btrfs", "receive", str(killed)))
@@ -74,8 +74,8 @@ class Shared(RealTest):
 
     def test_all_but_the_source_fail(self) -> None:
         source = self.source()
-        random_file(source / "large", 150)
-        disks = [self.disk(name, 120).path for name in ("one", "two")]
+        random_file(source / "large", 50)
+        disks = [self.disk(name, 40).path for name in ("one", "two")]
         result = self.backup(source, *disks, status=10)
         self.assertEqual(result.err.count("btrfs receive: ERROR"), 2)
         self.assertNotIn("btrfs send:", result.err)
@@ -129,10 +129,10 @@ class InARow(RealTest):
 
     def test_one_of_them_fails(self) -> None:
         """What came before it has arrived; only that one is on record, on the parent it needs; another disk goes on."""
-        source, usb = self.source("pool", "home"), self.disk("usb", 400).path
-        small = self.disk("small", 120)
+        source, usb = self.source("pool", "home"), self.disk("usb").path
+        small = self.disk("small", 40)
         taken = self.snapshots(source, 3)
-        random_file(source / "large", 130)
+        random_file(source / "large", 50)
         taken = self.snapshots(source, 3)
         result = self.backup("-S", source, small.path, usb, status=10)
         self.assertIn(f"{small.path}: sending {taken[3]} failed: btrfs receive: ", result.err)
