@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timezone
 
 from btrfs_backup.errors import Failure
 from btrfs_backup.model.snapshot import Subvolume
@@ -85,7 +85,7 @@ def usage(path: str) -> Argv:
 
 def parse_usage(text: str) -> int | None:
     """Bytes that are free for data in what usage prints, None when it does not tell."""
-    match = re.search(r"^\s*Free \(estimated\):\s*(\d+)", text, re.MULTILINE | re.ASCII)
+    match = re.search(r"^[ \t]*Free \(estimated\):[ \t]*(\d+)", text, re.MULTILINE | re.ASCII)
     return int(match[1]) if match else None
 
 
@@ -102,8 +102,10 @@ def parse_version(text: str) -> tuple[int, int]:
     return (int(match[1]), int(match[2])) if match else (0, 0)
 
 
+# A dash where there is none.
+_UUID = "-|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _ROW_START = re.compile(
-    r"^ID \d+ gen \d+ top level \d+ parent_uuid ([-0-9a-f]+) +received_uuid ([-0-9a-f]+) +uuid ([-0-9a-f]+) path ",
+    rf"^ID \d+ gen \d+ top level \d+ parent_uuid ({_UUID}) +received_uuid ({_UUID}) +uuid ({_UUID}) path ",
     re.MULTILINE | re.ASCII,
 )
 
@@ -139,13 +141,15 @@ def parse_show(text: str) -> Subvolume:
     fields = re.findall(r"^\t(Name|UUID|Parent UUID|Received UUID|Flags|Receive time):[ \t]*(.*)$", text, re.MULTILINE)
     # The names of its snapshots come last and may look like anything: of each field the first counts.
     found = dict(reversed(fields))
-    if not found.keys() >= {"UUID", "Parent UUID", "Received UUID", "Flags"}:
+    uuids = [found.get(field, "") for field in ("UUID", "Parent UUID", "Received UUID")]
+    if "Flags" not in found or not all(re.fullmatch(_UUID, each) for each in uuids):
         raise _not_understood("subvolume show", text)
+    uuid, parent, received = map(_uuid, uuids)
     return Subvolume(
         found.get("Name", ""),
-        _uuid(found["UUID"]),
-        _uuid(found["Parent UUID"]),
-        _uuid(found["Received UUID"]),
+        uuid,
+        parent,
+        received,
         readonly="readonly" in found["Flags"].split(),
         # Seen: `btrfs property set -f ... ro false` clears the received UUID and leaves this.
         received_at=_time(found.get("Receive time", "-")),
@@ -164,7 +168,8 @@ _PARENT_TROUBLE = re.compile(
     # That it cannot be found or reached (cmds/receive.c, process_snapshot).
     "cannot find parent subvol|parent subvol(ume)? is not reachable|changed your default"
     # Seen: somebody has changed it, and what the increment builds upon is not there.
-    "|ERROR: .*(No such file or directory|Not a directory|Is a directory|Directory not empty)"
+    "|^ERROR: .*(No such file or directory|Not a directory|Is a directory|Directory not empty)",
+    re.MULTILINE,
 )
 
 
@@ -174,11 +179,11 @@ def blames_parent(stderr: str) -> bool:
 
 
 def _time(word: str) -> datetime | None:
-    """Such as `2026-11-24 07:57:41 +0000`."""
+    """Such as `2026-11-24 07:57:41 +0000`; None for a dash. What cannot be read counts as long ago."""
     try:
-        return datetime.strptime(word.strip(), "%Y-%m-%d %H:%M:%S %z")
+        return datetime.strptime(word.strip(), "%Y-%m-%d %H:%M:%S %z") if word != "-" else None
     except ValueError:
-        return None
+        return datetime.fromtimestamp(0, timezone.utc)
 
 
 def _uuid(word: str) -> str:

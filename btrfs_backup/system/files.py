@@ -217,4 +217,4 @@ def parse_locks(text: str) -> list[str]:
     """The process ids that hold an flock, in the order of /proc/locks (proc_locks(5))."""
     # "1: FLOCK  ADVISORY  WRITE 1234 00:29:256 0 EOF"; those that wait have an arrow.
     rows = [line.split() for line in text.splitlines()]
-    return list(dict.fromkeys(row[4] for row in rows if row[1:2] == ["FLOCK"] and len(row) > 4))
+    return list(dict.fromkeys(row[4] for row in rows if row[1:2] == ["FLOCK"] and row[4:5] and row[4].isdecimal()))

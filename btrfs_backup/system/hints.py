@@ -17,7 +17,7 @@ _PACKAGES = {
 # sh, bash and busybox put the name before the words, csh too; sudo puts it before them as well.
 # zsh and fish put it behind.
 _NOT_FOUND = re.compile(
-    r"(?:command not found: |Unknown command: )([\w.+-]+)|([\w.+-]+): (?:command )?not found(?!:)", re.IGNORECASE
+    r"(?:command not found: |Unknown command: )([\w.+-]+)|\b([\w.+-]{1,64}): (?:command )?not found(?!:)", re.IGNORECASE
 )
 _SUDO = re.compile(r"^sudo: |is not allowed to (?:execute|run)|is not in the sudoers", re.MULTILINE)
 
