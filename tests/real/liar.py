@@ -3,6 +3,7 @@
 import os
 import shutil
 from pathlib import Path
+from shlex import quote
 
 REAL = str(shutil.which("btrfs"))
 
@@ -16,7 +17,8 @@ def lying_btrfs(folder: Path, lies: str) -> Path:
     folder.mkdir(exist_ok=True)
     program = folder / "btrfs"
     program.write_text(
-        f'#!/bin/sh\nreal={REAL} here={folder}\nfor last; do :; done\ncase "$*" in\n{lies}\nesac\nexec "$real" "$@"\n'
+        f"#!/bin/sh\nreal={quote(REAL)} here={quote(str(folder))}\nfor last; do :; done\n"
+        f'case "$*" in\n{lies}\nesac\nexec "$real" "$@"\n'
     )
     program.chmod(0o755)
     return folder
