@@ -133,7 +133,7 @@ class Ways(SshTest):
 class Connection(SshTest):
     def test_server_that_shares_no_connections(self) -> None:
         server, source, nas = self.sshd("MaxSessions 1"), self.source(), self.disk("nas").path
-        self.backup(*server.arguments(), f"{server.url}{source}", f"{server.url}{nas}")
+        self.backup(*server.arguments(), f"{server.url}{source}", nas)
         self.assertGreater(server.logins(), 2)
         self.assert_complete(nas, source / "snapshot", names(source / "snapshot"))
 
