@@ -158,8 +158,9 @@ class RealTest(unittest.TestCase):
 def start_command(*arguments: object, env: dict[str, str] | None = None, **more: object) -> "subprocess.Popen[str]":
     """Start the command, its output in pipes unless MORE says otherwise; the caller has to see that it ends."""
     pipes: dict[str, object] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    # -S: nothing but the standard library is needed, and to look for more takes time.
     return subprocess.Popen(
-        [sys.executable, "-m", "btrfs_backup", *map(str, arguments)],
+        [sys.executable, "-S", "-m", "btrfs_backup", *map(str, arguments)],
         text=True,
         errors="surrogateescape",
         env={**os.environ, "PYTHONPATH": str(TOP), **(env or {})},
@@ -225,6 +226,14 @@ def child_running(pid: int, *words: str) -> int | None:
         if tuple(command[: len(words)]) == words:
             return child
     return None
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is such a process that has not ended. One that has lost its parent may wait long to be reaped."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> Any:

@@ -11,6 +11,7 @@ from tests.real.machine import (
     child_running,
     children_of,
     is_readonly,
+    is_running,
     kill,
     names,
     random_file,
@@ -64,7 +65,7 @@ class CutOff(RealTest):
         for pid in (command.pid, *children):
             kill(pid)
         command.wait()
-        wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children))
+        wait_for(lambda: not any(is_running(pid) for pid in children))
         self.check_cut_off(source, usb)
         self.check_healed(source, usb)
 
@@ -84,7 +85,7 @@ class CutOff(RealTest):
         children = children_of(command.pid)
         kill(command.pid)
         command.wait()
-        wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), 5)
+        wait_for(lambda: not any(is_running(pid) for pid in children), 5)
         self.check_cut_off(source, usb)
         self.check_healed(source, usb)
 

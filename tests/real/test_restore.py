@@ -15,6 +15,7 @@ from tests.real.machine import (
     child_running,
     children_of,
     is_readonly,
+    is_running,
     kill,
     names,
     random_file,
@@ -302,7 +303,7 @@ class CutOff(RestoreTest):
         usb, home, command, receive = self.begin()
         kill(command.pid)
         command.communicate()
-        wait_for(lambda: not Path(f"/proc/{receive}").exists())
+        wait_for(lambda: not is_running(receive))
         self.assertEqual(names(self.new), [f"home{STAGE}"])
         # For the same destination, whichever backup it is.
         name = names(usb)[0]
@@ -327,7 +328,7 @@ class CutOff(RestoreTest):
         usb, home, command, receive = self.begin()
         kill(command.pid)
         command.communicate()
-        wait_for(lambda: not Path(f"/proc/{receive}").exists())
+        wait_for(lambda: not is_running(receive))
         result = self.backup("--restore", "--dry-run", usb, home)
         self.assertIn(f"would restore {names(usb)[0]} from {usb}, in full", result.out)
         self.assertEqual(result.err, "")
@@ -374,7 +375,7 @@ class CutOff(RestoreTest):
             last_steps = children_of(command.pid)
             kill(command.pid)
             command.communicate()
-            wait_for(lambda pids=last_steps: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+            wait_for(lambda pids=last_steps: not any(is_running(pid) for pid in pids))
             done = home.exists()
             if done:
                 self.assert_same(home, usb / name)

@@ -6,7 +6,7 @@ import shutil
 import signal
 from pathlib import Path
 
-from tests.real.machine import RealTest, Result, children_of, names, random_file, sh, show, wait_for
+from tests.real.machine import RealTest, Result, children_of, is_running, names, random_file, sh, show, wait_for
 
 OUTSTANDING = ".outstanding_transfers"
 COMPLETED = ".completed_transfers"
@@ -167,7 +167,7 @@ class Failures(ShellTest):
         _, err = command.communicate(timeout=20)
         self.assertEqual(command.returncode, 128 + signal.SIGTERM, err)
         self.assertEqual(len(members), 2)
-        wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in members))
+        wait_for(lambda: not any(is_running(pid) for pid in members))
 
     def test_broken_streams_are_noticed_on_their_way(self) -> None:
         """Of a `btrfs send` that exits with 0; the command stores it and does not mind."""

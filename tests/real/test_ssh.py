@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from btrfs_backup.system import hints
-from tests.real.machine import TOP, child_running, children_of, kill, names, random_file, sh, show, wait_for
+from tests.real.machine import TOP, child_running, children_of, is_running, kill, names, random_file, sh, show, wait_for
 from tests.real.sshd import USER, Sshd, SshTest, free_port
 
 OUTSTANDING = ".outstanding_transfers"
@@ -183,7 +183,7 @@ class Connection(SshTest):
             command.send_signal(number)
         _, err = command.communicate(timeout=60)
         self.assertEqual(command.returncode, {0: 0, signal.SIGKILL: -9}.get(number, 128 + number), err)
-        wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children))
+        wait_for(lambda: not any(is_running(pid) for pid in children))
         if number != signal.SIGKILL:
             self.assertEqual(list(temporary.iterdir()), [])
         wait_for(lambda: not server.sessions())

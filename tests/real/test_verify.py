@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from btrfs_backup.system import hints
-from tests.real.machine import TOP, RealTest, Result, children_of, names, random_file, sh, show, wait_for
+from tests.real.machine import TOP, RealTest, Result, children_of, is_running, names, random_file, sh, show, wait_for
 from tests.real.sshd import USER, SshTest
 
 _SET_RECEIVED_SUBVOL = 0xC0C89425  # BTRFS_IOC_SET_RECEIVED_SUBVOL
@@ -389,7 +389,7 @@ class Meanwhile(VerifyTest):
         self.assertEqual((command.returncode, out), (128 + signal.SIGTERM, ""))
         self.assertIn("error: ended by SIGTERM\n", err)
         self.assertNotIn("outstanding", err)
-        wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in (*finds, *sleeping)))
+        wait_for(lambda: not any(is_running(pid) for pid in (*finds, *sleeping)))
 
     def test_progress_on_a_terminal(self) -> None:
         source, usb = self.source(), self.disk("usb").path
