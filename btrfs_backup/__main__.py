@@ -13,12 +13,6 @@ from types import FrameType
 from typing import NoReturn
 
 from btrfs_backup import cli
-from btrfs_backup.commands.backup import backup
-from btrfs_backup.commands.dry_run import dry_run
-from btrfs_backup.commands.restore import restore
-from btrfs_backup.commands.status import look_around
-from btrfs_backup.commands.verify import verify
-from btrfs_backup.document import document
 from btrfs_backup.errors import Failure, Interrupted
 from btrfs_backup.report import (
     Exit,
@@ -36,7 +30,6 @@ from btrfs_backup.report import (
 )
 from btrfs_backup.settings import Settings
 from btrfs_backup.system import output, progress
-from btrfs_backup.table import table
 
 log = logging.getLogger("btrfs_backup")
 
@@ -75,6 +68,8 @@ def _carry_out(settings: Settings) -> int:
     status = exit_status(task.about, ended_by)
     try:
         if settings.json:
+            from btrfs_backup.document import document
+
             error = ended_by if isinstance(ended_by, Failure) else None
             output.line(document(task.name, began, datetime.now().astimezone(), status, error, task.about))
         elif not isinstance(ended_by, Failure):
@@ -99,11 +94,17 @@ class _Task:
     interrupted: Callable[[str], str] = "ended by {}".format
 
 
+# Each imports what it needs by itself: a run that has nothing to do spends most of its time on starting.
+
+
 def _task(settings: Settings) -> _Task:
     source = Tally(settings.source.identity)
     if settings.restore:
         return _restoration(settings)
     if settings.status:
+        from btrfs_backup.commands.status import look_around
+        from btrfs_backup.table import table
+
         survey = Survey(source)
         width = shutil.get_terminal_size().columns
         return _Task(
@@ -114,6 +115,8 @@ def _task(settings: Settings) -> _Task:
         )
     report = Report(source)
     if settings.verify:
+        from btrfs_backup.commands.verify import verify
+
         return _Task(
             "verify",
             report,
@@ -122,12 +125,18 @@ def _task(settings: Settings) -> _Task:
             lambda: differences(report),
         )
     if settings.dry_run:
+        from btrfs_backup.commands.dry_run import dry_run
+
         return _Task("dry-run", report, lambda: dry_run(settings, report), print=lambda: intentions(report))
+    from btrfs_backup.commands.backup import backup
+
     recorded = "ended by {}; what is recorded as outstanding is sent by the next run"
     return _Task("run", report, lambda: backup(settings, report), lambda: summary(report), interrupted=recorded.format)
 
 
 def _restoration(settings: Settings) -> _Task:
+    from btrfs_backup.commands.restore import restore
+
     report = Restoration(settings.source.identity, settings.destinations[0].identity)
 
     def interrupted(name: str) -> str:

@@ -4,10 +4,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
 from btrfs_backup.errors import Failure, Interrupted, LockHeld, UsageError
-from btrfs_backup.model.manifest import Comparison
-from btrfs_backup.model.status import Place, Row
+
+if TYPE_CHECKING:  # few runs need them
+    from btrfs_backup.model.manifest import Comparison
+    from btrfs_backup.model.status import Place, Row
 
 _LAG = 4_000_000  # bytes that a destination may be behind another one before it is worth telling
 
@@ -51,7 +54,7 @@ class Tally:
     outstanding: list[str] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     absent: bool = False
-    verified: list[Comparison] = field(default_factory=list)
+    verified: "list[Comparison]" = field(default_factory=list)
     cleared: list[str] = field(default_factory=list)
     free: int | None = None
 
@@ -79,8 +82,8 @@ class Survey:
 
     source: Tally
     destinations: list[Tally] = field(default_factory=list)
-    rows: list[Row] = field(default_factory=list)
-    places: list[Place] = field(default_factory=list)
+    rows: "list[Row]" = field(default_factory=list)
+    places: "list[Place]" = field(default_factory=list)
 
     @property
     def failed(self) -> bool:
@@ -229,7 +232,7 @@ def _verifying(tally: Tally) -> str:
     return f"{failed}compared {plural(len(names), 'backup')} ({_span(names)}): {findings(tally.verified)}"
 
 
-def findings(comparisons: Sequence[Comparison]) -> str:
+def findings(comparisons: "Sequence[Comparison]") -> str:
     """What came of COMPARISONS: `12 files with 9.4 MB, no difference`."""
     files = plural(sum(each.files for each in comparisons), "file")
     data = size(sum(each.bytes for each in comparisons))
