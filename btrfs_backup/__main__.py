@@ -22,6 +22,7 @@ from btrfs_backup.report import (
     Tally,
     differences,
     exit_status,
+    harmless,
     intentions,
     restore_intentions,
     restored,
@@ -202,7 +203,7 @@ class _Formatter(logging.Formatter):
     """Says plainly what it is; only warnings and errors are called so."""
 
     def format(self, record: logging.LogRecord) -> str:
-        message = record.getMessage()
+        message = harmless(record.getMessage())
         return message if record.levelno == logging.INFO else f"{record.levelname.lower()}: {message}"
 
 

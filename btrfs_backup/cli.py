@@ -96,7 +96,7 @@ def _add_places(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--locked-dests",
         action="store_true",
-        help="add every destination that the record of failed transfers names",
+        help="add every destination that the record of failed transfers names, but for shell commands",
     )
     group.add_argument(
         "--skip-absent-dests",

@@ -1,5 +1,6 @@
 """What a run came to: summary lines and the exit status. Pure."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -246,6 +247,11 @@ def differences(report: Report) -> Iterator[str]:
         for comparison in tally.verified:
             for each in comparison.differences:
                 yield _printable(f"{tally.place} {comparison.snapshot}: {each.path or '.'}: {each.what}")
+
+
+def harmless(text: str) -> str:
+    """TEXT without what plays with a terminal: names and other machines' words may hold anything. Colours stay."""
+    return re.sub(r"\x1b(?!\[3?[0-3]m)|[^\n\t\x1b -~\xa0-\U0010ffff]", lambda odd: repr(odd[0])[1:-1], text)
 
 
 def _printable(text: str) -> str:

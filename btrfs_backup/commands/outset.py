@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from btrfs_backup.commands.visit import Visit, fail, visit
 from btrfs_backup.errors import Failure, UsageError
 from btrfs_backup.model import location, transfers
-from btrfs_backup.model.location import Location
+from btrfs_backup.model.location import Location, Scheme
 from btrfs_backup.model.transfers import Records
 from btrfs_backup.report import Report, Tally
 from btrfs_backup.settings import Settings
@@ -54,12 +54,20 @@ def forgotten(settings: Settings, visits: Sequence[Visit], records: Records) -> 
 
 
 def _locked_destinations(settings: Settings, records: Records, report: Report) -> Iterator[Location]:
+    """What the records name. They are only a file: no command is run because one stands there."""
+    path = f"{settings.folder_path}/{OUTSTANDING}"
     for recorded in transfers.locked_destinations(records.outstanding, settings.naming):
         try:
-            yield location.parse(recorded, "/")
+            place = location.parse(recorded, "/")
         except UsageError as error:
-            failure = Failure(
-                f"the records name a destination that is none: {error.message}",
-                f"Correct it with an editor: {settings.folder_path}/{OUTSTANDING}",
-            )
-            fail(report.source, failure)
+            message = f"the records name a destination that is none: {error.message}"
+            fail(report.source, Failure(message, f"Correct it with an editor: {path}"))
+            continue
+        if place.scheme is Scheme.SHELL and place not in settings.destinations:
+            message = f"the records name a shell command, which is not run for that: {place}"
+            fail(report.source, Failure(message, f"Name it as a DEST if it is yours. They are in {path}"))
+        elif place.scheme is Scheme.LOCAL and not recorded.startswith("/"):
+            message = f"the records name a destination that is none: '{recorded}' is not absolute"
+            fail(report.source, Failure(message, f"Correct it with an editor: {path}"))
+        else:
+            yield place

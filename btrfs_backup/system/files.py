@@ -4,6 +4,7 @@ import fcntl
 import logging
 import os
 import re
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -28,7 +29,10 @@ def read(host: Host, path: str) -> str | None:
     if host.connection:
         return _read_remote(host, path)
     try:
-        with open(path, "rb") as file:
+        # Not to wait for somebody at the other end of a named pipe.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise Failure(f"cannot read '{path}': it is not a regular file", "Move it away.")
             return os.fsdecode(file.read())
     except FileNotFoundError:
         return None
@@ -106,8 +110,10 @@ def _write_new(path: str, data: bytes, like: str) -> None:
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644), "wb") as new:
         with suppress(FileNotFoundError, PermissionError):
             old = os.lstat(like)
-            os.fchmod(new.fileno(), old.st_mode & 0o777)
-            os.fchown(new.fileno(), old.st_uid, old.st_gid)
+            # A link has a mode that means nothing.
+            if stat.S_ISREG(old.st_mode):
+                os.fchmod(new.fileno(), old.st_mode & 0o777)
+                os.fchown(new.fileno(), old.st_uid, old.st_gid)
         new.write(data)
         new.flush()
         os.fsync(new.fileno())

@@ -4,6 +4,7 @@ import os
 import sys
 
 from btrfs_backup.errors import Failure
+from btrfs_backup.report import harmless
 from btrfs_backup.system import progress
 
 
@@ -16,7 +17,7 @@ def line(text: str) -> None:
     """Print TEXT. Raises Failure when nobody can read it."""
     progress.clear()
     try:
-        print(text, flush=True)
+        print(harmless(text), flush=True)
     except OSError as error:
         # Python would try again at the end, and say so.
         nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -18,8 +18,15 @@ from btrfs_backup.system.process import Child, Children, Command, CommandFailed
 # is noticed within a minute, after ServerAliveCountMax (3) times the interval. A slow one answers in between.
 _PATIENCE = {"ServerAliveInterval": ("0", "10"), "ConnectTimeout": ("none", "30")}
 _SHARING = ("controlmaster", "controlpath", "controlpersist")
-# What a configuration may ask for that suits interactive use only. Option -> the value that is needed.
-_PLAIN = {"RemoteCommand": "none", "StdinNull": "no", "ForkAfterAuthentication": "no"}
+# What a configuration may ask for that suits interactive use only, or lends the other side what it does not need.
+# Option -> the value that is needed.
+_PLAIN = {
+    "RemoteCommand": "none",
+    "StdinNull": "no",
+    "ForkAfterAuthentication": "no",
+    "ForwardAgent": "no",
+    "ForwardX11": "no",
+}
 # sockaddr_un holds 108 bytes, to which ssh adds 17 while it binds; and much else means something in a ControlPath.
 _GOOD_FOLDER = re.compile(r"/[A-Za-z0-9_./-]{0,69}")
 _FOLDER_PREFIX = "btrfs-backup-"

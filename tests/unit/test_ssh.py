@@ -72,6 +72,7 @@ class Argv(unittest.TestCase):
                 "ForkAfterAuthentication=no",
                 always,
             ],
+            "forwardagent /run/agent\nforwardx11 yes\n": [*patient, "ForwardAgent=no", "ForwardX11=no", always],
         }
         for configured, wanted in table.items():
             with self.subTest(configured):
