@@ -222,7 +222,11 @@ class Folder:
         return failures | dict.fromkeys(self._still_there(supposed), Failure(undone, btrfs.DOUBT))
 
     def sync(self) -> None:
-        """Wait until deleted subvolumes are really gone. Raises Failure."""
+        """Wait until deleted subvolumes are really gone. Raises Failure.
+
+        Seen: the kernel begins with them up to half a minute later, but at once when the filesystem is written out.
+        """
+        self.write_out()
         self.host.run(btrfs.sync(self.path), f"cannot wait for deleted subvolumes in '{self.path}'")
 
     def _make_writable(self, name: str) -> None:

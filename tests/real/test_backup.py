@@ -3,8 +3,10 @@
 import json
 import os
 import signal
+import time
 from pathlib import Path
 
+from tests.real.liar import lying_btrfs, path_with
 from tests.real.machine import RealTest, is_readonly, kill, names, sh, show, wait_for
 
 OUTSTANDING = ".outstanding_transfers"
@@ -186,6 +188,17 @@ class Retention(RealTest):
         self.assertIn("is a copy of another snapshot", result.err)
         self.assertIn("in full", result.err)
         self.assertEqual(show(usb / name)["Received UUID"], show(source / "snapshot" / name)["UUID"])
+
+    def test_deleted_subvolumes_are_waited_for(self) -> None:
+        """Not for half a minute, whoever commits the deletion."""
+        source, usb = self.source(), self.disk("usb").path
+        self.backup(source, usb)
+        lies = 'subvolume\\ delete\\ -c*) exec "$real" subvolume delete "$4";;'
+        began = time.monotonic()
+        self.backup("-s", "-n", "1", source, usb, env=path_with(lying_btrfs(self.folder / "lies", lies)))
+        self.assertLess(time.monotonic() - began, 20)
+        self.assertEqual(len(names(usb)), 1)
+        self.assertEqual(sh("btrfs", "subvolume", "list", "-d", usb), "")
 
     def test_a_deletion_that_fails(self) -> None:
         source, usb = self.source(), self.disk("usb").path
