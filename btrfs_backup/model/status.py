@@ -65,8 +65,8 @@ def rows(
 
 def place(view: View, naming: Naming, records: Records, now: datetime, max_age: timedelta | None) -> Place:
     """How a destination stands. now: naive local time, like the names. max_age: of its newest complete backup."""
-    recorded = transfers.owed(records.outstanding, naming, view.location)
-    owed = {*recorded, *(view.target.owed if view.target else ())}
+    recorded = set(transfers.owed(records.outstanding, naming, view.location))
+    owed = recorded - set(view.holdings.complete) | set(view.target.owed if view.target else ())
     if view.target and view.listed:
         newest = naming.newest(view.holdings.complete)
     else:

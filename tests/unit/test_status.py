@@ -79,6 +79,13 @@ class PlaceTest(unittest.TestCase):
         self.assertEqual(found, [(B, True, (C, D)), (A, False, (C,)), (A, True, (B, C, D))])
         self.assertEqual(survey().places[0].age, timedelta(days=2, hours=6, minutes=30))
 
+    def test_what_arrived_is_not_owed(self) -> None:
+        """A run that was ended may leave it on record."""
+        usb = View(USB, Holdings(subvolumes(A, B)), Target(USB, (C,), frozenset([A, B])))
+        noted = Records({name: Locks(frozenset([USB])) for name in (B, C)}, {})
+        place = status.place(usb, NAMING, noted, NOW, None)
+        self.assertEqual((place.newest, place.owed), (B, (C,)))
+
     def test_max_age(self) -> None:
         day = timedelta(days=1)
         for limit, wanted in ((2 * day, [True] * 3), (3 * day, [False, True, True]), (None, [False] * 3)):
