@@ -31,23 +31,26 @@ def document(
         "exit_status": exit_status,
         "error": _failure(error) if error else None,
     }
-    describe = {Report: _report, Survey: _survey, Restoration: _restoration}[type(about)]
-    fields |= describe(about)  # type: ignore[operator]
+    if isinstance(about, Report):
+        fields |= _report(about, reached=not error)
+    else:
+        fields |= _survey(about) if isinstance(about, Survey) else _restoration(about)
     return json.dumps(fields, indent=2)
 
 
-def _report(report: Report) -> Value:
+def _report(report: Report, reached: bool) -> Value:
     return {
         "snapshot": report.snapshot,
-        "source": _tally(report.source),
-        "destinations": [_tally(tally) for tally in report.destinations],
+        "source": _tally(report.source, reached),
+        "destinations": [_tally(tally, reached) for tally in report.destinations],
     }
 
 
-def _tally(tally: Tally) -> Value:
+def _tally(tally: Tally, reached: bool) -> Value:
+    state = "absent" if tally.absent else "failed" if tally.failed else "ok" if reached else "not reached"
     return {
         "location": tally.place,
-        "state": "absent" if tally.absent else "failed" if tally.failed else "ok",
+        "state": state,
         "sent": [_sent(sent) for sent in tally.sent],
         "cleared": tally.cleared,
         "deleted": tally.deleted,

@@ -210,6 +210,7 @@ class DocumentTest(unittest.TestCase):
         found = self.parsed("run", Report(Tally("/home")), Failure("no such source", "Give one."))
         assert isinstance(found, dict)
         self.assertEqual(found["error"], {"message": "no such source", "hint": "Give one."})
+        self.assertEqual(found["source"]["state"], "not reached")
 
     def test_status(self) -> None:
         found = self.parsed("status", survey())
