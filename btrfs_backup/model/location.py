@@ -45,7 +45,7 @@ class Location:
         return self.identity
 
 
-_AS_SCP_HAS_IT = re.compile(r"((?:[\w.-]+@)?(?!ssh:|shell:)[A-Za-z][\w.-]+):(/(?!/).*)", re.DOTALL)
+_AS_SCP_HAS_IT = re.compile(r"((?:[\w.-]+@)?[A-Za-z][\w.-]+):(/(?!/).*)", re.DOTALL)
 _SSH = re.compile(r"ssh://(?:([^/]*)@)?(\[[^]/]*\]|[^:/\[\]]*)(?::([^/]*))?(/.*)?", re.DOTALL)
 
 
@@ -66,6 +66,11 @@ def parse(spelling: str, cwd: str) -> Location:
         raise UsageError(
             f"'{spelling}': '{unknown[0]}' is not known",
             f"Use a path, ssh:// or shell://. For a local folder of that name write './{spelling}'.",
+        )
+    if scheme := re.match("(ssh|shell):", spelling):
+        raise UsageError(
+            f"'{spelling}' lacks the two slashes of '{scheme[0]}//'",
+            f"Write '{scheme[0]}//...'. For a local folder of that name write './{spelling}'.",
         )
     if remote := _AS_SCP_HAS_IT.fullmatch(spelling):
         raise UsageError(

@@ -45,7 +45,6 @@ class LocalTest(unittest.TestCase):
             "./ftp://x": "/home/anna/ftp:/x",
             "1://x": "/home/anna/1:/x",
             "/ssh://nas/x": "/ssh:/nas/x",
-            "ssh:/nas": "/home/anna/ssh:/nas",
             "-x": "/home/anna/-x",
             "/\udcff": "/\udcff",
         }
@@ -222,6 +221,15 @@ class OtherTest(unittest.TestCase):
             with self.subTest(spelling=spelling):
                 self.assertIn(spelling, caught.exception.message)
                 self.assertIn(f"./{spelling}", caught.exception.hint)
+
+    def test_scheme_without_its_slashes(self) -> None:
+        for spelling in ("ssh:/nas/x", "ssh:nas", "ssh:", "shell:cat", "shell:/bin/cat", "shell: cat > /x"):
+            with self.subTest(spelling=spelling), self.assertRaises(UsageError) as caught:
+                parse(spelling, CWD)
+            with self.subTest(spelling=spelling):
+                self.assertIn(f"'{spelling}' lacks the two slashes of ", caught.exception.message)
+                self.assertIn(f"./{spelling}", caught.exception.hint)
+                self.assertEqual(parse(f"./{spelling}", CWD).identity, f"{CWD}/{spelling}")
 
     def test_nul(self) -> None:
         for spelling in ("\0", "/a\0b", "ssh://nas/a\0b", "ssh://n\0s/a", "shell://cat\0"):
