@@ -50,6 +50,7 @@ _RESTORE_EXAMPLE = "btrfs-backup --restore /mnt/usb/home /home"
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
+        message = re.sub("ignored explicit argument (.*)", r"\1 cannot be given with it", message, flags=re.DOTALL)
         raise UsageError(message, f"'{self.prog} --help' explains the options.")
 
 

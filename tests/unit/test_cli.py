@@ -197,6 +197,11 @@ class OptionsTest(CommandLineTest):
                 self.assert_refused([option, "/src"], option)
                 self.assert_refused(["/src", "/b", option], option)
 
+    def test_value_of_an_option_that_takes_none(self) -> None:
+        for option, value in (("--verify=some", "some"), ("--dry-run=yes", "yes"), ("-S=a\nb", r"a\nb")):
+            with self.subTest(option=option):
+                self.assert_refused([option, "/src", "/b"], f"'{value}' cannot be given with it")
+
     def test_ambiguous_abbreviation(self) -> None:
         self.assert_refused(["--no", "/src"], "--no")
         self.assert_refused(["--num", "3", "/src"], "--num")
