@@ -27,10 +27,14 @@ _BRIEF = {
     "Disk quota exceeded": DISK_FULL,
     "Read-only file system": READ_ONLY,
 }
-_FULL = "free some space there, or keep less, with '-n' (backups) or '-N' (snapshots)."
+_FULL = "free some space there. Backups keep less with '-n', snapshots with '-N'."
 _ANYWHERE = (
     ("No space left on device", f"The disk is full: {_FULL}"),
     ("Disk quota exceeded", f"The quota is used up: {_FULL}"),
+    (
+        "not a btrfs filesystem",
+        "That folder is on no btrfs filesystem. Is the disk mounted? The snapshot folder: see the option '-f'.",
+    ),
     (
         "Invalid cross-device link",
         "The snapshot folder has to be on the filesystem of the source: see the option '-f'.",

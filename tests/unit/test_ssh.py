@@ -91,6 +91,7 @@ class Hints(unittest.TestCase):
         table = {
             "ERROR: writing to f failed: No space left on device": ("disk is full", "disk is full"),
             "ERROR: cannot snapshot: Invalid cross-device link": ("option '-f'", "option '-f'"),
+            "ERROR: not a btrfs filesystem: /tmp/s": ("option '-f'", "option '-f'"),
             "ERROR: could not create: Read-only file system": ("writable", "writable"),
             "ERROR: can't perform the search: Operation not permitted": ("as root", "--ssh-sudo"),
             "ERROR: not a valid btrfs filesystem: /x": ("as root", "--ssh-sudo"),
