@@ -161,6 +161,11 @@ class _Run:
     def _enlist_destinations(self) -> None:
         self.visits = enlist(self.settings, self.hosts, self.state.records, self.report)
         if self.settings.remove_locks:
+            for each in self.visits:
+                if forgotten(self.settings, [each], self.state.records) == self.state.records:
+                    log.warning("%s: nothing is on record of it: is it spelled as in the backups?", each.identity)
+                else:
+                    log.info("%s: dropped what was on record of it", each.identity)
             records = forgotten(self.settings, self.visits, self.state.records)
             self.state.save_outstanding(records.outstanding)
             self.state.save_completed(records.completed)
@@ -240,11 +245,14 @@ class _Run:
         ready: list[tuple[Visit, stream.Receiver]] = []
         done = stream.Transferred((), ())
         try:
-            self._begin(batches, visits)
-            compressed_data = self._compressed_data(visits)
             for each in visits:
                 with each.failing_alone():
+                    # Before anything is recorded: it may be what fills the disk of the source, too.
                     each.make_room([batch.snapshot for batch in batches])
+            self._begin(batches, visits)
+            compressed_data = self._compressed_data(visits)
+            for each in [one for one in visits if not one.broken]:
+                with each.failing_alone():
                     how = self.streaming.sending(each.host, compressed_data)
                     ready.append((each, each.receiver(batches[0], self.settings, how)))
             if ready:
@@ -287,6 +295,8 @@ class _Run:
             self._note_delivered(each)
         failing = batches[count] if failure else None
         again = failing and failing.parent and _parent_is_to_blame(failed) and each.unmoved()
+        if failing:
+            each.clear_away(failing.snapshot, self.snapshots)
         self._settle(each, batches[:count], None if again else failing, before)
         for batch, streamed in zip(batches[:count], streams, strict=False):
             each.tally.sent.append(Sent(batch.snapshot, batch.parent, streamed.bytes, streamed.seconds))
@@ -297,7 +307,6 @@ class _Run:
                 each.target = plan.without_parent(each.target, failing.parent)
             else:
                 each.fail(failure)
-            each.clear_away(failing.snapshot, self.snapshots)
 
     def _settle(
         self, each: Visit, arrived: Sequence[Batch], failed: Batch | None, before: transfers.Outstanding

@@ -293,6 +293,37 @@ class Parents(RealTest):
         self.assertNotIn("in full", result.err)
 
 
+class OneFullDisk(RealTest):
+    def test_what_was_cut_off_makes_room_for_the_record(self) -> None:
+        """Source and destination are on one disk, which the transfer fills: there is no room for a record either."""
+        pool = self.disk("pool", 200)
+        source = self.subvolume(pool.path / "home")
+        random_file(source / "large", 90)
+        result = self.backup("-d", source, pool.path / "backups", status=10, env={"TERM": "dumb"})
+        self.assertIn("disk full", result.err)
+        self.assertEqual(names(pool.path / "backups"), [])
+        [name] = names(source / "snapshot")
+        self.assertEqual(record(source), {name: {"locks": [str(pool.path / "backups")]}})
+        # What an earlier run could not delete goes before this one records anything.
+        sh("btrfs", "subvolume", "create", pool.path / "backups" / name)
+        random_file(pool.path / "backups" / name / "part", 20)
+        filler = pool.fill()
+        result = self.backup("-S", source, pool.path / "backups", status=10)
+        self.assertIn(f"deleting {name}, a transfer that was cut off", result.err)
+        self.assertEqual(names(pool.path / "backups"), [])
+        filler.unlink()
+
+
+class Forgetting(RealTest):
+    def test_it_says_what_it_dropped(self) -> None:
+        source, usb = self.source(), self.disk("usb").path
+        self.backup(source, usb)
+        forget = ("-S", "-T", "--remove-locks", source)
+        self.assertIn(f"{usb}: dropped what was on record of it", self.backup(*forget, usb).err)
+        result = self.backup(*forget, "/mistyped")
+        self.assertIn("warning: /mistyped: nothing is on record of it: is it spelled as in the backups?", result.err)
+
+
 class PowerLoss(RealTest):
     def test_what_was_said_to_be_sent_is_on_disk(self) -> None:
         """The image of the disk at the end of a run is what a machine finds that lost its power just then."""
