@@ -6,8 +6,9 @@ import os
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from tests.real.inside import InsideTest
 from tests.real.liar import lying_btrfs, path_with
-from tests.real.machine import TOP, RealTest, Result, is_readonly, names, sh, show, tree, wait_for
+from tests.real.machine import TOP, Result, is_readonly, names, sh, show, tree, wait_for
 
 OUTSTANDING = ".outstanding_transfers"
 _SET_FLAGS = 0x4008941A  # BTRFS_IOC_SUBVOL_SETFLAGS
@@ -28,7 +29,7 @@ def set_writable(path: Path, writable: bool) -> None:
         os.close(descriptor)
 
 
-class Identity(RealTest):
+class Identity(InsideTest):
     def pair(self, backups: int = 2) -> tuple[Path, Path]:
         """A source, and a disk with some backups of it, each different."""
         source, usb = self.source(), self.disk("usb").path

@@ -4,8 +4,9 @@ import json
 import time
 from collections.abc import Iterable
 
+from tests.real.inside import InsideTest
 from tests.real.liar import lying_btrfs, path_with
-from tests.real.machine import RealTest, Result, names, show
+from tests.real.machine import Result, names, show
 
 OUTSTANDING = ".outstanding_transfers"
 
@@ -25,7 +26,7 @@ ANSWERS = {
 }
 
 
-class Lying(RealTest):
+class Lying(InsideTest):
     """Each lie is told to a run that has something to send and something to delete."""
 
     def setUp(self) -> None:
