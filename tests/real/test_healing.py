@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.real.liar import lying_btrfs, path_with
 from tests.real.machine import (
     TOP,
     Disk,
@@ -291,6 +292,18 @@ class Parents(RealTest):
         result = self.backup(source, usb, status=10, env=env)
         self.assertEqual(result.err.count("on top of"), 1)
         self.assertNotIn("in full", result.err)
+
+
+class OverlookedMounts(RealTest):
+    def test_a_filesystem_is_asked_for_twice(self) -> None:
+        """As `btrfs filesystem show` overlooks a mount when others come and go at that moment."""
+        source, usb = self.source(), self.disk("usb").path
+        seen = self.folder / "seen"
+        lie = f"filesystem\\ show*) [ -e {seen} ] || {{ >{seen}; echo 'not a valid btrfs filesystem' >&2; exit 1; }};;"
+        env = path_with(lying_btrfs(self.folder / "tools", lie))
+        self.backup(source, usb, env=env)
+        self.assertTrue(seen.exists())
+        self.assert_complete(usb, source / "snapshot", names(source / "snapshot"))
 
 
 class OneFullDisk(RealTest):
