@@ -8,7 +8,7 @@ from datetime import datetime
 from btrfs_backup.commands.outset import enlist, forgotten, open_source
 from btrfs_backup.commands.streaming import Streaming
 from btrfs_backup.commands.visit import Visit, fail, occupied
-from btrfs_backup.errors import Absent, Failure, MissingProgram, StateFileBroken
+from btrfs_backup.errors import Failure, MissingProgram, StateFileBroken
 from btrfs_backup.model import inventory, plan, retention, transfers
 from btrfs_backup.model.plan import Batch, Lineage
 from btrfs_backup.report import Report, Sent, Tally, pace, plural
@@ -179,10 +179,7 @@ class _Run:
             self.state.save_outstanding(transfers.reconcile(outstanding, self.naming, each.identity, each.target.owed))
             self._note_delivered(each)
         except Failure as failure:
-            if isinstance(failure, Absent) and self.settings.skip_absent:
-                each.skip(failure)
-            else:
-                each.fail(failure)
+            each.give_up(failure, self.settings)
             with each.failing_alone():
                 self._owe_newest(each)
 

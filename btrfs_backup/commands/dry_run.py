@@ -6,7 +6,7 @@ from datetime import datetime
 
 from btrfs_backup.commands.outset import enlist, forgotten, open_source
 from btrfs_backup.commands.visit import Visit, fail, occupied
-from btrfs_backup.errors import Absent, Failure, StateFileBroken
+from btrfs_backup.errors import Failure, StateFileBroken
 from btrfs_backup.model import inventory, plan, retention, transfers
 from btrfs_backup.model.plan import Batch, Lineage, Snapshots
 from btrfs_backup.model.snapshot import Subvolume
@@ -88,10 +88,7 @@ class _DryRun:
                 each.tally.free = each.place.free(each.standing)
             outstanding = transfers.reconcile(self.records.outstanding, self.naming, each.identity, ())
         except Failure as failure:
-            if isinstance(failure, Absent) and self.settings.skip_absent:
-                each.skip(failure)
-            else:
-                each.fail(failure)
+            each.give_up(failure, self.settings)
             newest = self.naming.newest(self.snapshots)
             outstanding = self.records.outstanding
             if newest and self.settings.transfer:
@@ -134,10 +131,7 @@ def _batches(targets: Sequence[plan.Target], lineage: Lineage | None, shared: bo
     left = list(targets)
     while batch := plan.next_batch(left, lineage, shared):
         yield batch
-        left = [
-            plan.served(target, batch.snapshot) if target.destination in batch.destinations else target
-            for target in left
-        ]
+        left = plan.after(batch, left)
 
 
 def _judge(tally: Tally, verdict: retention.Verdict) -> None:

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from btrfs_backup.commands.outset import enlist, open_source
 from btrfs_backup.commands.visit import Visit
-from btrfs_backup.errors import Absent, Failure, UsageError
+from btrfs_backup.errors import Failure, UsageError
 from btrfs_backup.model import inventory, location, retention, status, transfers
 from btrfs_backup.model.location import Location
 from btrfs_backup.model.plan import Snapshots
@@ -64,7 +64,4 @@ def _look(each: Visit, settings: Settings, snapshots: Snapshots, records: Record
     try:
         each.look(settings, snapshots, records)
     except Failure as failure:
-        if isinstance(failure, Absent) and settings.skip_absent:
-            each.skip(failure)
-        else:
-            each.fail(failure)
+        each.give_up(failure, settings)

@@ -50,9 +50,13 @@ class Visit:
         self.broken = True
         fail(self.tally, failure)
 
-    def skip(self, absent: Absent) -> None:
-        self.broken = self.tally.absent = True
-        log.warning("%s: skipped: %s", self.identity, absent.message)
+    def give_up(self, failure: Failure, settings: Settings) -> None:
+        """It could not be looked at; when it is absent, that may be no failure."""
+        if isinstance(failure, Absent) and settings.skip_absent:
+            self.broken = self.tally.absent = True
+            log.warning("%s: skipped: %s", self.identity, failure.message)
+        else:
+            self.fail(failure)
 
     @contextmanager
     def failing_alone(self) -> Iterator[None]:

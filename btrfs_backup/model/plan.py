@@ -89,6 +89,11 @@ def served(target: Target, snapshot: str) -> Target:
     return replace(target, missing=target.missing[1:], common=target.common | {snapshot})
 
 
+def after(batch: Batch, targets: Sequence[Target]) -> list[Target]:
+    """TARGETS when BATCH has arrived at its destinations."""
+    return [served(each, batch.snapshot) if each.destination in batch.destinations else each for each in targets]
+
+
 def without_parent(target: Target, parent: str) -> Target:
     """PARENT is of no use there. The next better one may be, but when that is none either it is not for the parents."""
     return replace(target, unusable=target.common if target.unusable else frozenset({parent}))
@@ -130,9 +135,7 @@ def next_batches(
         batches.append(batch)
         if any(target.one_by_one for target in targets if target.destination in batch.destinations):
             break
-        targets = [
-            served(target, batch.snapshot) if target.destination in batch.destinations else target for target in targets
-        ]
+        targets = after(batch, targets)
     return tuple(batches)
 
 

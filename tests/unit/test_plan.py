@@ -118,10 +118,7 @@ class NextBatchesTest(unittest.TestCase):
         done: list[Batch] = []
         while batches := ask(targets):
             for batch in batches:
-                targets = [
-                    plan.served(target, batch.snapshot) if target.destination in batch.destinations else target
-                    for target in targets
-                ]
+                targets = plan.after(batch, targets)
             done += batches
         return done
 
