@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 
 from btrfs_backup.commands.outset import enlist, forgotten, open_source
+from btrfs_backup.commands.prune import prune
 from btrfs_backup.commands.streaming import Streaming
 from btrfs_backup.commands.visit import Visit, fail, occupied
 from btrfs_backup.errors import Failure, MissingProgram, StateFileBroken
 from btrfs_backup.model import inventory, plan, retention, transfers
 from btrfs_backup.model.plan import Batch, Lineage
-from btrfs_backup.report import Report, Sent, Tally, pace, plural
+from btrfs_backup.report import Report, Sent, Tally, pace
 from btrfs_backup.settings import Settings
 from btrfs_backup.system import files, stream
 from btrfs_backup.system.btrfs import DOUBT, blames_parent
@@ -358,7 +359,7 @@ class _Run:
         """A destination is pruned although a transfer failed: that frees space."""
         if not each.target or not isinstance(each.place, Folder):
             return
-        self._delete(each.place, each.tally, each.verdict(self.settings))
+        prune(each.place, each.tally, each.verdict(self.settings), self.settings)
 
     def _prune_source(self) -> None:
         protected = transfers.reasons(self.state.records)
@@ -371,7 +372,7 @@ class _Run:
                 )
             return
         verdict = retention.decide(self.settings.keep_snapshots, self.naming, self.snapshots, protected)
-        self._delete(self.source.folder, self.report.source, verdict)
+        prune(self.source.folder, self.report.source, verdict, self.settings)
 
     def _protect_what_was_not_recorded(self, protected: dict[str, list[str]]) -> None:
         """On a full disk no record can be written before something is deleted; this run still knows what is needed."""
@@ -380,27 +381,6 @@ class _Run:
             common = self.naming.newest(target.common)
             for name in target.owed.union([common] if common else ()):
                 protected.setdefault(name, []).append(f"needed by {each.identity}")
-
-    def _delete(self, folder: Folder, tally: Tally, verdict: retention.Verdict) -> None:
-        for kept in verdict.kept:
-            log.debug("%s: keeping %s: %s", tally.place, kept.name, ", ".join(kept.because))
-        failures = folder.delete(verdict.dropped, self.settings.convert_rw)
-        tally.deleted = [name for name in verdict.dropped if name not in failures]
-        tally.kept = {kept.name: list(kept.because) for kept in verdict.kept} | {name: [] for name in failures}
-        if tally.deleted:
-            log.info("%s: deleted %s", tally.place, ", ".join(tally.deleted))
-            self._sync(folder, tally)
-        for failure in dict.fromkeys(failures.values()):
-            count = sum(1 for each in failures.values() if each is failure)
-            message = f"{plural(count, 'deletion')} failed: {failure.message}"
-            fail(tally, Failure(message, failure.hint, failure.brief))
-
-    def _sync(self, folder: Folder, tally: Tally) -> None:
-        try:
-            if self.settings.sync:
-                folder.sync()
-        except Failure as failure:
-            fail(tally, failure)
 
 
 def _parent_is_to_blame(failed: Failure | None) -> bool:
