@@ -286,25 +286,24 @@ class _Run:
         assert each.target
         # When that cannot be told, all of them stay on record.
         count, failure = each.outcome(batches[: len(streams)], failed, self.snapshots, self.naming)
-        for batch in batches[:count]:
+        for batch, streamed in zip(batches[:count], streams, strict=False):
             each.target = plan.served(each.target, batch.snapshot)
+            each.tally.sent.append(Sent(batch.snapshot, batch.parent, streamed.bytes, streamed.seconds))
+            log.info("%s: sent %s: %s", each.identity, batch.snapshot, pace(streamed.bytes, streamed.seconds))
+        failing = batches[count] if failure else None
+        again = failing and failing.parent and _parent_is_to_blame(failed) and each.unmoved()
+        # It is told before anything is recorded, which may fail, too.
+        if again and failing.parent:
+            log.warning("%s: %s\n  Trying another parent, or a full transfer.", each.identity, failure)
+            each.target = plan.without_parent(each.target, failing.parent)
+        elif failure:
+            each.fail(failure)
+        if failing:
+            each.clear_away(failing.snapshot, self.snapshots)
         if isinstance(each.place, Shell):
             # In this order: what was delivered there must not be forgotten, or it would be sent again.
             self._note_delivered(each)
-        failing = batches[count] if failure else None
-        again = failing and failing.parent and _parent_is_to_blame(failed) and each.unmoved()
-        if failing:
-            each.clear_away(failing.snapshot, self.snapshots)
         self._settle(each, batches[:count], None if again else failing, before)
-        for batch, streamed in zip(batches[:count], streams, strict=False):
-            each.tally.sent.append(Sent(batch.snapshot, batch.parent, streamed.bytes, streamed.seconds))
-            log.info("%s: sent %s: %s", each.identity, batch.snapshot, pace(streamed.bytes, streamed.seconds))
-        if failing and failure:
-            if again and failing.parent:
-                log.warning("%s: %s\n  Trying another parent, or a full transfer.", each.identity, failure)
-                each.target = plan.without_parent(each.target, failing.parent)
-            else:
-                each.fail(failure)
 
     def _settle(
         self, each: Visit, arrived: Sequence[Batch], failed: Batch | None, before: transfers.Outstanding

@@ -186,8 +186,11 @@ class Visit:
         return place.look(naming, self.standing).subvolumes
 
     def unmoved(self) -> bool:
-        """Whether its disk is still where it was seen. Raises Failure."""
-        return isinstance(self.place, Folder) and examine(self.place.host, self.place.path) == self.standing
+        """Whether its disk is still where it was seen."""
+        try:
+            return isinstance(self.place, Folder) and examine(self.place.host, self.place.path) == self.standing
+        except Failure:
+            return False
 
     def clear_away(self, snapshot: str, snapshots: Snapshots) -> None:
         """Delete what a failed transfer left, so that its space is free; when that fails, the next run does it."""

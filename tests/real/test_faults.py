@@ -234,3 +234,23 @@ class BrokenStateFiles(RealTest):
         (source / "snapshot" / f"{OUTSTANDING}.new").rmdir()
         self.backup(source, usb)
         self.assertEqual(len(names(usb)), 3)
+
+    def test_transfer_fails_and_that_cannot_be_recorded(self) -> None:
+        """Both are told; what was on record before stays there."""
+        source, usb = self.source(), self.disk("usb").path
+        self.backup("-q", source)
+        random_file(source / "large", 20)
+        run = self.start("--rate-limit=10M", source, usb)
+        wait_for(lambda: len(names(usb)) == 2)
+        receive = wait_for(lambda: child_running(run.pid, "btrfs", "receive"))
+        kill(receive, signal.SIGSTOP)
+        (source / "snapshot" / f"{OUTSTANDING}.new").mkdir()
+        kill(receive)
+        err = run.communicate()[1]
+        first, second = names(source / "snapshot")
+        self.assertIn(f"sending {second} failed: btrfs receive: ", err)
+        self.assertIn("cannot write", err)
+        self.assertIn("sent 1 snapshot", err)
+        self.assertEqual(run.returncode, 10)
+        self.assertEqual(list(json.loads((source / "snapshot" / OUTSTANDING).read_text())), [first, second])
+        self.assertEqual(names(usb), [first])
