@@ -1,8 +1,8 @@
 """The backup run: snapshot, send what is missing, prune. Read it from top to bottom."""
 
 import logging
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from btrfs_backup.commands.outset import enlist, forgotten, open_source
@@ -23,8 +23,6 @@ from btrfs_backup.system.ssh import Access
 from btrfs_backup.system.statefile import StateFiles
 
 log = logging.getLogger(__name__)
-
-_LONG = 5.0  # seconds after which streams that have arrived are verified and recorded before others follow
 
 Clock = Callable[[], datetime]
 
@@ -259,13 +257,13 @@ class _Run:
             for each in visits:
                 if not each.broken:
                     each.fail(failure)
-        failures = {each.identity: failed for (each, _), failed in zip(ready, done.failures, strict=False)}
+        endings = {each.identity: ending for (each, _), ending in zip(ready, done.endings, strict=False)}
         for each in visits:
             with each.failing_alone():
                 if each.broken:
                     self._settle(each, (), batches[0], before)
                 else:
-                    self._conclude(each, batches, done.streams, failures[each.identity], before)
+                    self._conclude(each, batches, done.streams, endings[each.identity], before)
 
     def _begin(self, batches: Sequence[Batch], visits: Sequence[Visit]) -> None:
         outstanding = self.state.records.outstanding
@@ -279,23 +277,23 @@ class _Run:
         each: Visit,
         batches: Sequence[Batch],
         streams: Sequence[stream.Streamed],
-        failed: Failure | None,
+        ending: stream.Ending,
         before: transfers.Outstanding,
     ) -> None:
         """Find out how far those BATCHES got at a destination that were streamed, and record it. Raises Failure."""
         assert each.target
         # When that cannot be told, all of them stay on record.
-        count, failure = each.outcome(batches[: len(streams)], failed, self.snapshots, self.naming)
+        count, failure = each.outcome(batches[: len(streams)], ending, self.snapshots, self.naming)
         for batch, streamed in zip(batches[:count], streams, strict=False):
             each.target = plan.served(each.target, batch.snapshot)
             each.tally.sent.append(Sent(batch.snapshot, batch.parent, streamed.bytes, streamed.seconds))
             log.info("%s: sent %s: %s", each.identity, batch.snapshot, pace(streamed.bytes, streamed.seconds))
         failing = batches[count] if failure else None
-        again = failing and failing.parent and _parent_is_to_blame(failed) and each.unmoved()
+        useless = failing.parent if failing and _parent_is_to_blame(ending.failure) and each.unmoved() else None
         # It is told before anything is recorded, which may fail, too.
-        if again and failing.parent:
+        if useless:
             log.warning("%s: %s\n  Trying another parent, or a full transfer.", each.identity, failure)
-            each.target = plan.without_parent(each.target, failing.parent)
+            each.target = plan.without_parent(each.target, useless)
         elif failure:
             each.fail(failure)
         if failing:
@@ -303,7 +301,7 @@ class _Run:
         if isinstance(each.place, Shell):
             # In this order: what was delivered there must not be forgotten, or it would be sent again.
             self._note_delivered(each)
-        self._settle(each, batches[:count], None if again else failing, before)
+        self._settle(each, batches[:count], None if useless else failing, before)
 
     def _settle(
         self, each: Visit, arrived: Sequence[Batch], failed: Batch | None, before: transfers.Outstanding
@@ -327,21 +325,19 @@ class _Run:
     def _stream(
         self, batches: Sequence[Batch], ready: Sequence[tuple[Visit, stream.Receiver]], compressed_data: bool
     ) -> stream.Transferred:
-        senders = self._senders(batches, [each.identity for each, _ in ready], compressed_data)
+        destinations = [each.identity for each, _ in ready]
+        senders = (self._sender(batch, destinations, compressed_data) for batch in batches)
         return self.streaming.transfer(senders, [receiver for _, receiver in ready])
 
-    def _senders(
-        self, batches: Sequence[Batch], destinations: Sequence[str], compressed_data: bool
-    ) -> Iterator[stream.Sender]:
-        """One for each of BATCHES; not for the later ones when it takes long: these are not to wait for a record."""
-        started = time.monotonic()
-        for batch in batches:
-            if batch is not batches[0] and time.monotonic() - started > _LONG:
-                return
+    def _sender(self, batch: Batch, destinations: Sequence[str], compressed_data: bool) -> stream.Sender:
+        def tell() -> None:
             how = f"on top of {batch.parent}" if batch.parent else "in full"
             for each in destinations:
                 log.info("%s: sending %s %s", each, batch.snapshot, how)
-            yield self.streaming.sender(self.source.folder, batch.snapshot, batch.parent, destinations, compressed_data)
+
+        folder = self.source.folder
+        sender = self.streaming.sender(folder, batch.snapshot, batch.parent, destinations, compressed_data)
+        return replace(sender, begin=tell)
 
     def _tell_occupied(self, each: Visit) -> None:
         for name, why in (each.target.occupied if each.target else {}).items():

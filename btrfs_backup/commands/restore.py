@@ -340,9 +340,10 @@ class _Restore:
         name, parent, folder, stage = self.plan.name, self.plan.parent, self.backup.folder, self.place.stage
         compressed_data = self._compressed_data()
         sender = self.streaming.sender(folder, name, parent, [self.report.destination], compressed_data)
-        receiver = Receiver(stage.receiver(self.streaming.sending(self.host, compressed_data)))
-        done = self.streaming.transfer([sender], [receiver])
-        if failed := done.failures[0]:
+        how = self.streaming.sending(self.host, compressed_data)
+        done = self.streaming.transfer([sender], [Receiver(stage.receiver(how), stage.writing_out())])
+        [ending] = done.endings
+        if failed := ending.failure or ending.unwritten:
             in_full = "With '-I' it is sent in full." if parent else ""
             raise Failure(f"restoring {name} failed: {failed.message}", failed.hint or in_full)
         if wrong := inventory.arrived(stage.show(name), self.backup.chosen, bool(parent)):

@@ -30,7 +30,8 @@ class Streaming:
         pipeline = folder.sender(name, parent, self.sending(folder.host, compressed_data))
         if not (self._settings.progress and progress.possible()):
             return Sender(pipeline)
-        return Sender(pipeline, folder.estimate(name, parent), progress.Progress(name, tuple(destinations)))
+        watch = progress.Progress(name, tuple(destinations))
+        return Sender(pipeline, folder.estimate(name, parent), watch=watch)
 
     def transfer(self, senders: Iterable[Sender], receivers: Sequence[Receiver]) -> Transferred:
         """Move streams as fast as is permitted. Raises Failure like `stream.transfer`."""

@@ -17,7 +17,7 @@ from btrfs_backup.settings import Settings
 from btrfs_backup.system import btrfs
 from btrfs_backup.system.endpoint import Folder, Sending, Shell, Standing, examine
 from btrfs_backup.system.host import Host, Hosts
-from btrfs_backup.system.stream import Receiver
+from btrfs_backup.system.stream import Ending, Receiver
 
 log = logging.getLogger(__name__)
 
@@ -135,22 +135,23 @@ class Visit:
         if isinstance(self.place, Shell):
             prefix, source = settings.naming.prefix, settings.source.identity
             return Receiver((self.place.receiver(batch.snapshot, batch.parent, prefix, source),), checked=True)
-        return Receiver(self.place.receiver(how))
+        return Receiver(self.place.receiver(how), self.place.writing_out())
 
     def takes_compressed_data(self) -> bool:
         """Whether it can read send protocol 2; who restores what a shell command stored may not. Raises Failure."""
         return isinstance(self.place, Folder) and self.place.host.btrfs_version >= btrfs.COMPRESSED_RECEIVER
 
     def outcome(
-        self, batches: Sequence[Batch], failed: Failure | None, snapshots: Snapshots, naming: Naming
+        self, batches: Sequence[Batch], ending: Ending, snapshots: Snapshots, naming: Naming
     ) -> tuple[int, Failure | None]:
         """How many of BATCHES, all of which were sent, arrived, and what went wrong with the one behind these.
 
-        failed: what made the transfer end early. Raises Failure when the destination cannot be looked at.
+        ending: of their transfer. Raises Failure when what is at the destination cannot be told.
         """
+        failed = ending.failure
         try:
-            if isinstance(self.place, Folder):
-                self.place.write_out()
+            if ending.unwritten:
+                raise ending.unwritten
             count, wrong = self._verify(batches, snapshots, naming)
         except Failure as blind:
             if not failed or len(batches) > 1:

@@ -205,8 +205,12 @@ class Folder:
         times = [self.show(name).received_at for name in names]
         return all(time and time.timestamp() > since for time in times)
 
+    def writing_out(self) -> Command:
+        """What has all that its filesystem holds on disk. Raises Failure."""
+        return self.host.command(btrfs.write_out(self.path))
+
     def write_out(self) -> None:
-        """Have all that it holds on disk. Raises Failure."""
+        """Have all that its filesystem holds on disk. Raises Failure."""
         self.host.run(btrfs.write_out(self.path), f"cannot write out the filesystem of '{self.path}'")
 
     def delete(self, names: Sequence[str], convert_rw: bool = False) -> dict[str, Failure]:

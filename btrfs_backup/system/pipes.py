@@ -149,11 +149,14 @@ class Chain:
             thread.start()
 
     def inlet(self) -> Pipe:
-        """The pipe for the next stream. Its writing end is to be closed here when somebody else has it."""
+        """A pipe for a stream. Its writing end is to be closed here when somebody else has it."""
         pipe = Pipe()
         self._pipes.append(pipe)
-        self._inlets.put(pipe)
         return pipe
+
+    def take(self, inlet: Pipe) -> None:
+        """Move what comes out of INLET, behind those taken before."""
+        self._inlets.put(inlet)
 
     def end(self) -> None:
         """No further stream comes."""

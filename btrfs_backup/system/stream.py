@@ -1,43 +1,54 @@
 """Streams, one after the other, from their senders to one or several receivers."""
 
+import math
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 from btrfs_backup.errors import Failure
 from btrfs_backup.model.sendstream import Measure
 from btrfs_backup.system.pipes import Chain, Outlet, Pipe
 from btrfs_backup.system.process import Child, Children, Command, CommandFailed, Ended, Pipeline
 
+_LONG = 5.0  # seconds after which no further stream is begun: what has arrived is to be verified and recorded
+_UNWRITTEN = 128 << 20  # bytes that a receiver may have read before a disk is made to write them
+
 
 @dataclass(frozen=True)
 class Moving:
     """A stream on its way. moved: bytes so far; delivered: those that each receiver has read; size: of the whole
-    stream, None as long as it is not known."""
+    stream, None as long as it is not known; arrived: all of it has been read, and the disks still write."""
 
     moved: int
     delivered: tuple[int, ...]
     seconds: float
     size: int | None
+    arrived: bool
 
 
 @dataclass(frozen=True)
 class Sender:
-    """pipeline: what writes the stream. estimate: writes it without its data, to learn the size. watch: is called a
-    few times a second."""
+    """pipeline: what writes the stream. estimate: writes it without its data, to learn the size. begin: is called
+    when its stream begins to be moved, watch: a few times a second from then on."""
 
     pipeline: Pipeline
     estimate: Command | None = None
-    watch: Callable[[Moving], None] | None = None
+    begin: Callable[[], None] = lambda: None
+    watch: Callable[[Moving], None] = lambda moving: None
 
 
 @dataclass(frozen=True)
 class Receiver:
-    """pipeline: what reads the streams. checked: it cannot tell a broken stream, so that is done on the way to it."""
+    """pipeline: what reads the streams. write_out: has the disk write what it has made of them, and waits for that.
+
+    checked: it cannot tell a broken stream, so that is done on the way to it.
+    """
 
     pipeline: Pipeline
+    write_out: Command | None = None
     checked: bool = False
 
 
@@ -50,60 +61,90 @@ class Streamed:
 
 
 @dataclass(frozen=True)
-class Transferred:
-    """How a transfer went. streams: one for each sender that was started.
+class Ending:
+    """How a transfer ended at one receiver. failure: what went wrong with the last stream that it got, or None.
 
-    failures: for each receiver what went wrong with the last stream that it got, or None.
+    unwritten: why what it got may not be on its disk, or None.
     """
 
+    failure: Failure | None
+    unwritten: Failure | None = None
+
+
+@dataclass(frozen=True)
+class Transferred:
+    """How a transfer went. streams: one for each sender whose stream was begun; endings: one for each receiver."""
+
     streams: tuple[Streamed, ...]
-    failures: tuple[Failure | None, ...]
+    endings: tuple[Ending, ...]
 
 
 def transfer(senders: Iterable[Sender], receivers: Sequence[Receiver], rate: int = 0) -> Transferred:
-    """Give each of the RECEIVERS all that the SENDERS write, and wait for all of them.
+    """Give each of the RECEIVERS all that the SENDERS write, have it on disk, and wait for all of that.
 
-    One sender is started when the one before has ended well, so the receivers have to take several streams one after
-    the other, as `btrfs receive` does. rate: bytes a second at most, 0 for no limit. Raises Failure when one of the
-    commands cannot be started.
+    One stream is moved when the sender of the one before has ended well, so the receivers have to take several streams
+    one after the other, as `btrfs receive` does. No further one is begun when it takes long. rate: bytes a second at
+    most, 0 for no limit. Raises Failure when one of the commands cannot be started.
     """
-    outlets = [Outlet() for _ in receivers]
-    checked = [number for number, receiver in enumerate(receivers) if receiver.checked]
-    unchecked = [number for number, receiver in enumerate(receivers) if not receiver.checked]
-    in_order = [outlets[number] for number in (*unchecked, *checked)]
+    ends = [_End(receiver) for receiver in receivers]
+    in_order = sorted(ends, key=lambda end: end.checked)
     flows: list[_Flow] = []
-    with Chain(in_order, len(checked), rate) as chain, Children() as children:
-        ends = [
-            _start(children, receiver.pipeline, outlet.pipe.reader, None, on_first_end=outlet.leave, tied=True)
-            for receiver, outlet in zip(receivers, outlets, strict=True)
-        ]
+    with (
+        Chain([end.outlet for end in in_order], sum(end.checked for end in ends), rate) as chain,
+        Children() as children,
+    ):
+        for end in ends:
+            end.start(children)
         chain.open()
-        for sender in senders:
-            flows.append(_Flow(sender, chain.inlet(), children, outlets))
-            children.wait(flows[-1].children, flows[-1].tick)
-            if not flows[-1].ended_well:
-                break
+
+        def tick(arrived: bool = False) -> None:
+            for end in ends:
+                end.tick()
+            if flows:
+                flows[-1].tell([end.outlet.delivered for end in ends], arrived)
+
+        for flow in _in_turn(_Flow(sender, chain.inlet(), children) for sender in senders):
+            flow.begin([end.outlet.delivered for end in ends])
+            flows.append(flow)
+            chain.take(flow.inlet)
+            children.wait(flow.children, tick)
         chain.end()
-        children.wait([child for end in ends for child in end], flows[-1].tick if flows else None)
+        children.wait([child for end in ends for child in end.children], tick)
+        children.wait([child for end in ends for child in end.write_out()], partial(tick, arrived=True))
     sends = [ended for flow in flows for ended in _ended(flow.children)]
-    failures = [
-        _failure(sends, _ended(end), outlet, chain, receiver.checked)
-        for receiver, end, outlet in zip(receivers, ends, outlets, strict=True)
-    ]
     untils = [*(flow.started for flow in flows[1:]), time.monotonic()]
-    streams = [Streamed(flow.inlet.drained, until - flow.started) for flow, until in zip(flows, untils, strict=False)]
-    return Transferred(tuple(streams), tuple(failures))
+    return Transferred(
+        tuple(Streamed(flow.inlet.drained, until - flow.started) for flow, until in zip(flows, untils, strict=False)),
+        tuple(Ending(end.failure(sends, chain), end.unwritten()) for end in ends),
+    )
+
+
+def _in_turn(flows: Iterator["_Flow"]) -> Iterator["_Flow"]:
+    """FLOWS, the next one when the one before has ended well.
+
+    From the second one on, another is started ahead, since starting a sender takes longer than a small stream itself.
+    When it is not wanted after all, it is dropped, and no receiver has seen anything of it.
+    """
+    since = time.monotonic()
+    flow, ahead = next(flows, None), None
+    while flow:
+        yield flow
+        if not flow.ended_well or time.monotonic() - since > _LONG:
+            break
+        flow, ahead = ahead or next(flows, None), next(flows, None)
+    if ahead:
+        ahead.drop()
 
 
 class _Flow:
-    """One of the streams of a transfer, from the moment that its sender is started."""
+    """One of the streams of a transfer. Its sender is started at once, and waits until its stream is moved."""
 
-    def __init__(self, sender: Sender, inlet: Pipe, children: Children, outlets: Sequence[Outlet]) -> None:
+    def __init__(self, sender: Sender, inlet: Pipe, children: Children) -> None:
         self.inlet = inlet
-        self.started = time.monotonic()
-        self._watch = sender.watch
-        self._outlets = outlets
-        self._delivered_before = [outlet.delivered for outlet in outlets]
+        self.started = math.inf
+        self._sender = sender
+        self._starter = children
+        self._delivered_before: Sequence[int] = ()
         self._measure = Measure()
         with open(os.devnull, "rb") as nothing:
             try:
@@ -113,25 +154,87 @@ class _Flow:
             finally:
                 # As long as we hold the end, the stream has none.
                 inlet.close_writer()
-            if sender.estimate:
-                children.start(sender.estimate, nothing.fileno(), capture=self._measure.feed)
 
-    @property
-    def tick(self) -> Callable[[], None] | None:
-        return self._tell if self._watch else None
+    def begin(self, delivered: Sequence[int]) -> None:
+        """It is moved from now on; DELIVERED: what each receiver has read of those before."""
+        self.started = time.monotonic()
+        self._delivered_before = delivered
+        self._sender.begin()
+        if self._sender.estimate:
+            with open(os.devnull, "rb") as nothing:
+                self._starter.start(self._sender.estimate, nothing.fileno(), capture=self._measure.feed)
+
+    def drop(self) -> None:
+        self.inlet.close_reader()
 
     @property
     def ended_well(self) -> bool:
         """As far as can be told: one in front of a compressor on another machine has no exit status, but words."""
         return not any(stage.status or _complains(stage) for stage in _ended(self.children))
 
-    def _tell(self) -> None:
-        assert self._watch
-        delivered = tuple(
-            max(0, outlet.delivered - before)
-            for outlet, before in zip(self._outlets, self._delivered_before, strict=True)
+    def tell(self, delivered: Sequence[int], arrived: bool) -> None:
+        """DELIVERED: what each receiver has read so far, with the streams before."""
+        own = (max(0, count - before) for count, before in zip(delivered, self._delivered_before, strict=True))
+        seconds = time.monotonic() - self.started
+        self._sender.watch(Moving(self.inlet.drained, tuple(own), seconds, self._measure.size, arrived))
+
+
+class _End:
+    """One end of a transfer: a receiver, the pipe that it reads, and the disk that it writes to."""
+
+    def __init__(self, receiver: Receiver) -> None:
+        self.checked = receiver.checked
+        self.outlet = Outlet()
+        self.children: list[Child] = []
+        self._receiver = receiver
+        self._writing: Child | None = None
+        self._written = 0  # bytes that had been delivered when the disk was last made to write
+
+    def start(self, children: Children) -> None:
+        self._starter = children
+        reader = self.outlet.pipe.reader
+        self.children = _start(
+            children, self._receiver.pipeline, reader, None, on_first_end=self.outlet.leave, tied=True
         )
-        self._watch(Moving(self.inlet.drained, delivered, time.monotonic() - self.started, self._measure.size))
+
+    def tick(self) -> None:
+        """Have the disk write while the stream goes on, or it has to do all of that at the end."""
+        if self.outlet.delivered - self._written > _UNWRITTEN and not (self._writing and self._writing.running):
+            self.write_out()
+
+    def write_out(self) -> list[Child]:
+        """Have the disk write all that has been received so far."""
+        if not self._receiver.write_out:
+            return []
+        self._written = self.outlet.delivered
+        with open(os.devnull, "rb") as nothing:
+            self._writing = self._starter.start(self._receiver.write_out, nothing.fileno())
+        return [self._writing]
+
+    def unwritten(self) -> Failure | None:
+        """Why what it got may not be on its disk, when all is over."""
+        ended = self._writing.ended if self._writing else None
+        return CommandFailed(ended, "cannot write out the filesystem") if ended and ended.status else None
+
+    def failure(self, send: Sequence[Ended], chain: Chain) -> Failure | None:
+        """What went wrong with the last stream that it got, when all is over. SEND: how the senders ended."""
+        receive = _ended(self.children)
+        all_sent = all(not stage.status or stage.died_of_broken_pipe for stage in send)
+        broken = chain.broken_stream if self.checked else None
+        # A sender whose stream is found broken in the middle is cut off for that, whatever it says of it; a stream
+        # that breaks off may do so because of the sender.
+        if broken and (broken.midway or all_sent):
+            return Failure(f"the stream is broken: {broken}", "The next run sends it again.")
+        if chain.fault:
+            return Failure(f"the stream was cut off here: {chain.fault}", "The next run sends it again.")
+        if failed := cause(send, receive, self.outlet.left_early):
+            return CommandFailed(failed)
+        if self.outlet.left_early:
+            return Failure(
+                f"{receive[0].command.title} ended before it had read the whole stream",
+                "It has to read its standard input to the end, and to exit with another status than 0 when it fails.",
+            )
+        return None
 
 
 def measure(estimate: Command) -> int | None:
@@ -194,24 +297,3 @@ def _start(
 
 def _ended(children: Sequence[Child]) -> list[Ended]:
     return [child.ended for child in children]
-
-
-def _failure(
-    send: Sequence[Ended], receive: Sequence[Ended], outlet: Outlet, chain: Chain, checked: bool
-) -> Failure | None:
-    sent = all(not stage.status or stage.died_of_broken_pipe for stage in send)
-    broken = chain.broken_stream if checked else None
-    # A sender whose stream is found broken in the middle is cut off for that, whatever it says of it; a stream that
-    # breaks off may do so because of the sender.
-    if broken and (broken.midway or sent):
-        return Failure(f"the stream is broken: {broken}", "The next run sends it again.")
-    if chain.fault:
-        return Failure(f"the stream was cut off here: {chain.fault}", "The next run sends it again.")
-    if failed := cause(send, receive, outlet.left_early):
-        return CommandFailed(failed)
-    if outlet.left_early:
-        return Failure(
-            f"{receive[0].command.title} ended before it had read the whole stream",
-            "It has to read its standard input to the end, and to exit with another status than 0 when it fails.",
-        )
-    return None

@@ -3,22 +3,25 @@
 import os
 import signal
 import sys
+import tempfile
 import time
 import unittest
+from functools import partial
+from pathlib import Path
 from unittest import mock
 
 from btrfs_backup.errors import Interrupted, MissingProgram
 from btrfs_backup.system import stream
 from btrfs_backup.system.pipes import Chain, Outlet
 from btrfs_backup.system.process import Command, Ended
-from btrfs_backup.system.stream import Receiver, Sender
+from btrfs_backup.system.stream import Ending, Receiver, Sender
 from tests.unit.test_sendstream import HEADER, STREAM, frame
 
 MUCH = 1_500_000
 
 
 def shell(script: str, checked: bool = False) -> Receiver:
-    return Receiver((Command(("sh", "-c", script), "the receiver"),), checked)
+    return Receiver((Command(("sh", "-c", script), "the receiver"),), checked=checked)
 
 
 def sender(script: str) -> Command:
@@ -37,10 +40,15 @@ class Transfers(unittest.TestCase):
     def tearDown(self) -> None:
         self.assertEqual(set(os.listdir("/proc/self/fd")), self.descriptors)
 
+    def folder(self) -> Path:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        return Path(folder.name)
+
     def sums(self, receivers: list[Receiver], source: Command) -> tuple[stream.Transferred, list[str]]:
         """Run it, each receiver printing something on its standard error; what failed, and those words."""
         done = stream.transfer([Sender((source,))], receivers)
-        return done, ["" if failure is None else failure.message for failure in done.failures]
+        return done, ["" if each.failure is None else each.failure.message for each in done.endings]
 
     def test_each_gets_everything(self) -> None:
         """A wrong checksum is an exit status."""
@@ -128,7 +136,7 @@ class Transfers(unittest.TestCase):
             receivers = [shell('[ "$(cat)" = "onetwothree" ]')] * count
             done = stream.transfer([Sender((sender(f"printf '{word}'"),)) for word in words], receivers)
             self.assertEqual([each.bytes for each in done.streams], [3, 3, 0, 5])
-            self.assertEqual(done.failures, (None,) * count)
+            self.assertEqual(done.endings, (Ending(None),) * count)
 
     def test_no_further_sender_after_a_failure(self) -> None:
         """Of a sender, by its exit status or its words, or of all receivers."""
@@ -141,15 +149,70 @@ class Transfers(unittest.TestCase):
                 senders = [Sender((sender(script),)) for script in ("printf x", bad, "printf y")]
                 done = stream.transfer(senders, [shell(receiver)])
                 self.assertEqual(len(done.streams), count)
-                self.assertEqual([str(failed.message) for failed in done.failures if failed], [words])
+                self.assertEqual([str(each.failure.message) for each in done.endings if each.failure], [words])
 
     def test_one_receiver_drops_out_between_two_streams(self) -> None:
         """The others get the later ones."""
         receivers = [shell("head -c 3 >/dev/null; echo full >&2; exit 1"), shell('[ "$(cat)" = "onetwo" ]')]
         senders = [Sender((sender(script),)) for script in ("printf one", "sleep 0.3; printf two")]
         done = stream.transfer(senders, receivers)
-        self.assertEqual([failed and failed.message for failed in done.failures], ["the receiver: full", None])
+        self.assertEqual([each.failure and each.failure.message for each in done.endings], ["the receiver: full", None])
         self.assertEqual([each.bytes for each in done.streams], [3, 3])
+
+    def ahead(self) -> tuple[list[Sender], list[str]]:
+        """Three senders, the second of which ends when the third has been started; and those that have begun."""
+        folder = self.folder()
+        scripts = {
+            "one": f"sleep 0.1; [ ! -e {folder}/two ] && printf one",
+            "two": f"touch {folder}/two; until [ -e {folder}/three ]; do sleep 0.01; done; printf two",
+            "three": f"touch {folder}/three; printf three",
+        }
+        begun: list[str] = []
+        return [Sender((sender(each),), begin=partial(begun.append, name)) for name, each in scripts.items()], begun
+
+    def test_the_next_sender_is_started_ahead(self) -> None:
+        """But not while the first stream is moved: it may be a long one."""
+        senders, begun = self.ahead()
+        done = stream.transfer(senders, [shell('[ "$(cat)" = "onetwothree" ]')])
+        self.assertEqual(done.endings, (Ending(None),))
+        self.assertEqual(begun, ["one", "two", "three"])
+
+    def test_no_further_stream_after_a_long_one(self) -> None:
+        """The sender that has been started ahead is dropped."""
+        senders, begun = self.ahead()
+        with mock.patch("btrfs_backup.system.stream.time.monotonic", side_effect=lambda: 100 * (len(begun) == 2)):
+            done = stream.transfer(senders, [shell('[ "$(cat)" = "onetwo" ]')])
+        self.assertEqual(done.endings, (Ending(None),))
+        self.assertEqual((begun, len(done.streams)), (["one", "two"], 2))
+
+    def test_a_disk_is_made_to_write_while_the_stream_goes_on(self) -> None:
+        """And at the end once more."""
+        folder = self.folder()
+        receiver = Receiver(shell(f"cat >{folder}/data").pipeline, sender(f"wc -c <{folder}/data >>{folder}/written"))
+        with mock.patch("btrfs_backup.system.stream._UNWRITTEN", 100):
+            slow = f"head -c 1000 /dev/zero; until [ -s {folder}/written ]; do sleep 0.01; done; printf end"
+            done = stream.transfer([Sender((sender(slow),))], [receiver])
+        self.assertEqual(done.endings, (Ending(None),))
+        self.assertEqual((folder / "written").read_text().split(), ["1000", "1003"])
+
+    def test_all_disks_write_at_the_same_time(self) -> None:
+        """Here each waits for the other one."""
+        folder = self.folder()
+        os.mkfifo(folder / "fifo")
+        disks = (f"echo >{folder}/fifo", f"read line <{folder}/fifo")
+        done = stream.transfer(
+            [Sender((numbers(MUCH),))], [Receiver(shell("cat >/dev/null").pipeline, sender(each)) for each in disks]
+        )
+        self.assertEqual(done.endings, (Ending(None),) * 2)
+
+    def test_a_disk_cannot_write(self) -> None:
+        receivers = [
+            Receiver(shell("cat >/dev/null").pipeline, sender(each)) for each in ("true", "echo bad >&2; exit 1")
+        ]
+        good, bad = stream.transfer([Sender((numbers(MUCH),))], receivers).endings
+        self.assertEqual((good, bad.failure), (Ending(None), None))
+        assert bad.unwritten
+        self.assertEqual(bad.unwritten.message, "cannot write out the filesystem: the sender: bad")
 
     def test_programs_that_cannot_be_started(self) -> None:
         for source, receiver in (("sh", "no-such-program"), ("no-such-program", "cat")):
