@@ -1,7 +1,6 @@
 """The entry: messages, signals, and the only place that exits."""
 
 import logging
-import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -103,6 +102,8 @@ def _task(settings: Settings) -> _Task:
     if settings.restore:
         return _restoration(settings)
     if settings.status:
+        import shutil
+
         from btrfs_backup.commands.status import look_around
         from btrfs_backup.table import table
 

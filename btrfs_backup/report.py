@@ -279,12 +279,17 @@ def _sending(tally: Tally) -> str:
     return f"sent {plural(len(tally.sent), 'snapshot')} ({how}{size(sum(sent.bytes or 0 for sent in tally.sent))})"
 
 
-def progress_line(name: str, moved: int, rate: float, total: int | None, delivered: Mapping[str, int]) -> str:
+def progress_line(
+    name: str, moved: int, rate: float, total: int | None, delivered: Mapping[str, int], arrived: bool = False
+) -> str:
     """How a transfer of NAME gets on. moved: bytes so far, of TOTAL if that is known; rate: bytes a second.
 
-    delivered: bytes that each destination has taken; one that lags behind the others is named.
+    delivered: bytes that each destination has taken; one that lags behind the others is named. arrived: all of them
+    have taken all, and their disks still write.
     """
     line = f"{name}: {size(moved)}"
+    if arrived:
+        return f"{line}, being written to disk"
     if total:
         # What is still to come is an estimate: the data may be compressed.
         line += f" of {size(total)} ({min(99, moved * 100 // total)} %)"

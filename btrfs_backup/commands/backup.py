@@ -1,24 +1,21 @@
 """The backup run: snapshot, send what is missing, prune. Read it from top to bottom."""
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from datetime import datetime
 
 from btrfs_backup.commands.outset import enlist, forgotten, open_source
 from btrfs_backup.commands.prune import prune
-from btrfs_backup.commands.streaming import Streaming
 from btrfs_backup.commands.visit import Visit, fail, occupied
 from btrfs_backup.errors import Failure, MissingProgram, StateFileBroken
 from btrfs_backup.model import inventory, plan, retention, transfers
-from btrfs_backup.model.plan import Batch, Lineage
-from btrfs_backup.report import Report, Sent, Tally, pace
+from btrfs_backup.model.plan import Lineage
+from btrfs_backup.report import Report, Tally
 from btrfs_backup.settings import Settings
-from btrfs_backup.system import files, stream
-from btrfs_backup.system.btrfs import DOUBT, blames_parent
-from btrfs_backup.system.endpoint import Folder, Shell, Source, Standing, examine
+from btrfs_backup.system import files
+from btrfs_backup.system.btrfs import DOUBT
+from btrfs_backup.system.endpoint import Folder, Source, Standing, examine
 from btrfs_backup.system.host import Hosts
-from btrfs_backup.system.process import CommandFailed
 from btrfs_backup.system.ssh import Access
 from btrfs_backup.system.statefile import StateFiles
 
@@ -105,7 +102,6 @@ class _Run:
         self.state = state
         self.hosts = hosts
         self.visits: list[Visit] = []
-        self.streaming = Streaming(settings)
 
     def serve(self) -> None:
         try:
@@ -128,7 +124,7 @@ class _Run:
             for each in self.visits:
                 if each.target:
                     with each.failing_alone():
-                        self._note_delivered(each)
+                        self.state.save_completed(each.delivered(self.state.records, self.naming))
             self._count_outstanding()
             if self.state.read_only:
                 fail(self.report.source, self.state.read_only)
@@ -176,7 +172,7 @@ class _Run:
             assert each.target
             outstanding = self.state.records.outstanding
             self.state.save_outstanding(transfers.reconcile(outstanding, self.naming, each.identity, each.target.owed))
-            self._note_delivered(each)
+            self.state.save_completed(each.delivered(self.state.records, self.naming))
         except Failure as failure:
             each.give_up(failure, self.settings)
             with each.failing_alone():
@@ -193,12 +189,6 @@ class _Run:
             log.warning(
                 "%s: on the same filesystem as the source: that is no protection against a dead disk", ", ".join(beside)
             )
-
-    def _note_delivered(self, each: Visit) -> None:
-        assert each.target
-        newest = self.naming.newest(each.target.common)
-        completed = self.state.records.completed
-        self.state.save_completed(transfers.delivered(completed, each.identity, each.filesystem, self.naming, newest))
 
     def _owe_newest(self, each: Visit) -> None:
         """Remember a destination that could not be looked at."""
@@ -222,122 +212,22 @@ class _Run:
         except Failure as failure:
             fail(self.report.source, failure)
             return
+        # A run that has nothing to send spends most of its time on starting.
+        from btrfs_backup.commands.delivery import Delivery
+
+        delivery = Delivery(self.settings, self.source, self.snapshots, self.state)
         while batches := plan.next_batches(
             [each.target for each in self.visits if each.target and not each.broken],
             lineage,
             self.settings.shared_stream,
         ):
-            self._send(batches, [each for each in self.visits if each.identity in batches[0].destinations])
+            delivery.send(batches, [each for each in self.visits if each.identity in batches[0].destinations])
 
     def _count_outstanding(self) -> None:
         for each in self.visits:
             recorded = transfers.owed(self.state.records.outstanding, self.naming, each.identity)
             planned = each.target.owed if each.target and self.settings.transfer else frozenset()
             each.tally.outstanding = sorted(planned.union(recorded))
-
-    def _send(self, batches: Sequence[Batch], visits: Sequence[Visit]) -> None:
-        """Record that they begin, stream, verify, record that they ended. A destination that failed is broken."""
-        before = self.state.records.outstanding
-        ready: list[tuple[Visit, stream.Receiver]] = []
-        done = stream.Transferred((), ())
-        try:
-            for each in visits:
-                with each.failing_alone():
-                    # Before anything is recorded: it may be what fills the disk of the source, too.
-                    each.make_room([batch.snapshot for batch in batches])
-            self._begin(batches, visits)
-            compressed_data = self._compressed_data(visits)
-            for each in [one for one in visits if not one.broken]:
-                with each.failing_alone():
-                    how = self.streaming.sending(each.host, compressed_data)
-                    ready.append((each, each.receiver(batches[0], self.settings, how)))
-            if ready:
-                done = self._stream(batches, ready, compressed_data)
-        except Failure as failure:
-            for each in visits:
-                if not each.broken:
-                    each.fail(failure)
-        endings = {each.identity: ending for (each, _), ending in zip(ready, done.endings, strict=False)}
-        for each in visits:
-            with each.failing_alone():
-                if each.broken:
-                    self._settle(each, (), batches[0], before)
-                else:
-                    self._conclude(each, batches, done.streams, endings[each.identity], before)
-
-    def _begin(self, batches: Sequence[Batch], visits: Sequence[Visit]) -> None:
-        outstanding = self.state.records.outstanding
-        for batch in batches:
-            for each in visits:
-                outstanding = transfers.begin(outstanding, each.identity, batch.snapshot, batch.parent)
-        self.state.save_outstanding(outstanding)
-
-    def _conclude(
-        self,
-        each: Visit,
-        batches: Sequence[Batch],
-        streams: Sequence[stream.Streamed],
-        ending: stream.Ending,
-        before: transfers.Outstanding,
-    ) -> None:
-        """Find out how far those BATCHES got at a destination that were streamed, and record it. Raises Failure."""
-        assert each.target
-        # When that cannot be told, all of them stay on record.
-        count, failure = each.outcome(batches[: len(streams)], ending, self.snapshots, self.naming)
-        for batch, streamed in zip(batches[:count], streams, strict=False):
-            each.target = plan.served(each.target, batch.snapshot)
-            each.tally.sent.append(Sent(batch.snapshot, batch.parent, streamed.bytes, streamed.seconds))
-            log.info("%s: sent %s: %s", each.identity, batch.snapshot, pace(streamed.bytes, streamed.seconds))
-        failing = batches[count] if failure else None
-        useless = failing.parent if failing and _parent_is_to_blame(ending.failure) and each.unmoved() else None
-        # It is told before anything is recorded, which may fail, too.
-        if useless:
-            log.warning("%s: %s\n  Trying another parent, or a full transfer.", each.identity, failure)
-            each.target = plan.without_parent(each.target, useless)
-        elif failure:
-            each.fail(failure)
-        if failing:
-            each.clear_away(failing.snapshot, self.snapshots)
-        if isinstance(each.place, Shell):
-            # In this order: what was delivered there must not be forgotten, or it would be sent again.
-            self._note_delivered(each)
-        self._settle(each, batches[:count], None if useless else failing, before)
-
-    def _settle(
-        self, each: Visit, arrived: Sequence[Batch], failed: Batch | None, before: transfers.Outstanding
-    ) -> None:
-        outstanding = self.state.records.outstanding
-        names = [batch.snapshot for batch in arrived]
-        failing = (failed.snapshot, failed.parent) if failed else None
-        self.state.save_outstanding(transfers.settled(outstanding, before, each.identity, names, failing))
-
-    def _compressed_data(self, visits: Sequence[Visit]) -> bool:
-        """Whether the source can send the compressed data of its filesystem as it is, and all VISITS can take it."""
-        try:
-            return (
-                self.settings.compressed_data
-                and all(each.takes_compressed_data() for each in visits)
-                and self.source.host.can_send_compressed_data
-            )
-        except Failure:
-            return False  # what is wrong will be told when it is really needed
-
-    def _stream(
-        self, batches: Sequence[Batch], ready: Sequence[tuple[Visit, stream.Receiver]], compressed_data: bool
-    ) -> stream.Transferred:
-        destinations = [each.identity for each, _ in ready]
-        senders = (self._sender(batch, destinations, compressed_data) for batch in batches)
-        return self.streaming.transfer(senders, [receiver for _, receiver in ready])
-
-    def _sender(self, batch: Batch, destinations: Sequence[str], compressed_data: bool) -> stream.Sender:
-        def tell() -> None:
-            how = f"on top of {batch.parent}" if batch.parent else "in full"
-            for each in destinations:
-                log.info("%s: sending %s %s", each, batch.snapshot, how)
-
-        folder = self.source.folder
-        sender = self.streaming.sender(folder, batch.snapshot, batch.parent, destinations, compressed_data)
-        return replace(sender, begin=tell)
 
     def _tell_occupied(self, each: Visit) -> None:
         for name, why in (each.target.occupied if each.target else {}).items():
@@ -376,10 +266,3 @@ class _Run:
             common = self.naming.newest(target.common)
             for name in target.owed.union([common] if common else ()):
                 protected.setdefault(name, []).append(f"needed by {each.identity}")
-
-
-def _parent_is_to_blame(failed: Failure | None) -> bool:
-    """Whether it was the receiver of an increment that FAILED, and for want of its parent."""
-    if not isinstance(failed, CommandFailed) or not failed.ended.command.title.startswith("btrfs receive"):
-        return False
-    return blames_parent(failed.ended.said)

@@ -15,7 +15,7 @@ from btrfs_backup.model import restore as model
 from btrfs_backup.model.inventory import Holdings
 from btrfs_backup.model.location import Location
 from btrfs_backup.model.restore import Plan, Site
-from btrfs_backup.model.snapshot import Naming, Subvolume
+from btrfs_backup.model.snapshot import Naming, Subvolume, is_backup_name
 from btrfs_backup.report import Restoration, Sent, pace
 from btrfs_backup.settings import Settings
 from btrfs_backup.system import btrfs, files, statefile, stream
@@ -73,7 +73,7 @@ class Backup:
 def find_backup(settings: Settings, host: Host) -> Backup:
     """The backup that SOURCE is, or the newest one in it. Raises Failure."""
     standing = _standing_of_source(settings, host)
-    wanted = basename(standing.path) if model.is_backup_name(basename(standing.path)) else ""
+    wanted = basename(standing.path) if is_backup_name(basename(standing.path)) else ""
     if wanted and not standing.is_subvolume:
         raise Failure(f"'{standing.path}' is not a subvolume, so it is no backup", "Its files can be copied: cp -a")
     naming = model.naming_of(wanted, settings.naming) if wanted else settings.naming
@@ -355,8 +355,11 @@ class _Restore:
     def _compressed_data(self) -> bool:
         """Whether the compressed data of the filesystem can be sent as it is."""
         try:
-            fit = self.host.btrfs_version >= btrfs.COMPRESSED_RECEIVER
-            return self.settings.compressed_data and fit and self.backup.folder.host.can_send_compressed_data
+            return (
+                self.settings.compressed_data
+                and self.host.can_receive_compressed_data
+                and self.backup.folder.host.can_send_compressed_data
+            )
         except Failure:
             return False  # what is wrong will be told when it is really needed
 

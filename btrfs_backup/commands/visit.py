@@ -14,10 +14,8 @@ from btrfs_backup.model.snapshot import Naming, Subvolume
 from btrfs_backup.model.transfers import Records
 from btrfs_backup.report import Tally
 from btrfs_backup.settings import Settings
-from btrfs_backup.system import btrfs
-from btrfs_backup.system.endpoint import Folder, Sending, Shell, Standing, examine
+from btrfs_backup.system.endpoint import Folder, Shell, Standing, examine
 from btrfs_backup.system.host import Host, Hosts
-from btrfs_backup.system.stream import Ending, Receiver
 
 log = logging.getLogger(__name__)
 
@@ -117,6 +115,12 @@ class Visit:
         complete = {name: each for name, each in self.holdings.complete.items() if name not in names}
         self.holdings = replace(self.holdings, complete=complete)
 
+    def delivered(self, records: Records, naming: Naming) -> transfers.Completed:
+        """What is to be on record of what it has got."""
+        assert self.target
+        newest = naming.newest(self.target.common)
+        return transfers.delivered(records.completed, self.identity, self.filesystem, naming, newest)
+
     def make_room(self, snapshots: Sequence[str]) -> None:
         """Create the folder when it is missing; delete what cut-off transfers of SNAPSHOTS left. Raises Failure."""
         if isinstance(self.place, Shell):
@@ -130,28 +134,26 @@ class Visit:
             if name in self.holdings.partial:
                 self._delete_partial(self.place, name)
 
-    def receiver(self, batch: Batch, settings: Settings, how: Sending) -> Receiver:
-        """What takes the streams from BATCH on. Raises Failure when its host cannot be reached."""
-        if isinstance(self.place, Shell):
-            prefix, source = settings.naming.prefix, settings.source.identity
-            return Receiver((self.place.receiver(batch.snapshot, batch.parent, prefix, source),), checked=True)
-        return Receiver(self.place.receiver(how), self.place.writing_out())
-
     def takes_compressed_data(self) -> bool:
         """Whether it can read send protocol 2; who restores what a shell command stored may not. Raises Failure."""
-        return isinstance(self.place, Folder) and self.place.host.btrfs_version >= btrfs.COMPRESSED_RECEIVER
+        return isinstance(self.place, Folder) and self.host.can_receive_compressed_data
 
     def outcome(
-        self, batches: Sequence[Batch], ending: Ending, snapshots: Snapshots, naming: Naming
+        self,
+        batches: Sequence[Batch],
+        failed: Failure | None,
+        unwritten: Failure | None,
+        snapshots: Snapshots,
+        naming: Naming,
     ) -> tuple[int, Failure | None]:
         """How many of BATCHES, all of which were sent, arrived, and what went wrong with the one behind these.
 
-        ending: of their transfer. Raises Failure when what is at the destination cannot be told.
+        failed: what made their transfer end early; unwritten: why they may not be on disk. Raises Failure when it
+        cannot be told what is at the destination.
         """
-        failed = ending.failure
         try:
-            if ending.unwritten:
-                raise ending.unwritten
+            if unwritten:
+                raise unwritten
             count, wrong = self._verify(batches, snapshots, naming)
         except Failure as blind:
             if not failed or len(batches) > 1:

@@ -8,7 +8,7 @@ from btrfs_backup.errors import Failure
 from btrfs_backup.model import inventory, plan
 from btrfs_backup.model.inventory import Holdings, Inventory
 from btrfs_backup.model.location import normalise
-from btrfs_backup.model.snapshot import Naming, Subvolume, prefix_of
+from btrfs_backup.model.snapshot import Naming, Subvolume, is_backup_name, prefix_of
 
 _STAGE = ".btrfs-backup-restore"
 
@@ -72,11 +72,6 @@ class Plan:
 def site(destination: str, snapshot_folder: str) -> Site:
     """For a DESTINATION and a folder that is relative to it or absolute."""
     return Site(destination, normalise(join(destination, snapshot_folder)))
-
-
-def is_backup_name(name: str) -> bool:
-    """Whether NAME is of the form PREFIX + YYYYMMDD-HHMMSS, with whatever prefix."""
-    return name in Naming(prefix_of(name))
 
 
 def naming_of(name: str, given: Naming) -> Naming:

@@ -100,3 +100,8 @@ class Naming:
 def prefix_of(name: str) -> str:
     """The prefix of a name that is of the form PREFIX + YYYYMMDD-HHMMSS."""
     return name[:-STAMP_LENGTH]
+
+
+def is_backup_name(name: str) -> bool:
+    """Whether NAME is of the form PREFIX + YYYYMMDD-HHMMSS, with whatever prefix."""
+    return name in Naming(prefix_of(name))

@@ -48,16 +48,25 @@ class Host:
         zip_, unzip = METHODS[compress]
         return Command(zip_, compress), self.connection.command(argv, title(argv), logged, before=unzip)
 
-    @cached_property
-    def btrfs_version(self) -> tuple[int, int]:
-        """Of btrfs-progs there. Raises Failure."""
-        return btrfs.parse_version(self.run(btrfs.VERSION, "cannot ask for the version of btrfs-progs"))
+    @property
+    def can_receive_compressed_data(self) -> bool:
+        """Whether btrfs-progs there can read send protocol 2. Raises Failure."""
+        return self._btrfs_versions[0] >= btrfs.COMPRESSED_RECEIVER
 
-    @cached_property
+    @property
     def can_send_compressed_data(self) -> bool:
         """Whether kernel and btrfs-progs there can write send protocol 2. Raises Failure."""
-        version = self.ended(("cat", "--", btrfs.STREAM_VERSION)).stdout.strip()
-        return self.btrfs_version >= btrfs.COMPRESSED_SENDER and version.isdigit() and int(version) >= 2
+        progs, kernel = self._btrfs_versions
+        return progs >= btrfs.COMPRESSED_SENDER and kernel >= 2
+
+    @cached_property
+    def _btrfs_versions(self) -> tuple[tuple[int, int], int]:
+        """Of btrfs-progs, and the highest version of the send protocol that the kernel knows. Raises Failure."""
+        progs, kernel = self.ended_together(btrfs.VERSION, ("cat", "--", btrfs.STREAM_VERSION))
+        if progs.status:
+            raise CommandFailed(progs, "cannot ask for the version of btrfs-progs")
+        known = kernel.stdout.strip()
+        return btrfs.parse_version(os.fsdecode(progs.stdout)), int(known) if known.isdigit() else 1
 
     def has(self, method: str) -> bool:
         """Whether it has the program for a METHOD of compression. Raises Failure when it cannot be reached."""
@@ -111,12 +120,13 @@ class Hosts(ExitStack):
     def __init__(self, access: Access) -> None:
         super().__init__()
         self._access = access
+        self._here = Host()
         self._hosts: dict[tuple[str, str, int | None], Host] = {}
 
     def at(self, place: Location) -> Host:
         """The machine that PLACE is on. Nothing is connected before a command runs there."""
         if place.scheme is not Scheme.SSH:
-            return Host()
+            return self._here
         key = (place.user, place.host, place.port)
         if key not in self._hosts:
             self._hosts[key] = Host(Connection(place, self._access, self))

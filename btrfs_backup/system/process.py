@@ -1,6 +1,5 @@
 """Runs commands. Children belong to a scope: whatever way it is left, they are ended and reaped."""
 
-import ctypes
 import logging
 import os
 import selectors
@@ -322,16 +321,17 @@ def _die_with(parent: int) -> Callable[[], None]:
 
     The next run would take its work for a transfer that was cut off, and both would write under the same name.
     """
+    # Only here, since it takes time; and not in the child, which must not wait for another thread of ours.
+    import ctypes
+
+    libc = ctypes.CDLL(None)
 
     def tie() -> None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             os.kill(os.getpid(), signal.SIGKILL)
 
     return tie
-
-
-_LIBC = ctypes.CDLL(None)
 
 
 def _cannot_start(command: Command, error: OSError | ValueError) -> Failure:

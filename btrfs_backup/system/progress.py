@@ -3,9 +3,12 @@
 import os
 import sys
 from collections import deque
+from typing import TYPE_CHECKING
 
 from btrfs_backup.report import progress_line
-from btrfs_backup.system.stream import Moving
+
+if TYPE_CHECKING:
+    from btrfs_backup.system.stream import Moving
 
 _RECENT = 3.0  # seconds for which the rate is told
 _AT_LINE_START, _CLEAR_LINE = "\r", "\x1b[K"
@@ -60,7 +63,7 @@ class Progress:
         self._destinations = destinations
         self._rate = Rate()
 
-    def __call__(self, moving: Moving) -> None:
+    def __call__(self, moving: "Moving") -> None:
         rate = self._rate(moving.seconds, moving.moved)
         delivered = dict(zip(self._destinations, moving.delivered, strict=True))
-        show(progress_line(self._name, moving.moved, rate, moving.size, delivered))
+        show(progress_line(self._name, moving.moved, rate, moving.size, delivered, moving.arrived))

@@ -2,17 +2,19 @@
 
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from btrfs_backup.errors import Absent, Failure
 from btrfs_backup.model.location import Location
 from btrfs_backup.system import hints, process
 from btrfs_backup.system.btrfs import Argv
 from btrfs_backup.system.process import Child, Children, Command, CommandFailed
+
+if TYPE_CHECKING:
+    from tempfile import TemporaryDirectory
 
 # What ssh does by itself is to wait for ever. Option -> the value that means so, and a better one: a dead connection
 # is noticed within a minute, after ServerAliveCountMax (3) times the interval. A slow one answers in between.
@@ -197,8 +199,12 @@ class Connection:
         return os.pread(self._words, _WORDS_KEPT, max(0, size - _WORDS_KEPT)).decode(errors="replace")
 
 
-def _private_folder() -> tempfile.TemporaryDirectory[str]:
+def _private_folder() -> "TemporaryDirectory[str]":
     """A folder for the socket, named after us, so that it can be told when we have died without removing it."""
+    # Only here: they take time, and most of a run that has nothing to do is starting.
+    import shutil
+    import tempfile
+
     parent = tempfile.gettempdir() if _GOOD_FOLDER.fullmatch(tempfile.gettempdir()) else "/tmp"
     for entry in os.scandir(parent):
         if left := re.fullmatch(_FOLDER_PREFIX + r"(\d+)-\w+", entry.name):

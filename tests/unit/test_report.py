@@ -338,6 +338,8 @@ class ProgressTest(unittest.TestCase):
         for (moved, rate, total, delivered), wanted in table:
             with self.subTest(wanted):
                 self.assertEqual(progress_line(A, moved, rate, total, delivered), wanted)
+        arrived = progress_line(A, 2_000_000, 0, 2_000_000, {}, arrived=True)
+        self.assertEqual(arrived, f"{A}: 2.0 MB, being written to disk")
 
 
 if __name__ == "__main__":

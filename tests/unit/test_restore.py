@@ -6,7 +6,7 @@ from btrfs_backup.errors import Failure
 from btrfs_backup.model import restore
 from btrfs_backup.model.inventory import Holdings, Inventory
 from btrfs_backup.model.restore import Plan, Site
-from btrfs_backup.model.snapshot import Naming, Subvolume
+from btrfs_backup.model.snapshot import Naming, Subvolume, is_backup_name
 
 A, B, C, D = (f"2026010{day}-120000" for day in (1, 2, 3, 4))
 
@@ -89,9 +89,9 @@ class NamingTest(unittest.TestCase):
 
     def test_names(self) -> None:
         for name in (A, f"x{A}", f"20260101-000000{A}"):
-            self.assertTrue(restore.is_backup_name(name), name)
+            self.assertTrue(is_backup_name(name), name)
         for name in ("", "home", "20261301-000000", f"{A}x", A[:-1], f"{A}\n"):
-            self.assertFalse(restore.is_backup_name(name), name)
+            self.assertFalse(is_backup_name(name), name)
 
     def test_no_backups(self) -> None:
         table: dict[tuple[str, ...], str] = {
