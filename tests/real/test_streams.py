@@ -9,6 +9,7 @@ import re
 import select
 import shutil
 import struct
+import subprocess
 import sys
 import termios
 import time
@@ -19,6 +20,11 @@ from tests.real.machine import TOP, RealTest, child_running, kill, names, random
 from tests.real.sshd import SshTest
 
 OUTSTANDING = ".outstanding_transfers"
+
+
+def written_so_far() -> int:
+    """Bytes that we wrote, and the processes that we waited for."""
+    return int(re.findall(r"^wchar: (\d+)", Path("/proc/self/io").read_text(), re.MULTILINE)[0])
 
 
 class Shared(RealTest):
@@ -38,6 +44,36 @@ class Shared(RealTest):
         self.assertEqual(self.sends(apart.err), 3)
         for disk in disks:
             self.assert_complete(disk, source / "snapshot", names(source / "snapshot"))
+
+    def written(self, *arguments: object) -> int:
+        """Bytes that the command and what it started wrote: the stream, and what each receiver made of it (proc(5))."""
+        before = written_so_far()
+        self.backup("-q", *arguments)
+        return written_so_far() - before
+
+    def test_bytes_are_read_once(self) -> None:
+        """However many there are that receive them."""
+        source, size = self.source(), 20 << 20
+        random_file(source / "large", 20)
+        disks = [self.disk(f"disk{number}").path for number in range(5)]
+        self.assertAlmostEqual(self.written(source, disks[0]) / size, 1 + 1, delta=0.1)
+        self.assertAlmostEqual(self.written("-S", source, *disks[1:3]) / size, 1 + 2, delta=0.1)
+        apart = self.written("-S", "--no-shared-stream", source, *disks[3:])
+        self.assertAlmostEqual(apart / size, 2 * (1 + 1), delta=0.1)
+
+    def test_memory(self) -> None:
+        """It does not depend on the size."""
+        source = self.source()
+        random_file(source / "large", 150)
+        disks = [self.disk(name, 400).path for name in ("one", "two")]
+        run = self.start(source, *disks, f"shell://cat >{self.folder}/stored", stderr=subprocess.DEVNULL)
+        status, most = Path(f"/proc/{run.pid}/status"), 0
+        while run.poll() is None:
+            if found := re.search(r"^VmHWM:\s+(\d+) kB", status.read_text(), re.MULTILINE):
+                most = int(found[1])
+            time.sleep(0.01)
+        self.assertEqual(run.returncode, 0)
+        self.assertTrue(5_000 < most < 100_000, most)
 
     def test_different_steps_are_different_streams(self) -> None:
         source = self.source()
@@ -202,6 +238,15 @@ class Wire(SshTest):
         self.assertGreater(moved[0], 15_000_000)
         self.assertLess(moved[1], 3_000_000)
 
+    def test_pulled_once(self) -> None:
+        server, source = self.sshd(), self.source()
+        random_file(source / "large", 20)
+        disks = [self.disk(name).path for name in ("one", "two", "three")]
+        proxy = self.proxy(server)
+        url = server.url.replace(str(server.port), str(proxy.port))
+        self.backup(*server.arguments(), f"{url}{source}", *disks)
+        self.assertAlmostEqual(proxy.moved / (20 << 20), 1, delta=0.05)
+
     def test_program_that_is_missing_there(self) -> None:
         tools = self.tools("bash", "sh", "btrfs", "cat", "find", "readlink", "stat", "mkdir")
         server, source, nas = self.sshd(path=tools), self.source(), self.disk("nas").path
@@ -280,10 +325,9 @@ class Terminal(RealTest):
             name = names(usb)[-1]
             shown = re.findall(rf"\r\x1b\[\?7l({name}: [^\x1b]*)\x1b\[\?7h\x1b\[K", screen)
             self.assertGreaterEqual(len(shown), 2, screen)
+            pace = r"( of [\d.]+ k?M?B \(\d+ %\))?, [\d.]+ k?M?B/s(, \d:\d\d left)?"
             for line in shown:
-                self.assertRegex(
-                    line, r"^\S+: [\d.]+ k?M?B( of [\d.]+ k?M?B \(\d+ %\))?, [\d.]+ k?M?B/s(, \d:\d\d left)?"
-                )
+                self.assertRegex(line, rf"^\S+: [\d.]+ k?M?B({pace}|, being written to disk)$")
             self.assertTrue(any(" of 8.4 MB (" in line for line in shown), shown)
             # Taken away before the next message, so that no message stands behind it.
             self.assertRegex(screen, rf"\r\x1b\[K\S*{usb}: sent {name}")
