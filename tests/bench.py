@@ -24,6 +24,8 @@ from tests.real.sshd import Sshd
 
 Way = Callable[[], object]
 
+THROTTLE = Path("/sys/fs/cgroup/blkio/blkio.throttle.write_bps_device")
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="measure btrfs-backup beside plain shell pipes")
@@ -56,7 +58,7 @@ def measure(ways: dict[str, Way], clean: Way, rounds: int) -> dict[str, dict[str
             started = time.monotonic()
             way()
             seconds[name].append(time.monotonic() - started)
-    first = seconds[next(iter(ways))]
+    first = next(iter(seconds.values()), [])
     figures = {}
     for name, its in seconds.items():
         ratios = [one / other for one, other in zip(its, first, strict=True)]
@@ -147,9 +149,9 @@ class Bench:
             folder.mkdir(exist_ok=True)
             (folder / str(number)).write_bytes(os.urandom(2000))
 
-    def large_files(self) -> None:
+    def large_files(self, share: float = 1.0) -> None:
         for number in range(20):
-            random_file(self.home / f"large{number}", self.megabytes // 20)
+            random_file(self.home / f"large{number}", int(self.megabytes * share) // 20)
 
 
 def full_large(bench: Bench) -> dict[str, Way]:
@@ -180,7 +182,7 @@ def increment_small(bench: Bench) -> dict[str, Way]:
 
 
 def several(bench: Bench) -> dict[str, Way]:
-    bench.large_files()
+    bench.large_files(share=0.25)  # all of the disks are in memory
     bench.snapshot()
     two, three = bench.destinations[:2], bench.destinations
     runs = [bench.ours(bench.home, each) for each in three]
@@ -192,6 +194,21 @@ def several(bench: Bench) -> dict[str, Way]:
         "three, shared": bench.ours(bench.home, *three),
         "three runs": lambda: [run() for run in runs],
     }
+
+
+def slow_disk(bench: Bench) -> dict[str, Way]:
+    """A destination that writes 150 MB a second."""
+    if not THROTTLE.exists():
+        print("This kernel cannot slow down a disk (cgroup v1, blkio).", file=sys.stderr)
+        return {}
+    bench.large_files(share=0.25)
+    target = bench.destinations[0]
+    device = sh("findmnt", "-no", "SOURCE", target).strip()
+    number = sh("lsblk", "-dno", "MAJ:MIN", device).strip()
+    THROTTLE.write_text(f"{number} {150_000_000}")
+    bench.cleanup.callback(THROTTLE.write_text, f"{number} 0")
+    ways = bench.plain(bench.snapshot())
+    return {**ways, "btrfs-backup": bench.ours(bench.home, target)}
 
 
 def tiny_increments(bench: Bench) -> dict[str, Way]:
@@ -266,6 +283,7 @@ CASES: dict[str, Callable[[Bench], dict[str, Way]]] = {
     "increment-large": increment_large,
     "increment-small": increment_small,
     "several": several,
+    "slow-disk": slow_disk,
     "tiny-increments": tiny_increments,
     "idle": idle,
     "compressed": compressed,
