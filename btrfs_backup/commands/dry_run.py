@@ -121,9 +121,7 @@ class _DryRun:
 
     def _note_delivered(self, each: Visit) -> None:
         if each.target:
-            newest = self.naming.newest(each.target.common)
-            completed = transfers.delivered(self.records.completed, each.identity, each.filesystem, self.naming, newest)
-            self.records = Records(self.records.outstanding, completed)
+            self.records = Records(self.records.outstanding, each.delivered(self.records, self.naming))
 
 
 def _batches(targets: Sequence[plan.Target], lineage: Lineage | None, shared: bool) -> Iterator[Batch]:

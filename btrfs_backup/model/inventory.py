@@ -19,13 +19,11 @@ class State(Enum):
 class Inventory:
     """One look at a folder: the entries whose names are of our form.
 
-    filesystem: UUID of the filesystem the folder is on, empty when it cannot be told.
     subvolumes: by name, in the order of names.
     others: names of entries that are no subvolumes (files, plain directories).
     exists: whether the folder is there at all.
     """
 
-    filesystem: str = ""
     subvolumes: Mapping[str, Subvolume] = field(default_factory=dict)
     others: frozenset[str] = frozenset()
     exists: bool = True

@@ -78,7 +78,7 @@ class World:
         return True
 
     def look(self, disk: str) -> inventory.Holdings:
-        seen = Inventory(disk, dict(sorted(self.disks[disk].items())), frozenset(self.files[disk]))
+        seen = Inventory(dict(sorted(self.disks[disk].items())), frozenset(self.files[disk]))
         return inventory.backups(seen, self.snapshots)
 
     def survey(self, disk: str) -> plan.Target:
