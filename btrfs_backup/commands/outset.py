@@ -30,6 +30,8 @@ def open_source(settings: Settings, hosts: Hosts) -> tuple[Source, Standing]:
         )
     if not standing.exists and settings.fs_checks:
         source.refuse_backups(settings.naming)
+    if settings.take_snapshot and settings.fs_checks and not settings.status:
+        source.check_folder(standing)
     return source, standing
 
 

@@ -357,6 +357,14 @@ class Source:
                 f"SOURCE comes first. If it is right all the same: {self.host.typed('mkdir', self.folder.path)}",
             )
 
+    def check_folder(self, standing: Standing) -> None:
+        """Raises Failure unless snapshots of it can be made in its folder, which has that STANDING."""
+        if standing.mount.device != self._standing.mount.device:
+            raise Failure(
+                f"the snapshot folder '{self.folder.path}' is not on the filesystem of the source",
+                "A snapshot has to be there: choose another folder with '-f', or mount what is missing.",
+            )
+
     @cached_property
     def _standing(self) -> Standing:
         return examine(self.host, self.path)

@@ -97,6 +97,26 @@ class Places(RealTest):
             )
         self.assertEqual(names(ext4), ["lost+found"])
 
+    def test_snapshots_elsewhere(self) -> None:
+        """Nothing is created where a snapshot cannot be."""
+        source, usb, ext4 = self.source(), self.disk("usb").path, self.ext4()
+        for folder in (usb / "new" / "deep", usb, ext4 / "new", ext4):
+            for options in ((), ("--dry-run",)):
+                with self.subTest(folder, options=options):
+                    self.assertEqual(
+                        self.backup(*options, "-f", folder, source, usb / "b", status=1).err,
+                        f"error: the snapshot folder '{folder}' is not on the filesystem of the source\n"
+                        "  A snapshot has to be there: choose another folder with '-f', or mount what is missing.\n",
+                    )
+        self.assertEqual((names(usb), names(ext4)), ([], ["lost+found"]))
+
+    def test_snapshots_from_elsewhere(self) -> None:
+        """Where none is taken, those that are there may come from anywhere."""
+        source, usb, other = self.source(), self.disk("usb").path, self.disk("other").path
+        self.backup(source, usb)
+        self.backup("-S", "-f", usb, source, other / "b")
+        self.assert_complete(other / "b", source / "snapshot", names(usb))
+
     def test_swapped(self) -> None:
         """The backups may be in a plain folder, or right in a subvolume."""
         source, usb = self.source(), self.disk("usb").path
