@@ -3,8 +3,9 @@
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from btrfs_backup.commands.outset import open_source
 from btrfs_backup.commands.visit import fail, stand
 from btrfs_backup.errors import Failure
 from btrfs_backup.model import inventory, manifest
@@ -14,7 +15,7 @@ from btrfs_backup.model.snapshot import Naming, Subvolume
 from btrfs_backup.report import Report, Tally, findings, progress_line
 from btrfs_backup.settings import Settings
 from btrfs_backup.system import progress, trees
-from btrfs_backup.system.endpoint import Folder, Source
+from btrfs_backup.system.endpoint import Folder
 from btrfs_backup.system.host import Host, Hosts
 from btrfs_backup.system.ssh import Access
 from btrfs_backup.system.trees import Reading, Tree
@@ -46,11 +47,9 @@ def verify(settings: Settings, report: Report) -> None:
     What concerns one destination ends up in the report. Raises Failure when nothing could be done at all.
     """
     with Hosts(Access(settings.ssh_options, settings.ssh_sudo)) as hosts:
-        host = hosts.at(settings.source)
-        source = Source(host, settings.source.path, Folder(host, settings.folder_path))
-        if settings.fs_checks:
-            source.check(settings.naming)
-        ours = _Side(source.folder, report.source, _snapshots(source.folder, settings))
+        source, standing = open_source(replace(settings, take_snapshot=False), hosts)
+        snapshots = inventory.snapshots(source.folder.look(settings.naming, standing)).complete
+        ours = _Side(source.folder, report.source, snapshots)
         destinations = _destinations(settings, report, hosts)
         for each in destinations:
             try:
@@ -60,15 +59,6 @@ def verify(settings: Settings, report: Report) -> None:
         _find_out_about_attributes([ours, *destinations])
         for name in sorted({name for each in destinations for name in each.chosen}):
             _compare(name, ours, [each for each in destinations if name in each.chosen], settings)
-
-
-def _snapshots(folder: Folder, settings: Settings) -> Mapping[str, Subvolume]:
-    standing = stand(folder, settings.fs_checks)
-    if not standing.exists:
-        raise Failure(
-            f"the snapshot folder '{folder.path}' does not exist", "Take a snapshot first, or correct the option '-f'."
-        )
-    return inventory.snapshots(folder.look(settings.naming, standing)).complete
 
 
 def _destinations(settings: Settings, report: Report, hosts: Hosts) -> list[_Side]:
