@@ -146,7 +146,7 @@ def intentions(report: Report) -> list[str]:
     lines = [f"{report.source.place}: would take snapshot {report.snapshot}"] if report.snapshot else []
     for tally in report.destinations:
         lines += [f"{tally.place}: {what}" for what in _intended(tally)]
-    return lines + [f"{report.source.place}: {what}" for what in _pruning(report.source)]
+    return lines + [f"{report.source.place}: {what}" for what in (*_failing(report.source), *_pruning(report.source))]
 
 
 def _intended(tally: Tally) -> Iterator[str]:
@@ -160,8 +160,10 @@ def _intended(tally: Tally) -> Iterator[str]:
         yield f"would send {sent.snapshot} {how}: {_volume([sent])}"
     if tally.sent:
         yield f"would send {plural(len(tally.sent), 'snapshot')}: {_volume(tally.sent)}{_room(tally.free)}"
+        yield from _scarcity(tally.sent, tally.free)
     elif not tally.failures:
         yield "would send nothing"
+    yield from _failing(tally)
     yield from _pruning(tally)
 
 
@@ -175,6 +177,16 @@ def _volume(sent: Sequence[Sent]) -> str:
 
 def _room(free: int | None) -> str:
     return f", {size(free)} free there" if free is not None else ""
+
+
+def _scarcity(sent: Sequence[Sent], free: int | None) -> Iterator[str]:
+    """Not for certain: the destination may compress what it gets."""
+    if free is not None and sum(each.bytes or 0 for each in sent) > free:
+        yield "would probably fill the disk: that is more than is free there"
+
+
+def _failing(tally: Tally) -> Iterator[str]:
+    yield from (f"would fail: {failure.message}" for failure in tally.failures)
 
 
 def _pruning(tally: Tally) -> Iterator[str]:
@@ -191,6 +203,7 @@ def restore_intentions(report: Restoration) -> list[str]:
     lines = [f"{report.destination}: would restore {report.backup} from {report.source}, {report.intended}"]
     if report.sent:
         lines.append(f"{report.destination}: would send {_volume([report.sent])}{_room(report.free)}")
+        lines += [f"{report.destination}: {what}" for what in _scarcity([report.sent], report.free)]
     return [*lines, f"{report.destination}: its read-only copy would be {report.copy}"]
 
 

@@ -152,10 +152,11 @@ class IntentionsTest(unittest.TestCase):
         )
         nas = Tally("ssh://nas/b", absent=True, outstanding=[C])
         new = Tally("/new", [Sent(C, None, None, None)], kept={C: ["keep all"]})
+        small = Tally("/small", [Sent(B, None, 7_000_000, None), Sent(C, B, None, None)], free=6_999_999)
         idle, bad = Tally("/idle", kept={A: [], C: []}), Tally("/bad", failures=[FAILURE])
         home = Tally("/home", deleted=[A], kept={C: ["latest 1 of 1", "last delivered to /usb"]})
         self.assertEqual(
-            "\n".join(intentions(Report(home, C, [usb, nas, new, idle, bad]))),
+            "\n".join(intentions(Report(home, C, [usb, nas, new, small, idle, bad]))),
             """\
 /home: would take snapshot 20260103-120000
 /usb: would delete 20260102-120000, a transfer that was cut off
@@ -169,8 +170,13 @@ ssh://nas/b: absent, 1 outstanding (20260103-120000)
 /new: would send 20260103-120000 in full: size not known before
 /new: would send 1 snapshot: size not known before
 /new: would keep all of 1
+/small: would send 20260102-120000 in full: about 7.0 MB
+/small: would send 20260103-120000 on top of 20260102-120000: size not known before
+/small: would send 2 snapshots: about 7.0 MB and more, 7.0 MB free there
+/small: would probably fill the disk: that is more than is free there
 /idle: would send nothing
 /idle: would keep all of 2
+/bad: would fail: it broke
 /home: would delete 20260101-120000
 /home: would keep 20260103-120000: latest 1 of 1, last delivered to /usb""",
         )
@@ -186,6 +192,13 @@ ssh://nas/b: absent, 1 outstanding (20260103-120000)
                 f"/home: its read-only copy would be /home/snapshot/{A}",
             ],
         )
+        report.free = 2_000_000
+        self.assertIn(
+            "/home: would probably fill the disk: that is more than is free there", restore_intentions(report)
+        )
+
+    def test_source(self) -> None:
+        self.assertEqual(intentions(Report(Tally("/home", failures=[FAILURE]))), ["/home: would fail: it broke"])
 
 
 class SummaryTest(unittest.TestCase):
