@@ -320,6 +320,8 @@ def parse(argv: Sequence[str]) -> Settings:
     if arguments.source is None:
         example = usage.RESTORE_EXAMPLE if arguments.restore else "btrfs-backup /home /mnt/usb/home"
         raise UsageError("no SOURCE is given", f"Example: {example}; see 'btrfs-backup --help'.")
+    policy = (arguments.num_snapshots, arguments.num_backups) != (retention.KEEP_ALL, retention.KEEP_ALL)
+    usage.check_words([arguments.source, *arguments.destinations], policy, bool(arguments.verify))
     destinations = dict.fromkeys(location.parse(spelling, cwd) for spelling in arguments.destinations)
     settings = Settings(
         source=location.parse(arguments.source, cwd),

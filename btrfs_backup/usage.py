@@ -1,5 +1,7 @@
 """What cannot be asked for, or not together. Pure."""
 
+import re
+from collections.abc import Sequence
 from dataclasses import replace
 from posixpath import basename
 
@@ -10,6 +12,24 @@ from btrfs_backup.model.snapshot import is_backup_name
 from btrfs_backup.settings import Settings
 
 RESTORE_EXAMPLE = "btrfs-backup --restore /mnt/usb/home /home"
+
+
+def check_words(locations: Sequence[str], policy: bool, verify: bool) -> None:
+    """Raises UsageError when one of LOCATIONS, as they were typed, was hardly meant as one.
+
+    policy, verify: whether options that it may belong to were given. A number alone may be a folder.
+    """
+    for word in locations:
+        if policy and re.fullmatch("[0-9]+[hdwmy],?", word):
+            raise UsageError(
+                f"'{word}' is taken for a SOURCE or DEST, and looks like a part of KEEP",
+                f"""Put KEEP in quotes, as in -n "7d 4w". For a local folder of that name write './{word}'.""",
+            )
+        if verify and word == "all":
+            raise UsageError(
+                "'all' is taken for a SOURCE or DEST behind '--verify'",
+                "Write '--verify=all'. For a local folder of that name write './all'.",
+            )
 
 
 def check(settings: Settings) -> None:

@@ -353,6 +353,29 @@ class PlacesTest(CommandLineTest):
                 with self.subTest(argv=argv):
                     self.assert_refused(argv, spelling)
 
+    def test_words_of_a_value_without_quotes(self) -> None:
+        """Not all of them became the value; the others would be places."""
+        keep = "is taken for a SOURCE or DEST, and looks like a part of KEEP"
+        for argv, word in (
+            (("-n", "7d", "4w", "/src", "/b"), "'4w'"),
+            (("-N", "3", "24h", "7d", "/src"), "'24h'"),
+            (("/src", "/b", "-n", "3,", "24h,", "7d"), "'24h,'"),
+            (("-n", "3", "12m"), "'12m'"),
+        ):
+            with self.subTest(argv=argv):
+                self.assertIn('-n "7d 4w"', self.assert_refused(argv, f"{word} {keep}").hint)
+        for argv in (("--verify", "all", "/src", "/b"), ("/src", "/b", "--verify", "all")):
+            with self.subTest(argv=argv):
+                refused = self.assert_refused(argv, "'all' is taken for a SOURCE or DEST behind '--verify'")
+                self.assertIn("'--verify=all'", refused.hint)
+
+    def test_places_that_look_like_words_of_a_value(self) -> None:
+        cwd = os.getcwd().rstrip("/")
+        for argv in (("4w", "all"), ("-n", "7d", "./4w", "all"), ("-N", "5", "1", "/4w"), ("--verify", "4w", "./all")):
+            with self.subTest(argv=argv):
+                words = [word for word in argv if not word.startswith("-") and word not in ("7d", "5")]
+                self.assertEqual(self.places(*argv), [os.path.normpath(os.path.join(cwd, word)) for word in words])
+
     def test_other_kinds_of_places(self) -> None:
         wanted = ["ssh://a/src", "ssh://me@b:22/b", "shell://cat > x", "/c"]
         self.assertEqual(self.places("ssh://a//src/", "ssh://me@b:22/b/", "shell://cat > x", "/c"), wanted)
