@@ -19,6 +19,7 @@ _PACKAGES = {
 _NOT_FOUND = re.compile(
     r"(?:command not found: |Unknown command: )([\w.+-]+)|\b([\w.+-]{1,64}): (?:command )?not found(?!:)", re.IGNORECASE
 )
+_NO_PROGRAM = 127  # exit status of a shell that does not find what it is to run
 _SUDO = re.compile(r"^sudo: |is not allowed to (?:execute|run)|is not in the sudoers", re.MULTILINE)
 
 DISK_FULL, READ_ONLY = "disk full", "read-only"
@@ -54,6 +55,9 @@ _DOWN = (
     "Connection refused|Connection timed out|No route to host|Host is down|Network is unreachable|Operation timed out"
 )
 _SSH = (
+    # ssh itself, when it reads its options.
+    (r"^command-line:? line 0: ", "See the values of '--ssh-opt': each is what 'ssh -o' takes, such as Port=22."),
+    (r": terminating, \d+ bad configuration options", "Correct that file; 'man ssh_config' explains its options."),
     (
         r"Permission denied \(|Too many authentication failures",
         "ssh could not log in. Does 'ssh {login}' work for the user that runs this? A key can be "
@@ -84,8 +88,8 @@ def brief(words: str) -> str:
     return next((short for long, short in _BRIEF.items() if long in words), "")
 
 
-def hint(stderr: str, login: str, privileged: bool) -> str:
-    """What to do when a command failed with the words STDERR; empty when nothing is known.
+def hint(stderr: str, login: str, privileged: bool, status: int = 1) -> str:
+    """What to do when a command failed with the words STDERR and that exit STATUS; empty when nothing is known.
 
     login: what to type after `ssh` to get to where it ran, empty for this machine. privileged: it had all rights.
     """
@@ -94,6 +98,8 @@ def hint(stderr: str, login: str, privileged: bool) -> str:
             return what_to_do
     if login and (what_to_do := _remote(stderr, login)):
         return what_to_do
+    if status == _NO_PROGRAM and not login:
+        return "Is the program that it names installed, and in PATH? That of cron and systemd is short."
     if privileged and "Operation not permitted" in stderr:
         return "Not even root may. Is it immutable (see 'lsattr -d'), in use, or is this a container?"
     if privileged or not any(words in stderr for words in _RIGHTS):
@@ -113,7 +119,7 @@ def sudo_rule(user: str) -> str:
 
 def _remote(stderr: str, login: str) -> str:
     for pattern, what_to_do in _SSH:
-        if re.search(pattern, stderr):
+        if re.search(pattern, stderr, re.MULTILINE):
             return what_to_do.format(login=login)
     if missing := _NOT_FOUND.search(stderr):
         program = missing[1] or missing[2]

@@ -98,7 +98,7 @@ class CommandFailed(Failure):
     def __init__(self, ended: Ended, trying: str = "") -> None:
         # Some programs say their own name.
         words = ended.words().removeprefix(f"{ended.command.title}: ")
-        what_to_do = hints.hint(ended.said, ended.command.login, _privileged(ended.command))
+        what_to_do = hints.hint(ended.said, ended.command.login, _privileged(ended.command), ended.status)
         message = ": ".join(filter(None, (trying, ended.command.title, words)))
         super().__init__(message, what_to_do, hints.brief(ended.said))
         self.ended = ended

@@ -178,4 +178,5 @@ class SpoiledProgramsElsewhere(SshTest):
         source = self.source()
         result = self.backup("--ssh-opt=BatchMode=maybe", source, "ssh://localhost/b", status=10)
         self.assertIn("error: ssh://localhost/b: cannot connect to localhost: ssh: ", result.err)
+        self.assertIn("\n  See the values of '--ssh-opt': each is what 'ssh -o' takes, such as Port=22.\n", result.err)
         sh("btrfs", "subvolume", "show", source / "snapshot" / names(source / "snapshot")[0])

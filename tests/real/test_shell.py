@@ -137,7 +137,10 @@ class Failures(ShellTest):
         self.fails("cat > /dev/null; echo 'no more tape' >&2; exit 7", "the shell command: no more tape")
 
     def test_command_that_does_not_exist(self) -> None:
-        self.fails("no-such-command-here", "no-such-command-here: not found")
+        self.fails(
+            "no-such-command-here",
+            "no-such-command-here: not found\n  Is the program that it names installed, and in PATH?",
+        )
 
     def test_command_that_reads_nothing_of_a_small_stream(self) -> None:
         """All of the stream fits into the pipe, so that no writer notices."""

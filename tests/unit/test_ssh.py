@@ -114,6 +114,9 @@ class Hints(unittest.TestCase):
             "sudo: a password is required": ("", "me ALL=(root) NOPASSWD: /usr/bin/btrfs, "),
             "Sorry, user me is not allowed to execute '/bin/cat x' as root on nas.": ("", "NOPASSWD"),
             "me is not in the sudoers file.": ("", "NOPASSWD"),
+            'command-line line 0: no argument after keyword "foo"': ("", "'--ssh-opt'"),
+            "command-line: line 0: Bad configuration option: foo": ("", "'--ssh-opt'"),
+            "/x line 2: Bad port 'y'.\n/x: terminating, 1 bad configuration options": ("", "Correct that file"),
             "something else": ("", ""),
         }
         for words, (here, there) in table.items():
@@ -122,6 +125,17 @@ class Hints(unittest.TestCase):
                     said = hints.hint(words, login, False)
                     self.assertIn(wanted, said)
                     self.assertEqual(bool(said), bool(wanted))
+
+    def test_a_shell_that_does_not_find_a_program(self) -> None:
+        """Its exit status tells, while others say "not found" of much else."""
+        for words, status, wanted in (
+            ("sh: 1: gpgg: not found", 127, "in PATH"),
+            ("sh: line 1: /bin/gpgg: No such file or directory", 127, "in PATH"),
+            ("rclone: bucket: not found", 1, ""),
+        ):
+            with self.subTest(words):
+                self.assertIn(wanted, said := hints.hint(words, "", True, status))
+                self.assertEqual(bool(said), bool(wanted))
 
     def test_rights_are_not_the_trouble_of_those_who_have_them(self) -> None:
         for login in ("", "root@nas"):
