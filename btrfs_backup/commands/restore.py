@@ -18,7 +18,7 @@ from btrfs_backup.model.restore import Plan, Site
 from btrfs_backup.model.snapshot import Naming, Subvolume, is_backup_name
 from btrfs_backup.report import Restoration, Sent, pace
 from btrfs_backup.settings import Settings
-from btrfs_backup.system import btrfs, files, statefile, stream
+from btrfs_backup.system import btrfs, files, filetools, statefile, stream
 from btrfs_backup.system.endpoint import Folder, Standing, examine
 from btrfs_backup.system.host import Host, Hosts
 from btrfs_backup.system.ssh import Access
@@ -327,6 +327,8 @@ class _Restore:
         copies = Folder(self.host, site.folder_in(staged))
         self._snapshot(self.place.stage.at(name), staged, readonly=False)
         copies.create()
+        # They would look like snapshots that are no subvolumes.
+        self.host.run(filetools.remove_stubs(copies.path), f"cannot clear the folder '{copies.path}'")
         self._snapshot(self.place.stage.at(name), copies.at(name))
         self._verify(copies)
         self._placing = True

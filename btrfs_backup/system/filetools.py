@@ -34,6 +34,13 @@ def tree(top: str, *what: str) -> Argv:
     return ("find", f"{top}/", "-xdev", "-type", "d", "-inum", _STUB_INODE, "-prune", "-o", *what)
 
 
+def remove_stubs(folder: str) -> Argv:
+    """Removes the stubs in FOLDER that have the name of a snapshot, with whatever prefix; those below it stay."""
+    stamp = "[0-9]" * 8 + "-" + "[0-9]" * 6
+    stubs = ("-type", "d", "-inum", _STUB_INODE, "-name", f"*{stamp}")
+    return ("find", f"{folder}/", "-mindepth", "1", "-maxdepth", "1", *stubs, "-exec", "rmdir", "--", "{}", ";")
+
+
 def list_entries(top: str) -> Argv:
     """Lists all but the data and the extended attributes."""
     stat = ("(", "-type", "b", "-o", "-type", "c", ")", "-exec", "stat", "--printf", _DEVICE, "{}", "+")

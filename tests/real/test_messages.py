@@ -101,6 +101,9 @@ class SpoiledPrograms(RealTest):
         sh("btrfs", "subvolume", "create", usb / "29991231-235959")
         sh("btrfs", "property", "set", usb / "29991231-235959", "ro", "true")
         fails = f"echo '{SPOILED}' >&2; exit 9"
+        result = self.backup("--restore", usb, new, status=1, env=self.spoiled("find", "-exec rmdir"))
+        self.assertIn(f"error: cannot clear the folder '{stage}/new/snapshot': find: {SPOILED}\n", result.err)
+        self.assertFalse(new.exists())
         table: list[tuple[dict[str, str], str]] = [
             (self.spoiled("mv", "--"), f"error: cannot move '{stage}/new' to its place: mv: {SPOILED}\n"),
             (

@@ -173,6 +173,21 @@ class Ways(RestoreTest):
         self.assert_goes_on(home, usb, newest)
         self.assertIn("in full", self.restore("-I", usb / newest, source.parent / "full"))
 
+    def test_no_stubs_of_older_snapshots(self) -> None:
+        """In the snapshot folder; what else is nested leaves an empty folder, as in every snapshot."""
+        source, usb = self.backed_up("-p", "x-")
+        sh("btrfs", "subvolume", "create", source / "snapshot" / "mine")
+        sh("btrfs", "subvolume", "create", source / OLDEST)
+        self.backup("-p", "x-", source, usb)
+        home, newest = source.parent / "home2", names(usb)[-1]
+        self.restore("-p", "x-", source / "snapshot", home)
+        self.assertEqual(names(home / "snapshot"), ["mine", newest])
+        self.assertEqual(list((home / OLDEST).iterdir()), [])
+        result = self.backup("-p", "x-", home, usb)
+        self.assertNotIn("warning", result.err)
+        self.assertIn(f"on top of {newest}\n", result.err)
+        self.backup("-p", "x-", "--verify=all", home, usb)
+
     def test_other_mounts_of_the_same_filesystem(self) -> None:
         """Data is shared when a receiver can see the backup from where it works."""
         source, usb = self.backed_up()
