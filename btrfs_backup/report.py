@@ -239,7 +239,7 @@ def verification_summary(report: Report) -> list[tuple[bool, str]]:
 
 
 def _verifying(tally: Tally) -> str:
-    failed = "FAILED, " if tally.failed else ""
+    failed = "FAILED, " if tally.failed else "absent, " if tally.absent else ""
     if not tally.verified:
         return f"{failed}compared nothing"
     names = [each.snapshot for each in tally.verified]

@@ -6,18 +6,20 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
 from btrfs_backup.commands.outset import open_source
-from btrfs_backup.commands.visit import fail, stand
-from btrfs_backup.errors import Failure
+from btrfs_backup.commands.visit import fail, give_up, stand
+from btrfs_backup.errors import Failure, StateFileBroken
 from btrfs_backup.model import inventory, manifest
 from btrfs_backup.model.location import Scheme
 from btrfs_backup.model.manifest import Comparison
 from btrfs_backup.model.snapshot import Naming, Subvolume
+from btrfs_backup.model.transfers import Records
 from btrfs_backup.report import Report, Tally, findings, progress_line
 from btrfs_backup.settings import Settings
 from btrfs_backup.system import progress, trees
-from btrfs_backup.system.endpoint import Folder
+from btrfs_backup.system.endpoint import Folder, Source
 from btrfs_backup.system.host import Host, Hosts
 from btrfs_backup.system.ssh import Access
+from btrfs_backup.system.statefile import StateFiles
 from btrfs_backup.system.trees import Reading, Tree
 
 log = logging.getLogger(__name__)
@@ -51,11 +53,13 @@ def verify(settings: Settings, report: Report) -> None:
         snapshots = inventory.snapshots(source.folder.look(settings.naming, standing)).complete
         ours = _Side(source.folder, report.source, snapshots)
         destinations = _destinations(settings, report, hosts)
+        records = _records(source, report) if settings.skip_absent else Records({}, {})
         for each in destinations:
             try:
-                each.chosen = _choose(each, ours.chosen, settings)
+                each.chosen = _choose(each, ours.chosen, settings, records)
             except Failure as failure:
-                each.fail(failure)
+                each.broken = True
+                give_up(each.tally, failure, settings)
         _find_out_about_attributes([ours, *destinations])
         for name in sorted({name for each in destinations for name in each.chosen}):
             _compare(name, ours, [each for each in destinations if name in each.chosen], settings)
@@ -72,9 +76,20 @@ def _destinations(settings: Settings, report: Report, hosts: Hosts) -> list[_Sid
     return sides
 
 
-def _choose(side: _Side, snapshots: Mapping[str, Subvolume], settings: Settings) -> Mapping[str, Subvolume]:
+def _records(source: Source, report: Report) -> Records:
+    """They tell a disk that is missing from a place that never had one."""
+    try:
+        return StateFiles(source.host, source.folder.path).records
+    except StateFileBroken as failure:
+        fail(report.source, failure)
+        return Records({}, {})
+
+
+def _choose(
+    side: _Side, snapshots: Mapping[str, Subvolume], settings: Settings, records: Records
+) -> Mapping[str, Subvolume]:
     """The backups of SNAPSHOTS that are to be compared. Raises Failure when there is none."""
-    standing = stand(side.folder, settings.fs_checks)
+    standing, _ = stand(side.folder, side.tally.place, settings, records)
     if not standing.exists:
         raise Failure("it does not exist", "Is the disk mounted, and the path right?")
     holdings = inventory.backups(side.folder.look(settings.naming, standing), snapshots)

@@ -49,12 +49,9 @@ class Visit:
         fail(self.tally, failure)
 
     def give_up(self, failure: Failure, settings: Settings) -> None:
-        """It could not be looked at; when it is absent, that may be no failure."""
-        if isinstance(failure, Absent) and settings.skip_absent:
-            self.broken = self.tally.absent = True
-            log.warning("%s: skipped: %s", self.identity, failure.message)
-        else:
-            self.fail(failure)
+        """It could not be looked at."""
+        self.broken = True
+        give_up(self.tally, failure, settings)
 
     @contextmanager
     def failing_alone(self) -> Iterator[None]:
@@ -70,7 +67,7 @@ class Visit:
             delivered = transfers.last_delivered(records.completed, self.identity)
             self.target = plan.unlisted_target(self.identity, delivered, snapshots, settings.naming)
             return
-        self.standing = self._check(self.place, settings, records)
+        self.standing, self.filesystem = stand(self.place, self.identity, settings, records)
         recorded = transfers.owed(records.outstanding, settings.naming, self.identity)
         self.holdings = inventory.backups(self.place.look(settings.naming, self.standing), snapshots, recorded)
         self.target = plan.target(self.identity, self.holdings, snapshots, settings.naming, settings.keep_backups)
@@ -206,20 +203,6 @@ class Visit:
         except Failure as failure:
             log.debug("%s: nothing to clear away: %s", self.identity, failure)
 
-    def _check(self, place: Folder, settings: Settings, records: Records) -> Standing:
-        """Raises Failure unless backups can be put there, Absent when its disk is missing. Creates nothing."""
-        standing = examine(place.host, place.path)
-        self.filesystem = place.filesystem(standing) if standing.on_btrfs else ""
-        known = records.completed.get(self.identity, {})
-        if known and self.filesystem not in known and (standing.mount.point == "/" or not standing.on_btrfs):
-            here = "the root filesystem" if standing.mount.point == "/" else standing.mount.type
-            hint = "Mount it."
-            if standing.on_btrfs:
-                hint += " If backups shall go to the root filesystem from now on, use '--remove-locks' once."
-            raise Absent(f"the disk is absent: the folder is on {here}, and backups went to another filesystem", hint)
-        _check_standing(standing, settings.fs_checks)
-        return standing
-
     def _tell_what_is_left_alone(self, place: Folder, target: Target, snapshots: Snapshots) -> None:
         for name, why in self.holdings.foreign.items():
             if name not in target.occupied:
@@ -245,11 +228,22 @@ def _failed_to_send(batches: Sequence[Batch], failed: Failure) -> Failure:
     return Failure(f"sending {span} failed: {failed.message}", failed.hint, failed.brief)
 
 
-def stand(place: Folder, fs_checks: bool) -> Standing:
-    """Where a destination stands. Raises Failure when it cannot hold backups; that it does not exist is fine."""
+def stand(place: Folder, identity: str, settings: Settings, records: Records) -> tuple[Standing, str]:
+    """Where a destination stands, which need not exist, and the UUID of its filesystem, empty when that is no btrfs.
+
+    Raises Failure unless backups can be put there, Absent when its disk is missing. Creates nothing.
+    """
     standing = examine(place.host, place.path)
-    _check_standing(standing, fs_checks)
-    return standing
+    filesystem = place.filesystem(standing) if standing.on_btrfs else ""
+    known = records.completed.get(identity, {})
+    if known and filesystem not in known and (standing.mount.point == "/" or not standing.on_btrfs):
+        here = "the root filesystem" if standing.mount.point == "/" else standing.mount.type
+        hint = "Mount it."
+        if standing.on_btrfs:
+            hint += " If backups shall go to the root filesystem from now on, use '--remove-locks' once."
+        raise Absent(f"the disk is absent: the folder is on {here}, and backups went to another filesystem", hint)
+    _check_standing(standing, settings.fs_checks)
+    return standing, filesystem
 
 
 def _check_standing(standing: Standing, fs_checks: bool) -> None:
@@ -267,6 +261,15 @@ def fail(tally: Tally, failure: Failure) -> None:
         return
     tally.failures.append(failure)
     log.error("%s: %s", tally.place, failure)
+
+
+def give_up(tally: Tally, failure: Failure, settings: Settings) -> None:
+    """That place could not be looked at; when it is absent, that may be no failure."""
+    if isinstance(failure, Absent) and settings.skip_absent:
+        tally.absent = True
+        log.warning("%s: skipped: %s", tally.place, failure.message)
+    else:
+        fail(tally, failure)
 
 
 def occupied(place: str, name: str, why: str) -> Failure:

@@ -344,6 +344,23 @@ class Places(VerifyTest):
             result = self.verify(source, usb, status=10, stdout=full)
         self.assertIn("error: cannot print on the standard output: No space left on device", result.err)
 
+    def test_an_absent_disk(self) -> None:
+        """It is told from a wrong place, and skipped, as in a run."""
+        source, usb, name = self.pair()
+        away = self.disk("away")
+        self.backup("-q", source, away.path)
+        away.unmount()
+        self.assertIn("FAILED", self.verify(source, usb, away.path, status=10).err)
+        err = self.verify("--skip-absent-dests", source, usb, away.path).err
+        self.assertIn(f"warning: {away.path}: skipped: the disk is absent: the folder is on ", err)
+        self.assertIn(f"\n{away.path}: absent, compared nothing\n", err)
+        self.assertIn(f"{usb}: compared 1 backup ({name})", err)
+        self.verify("--skip-absent-dests", source, usb.parent / "none", status=10)
+        (source / "snapshot" / ".outstanding_transfers").write_text("{")
+        err = self.verify("--skip-absent-dests", source, usb, away.path, status=10).err
+        self.assertIn("is broken", err)
+        self.assertIn(f"{usb}: compared 1 backup ({name})", err)
+
     def test_state_files_do_not_matter(self) -> None:
         """Nothing of them is read, and no lock is needed."""
         source, usb, _ = self.pair()

@@ -101,6 +101,7 @@ class VerificationTest(unittest.TestCase):
         table: list[tuple[Tally, tuple[bool, str]]] = [
             (Tally("/b"), (False, "/b: compared nothing")),
             (Tally("/b", failures=[FAILURE]), (True, "/b: FAILED, compared nothing")),
+            (Tally("/b", absent=True), (False, "/b: absent, compared nothing")),
             (
                 Tally("/b", verified=[self.EQUAL]),
                 (False, f"/b: compared 1 backup ({A}): 1 file with 2.0 kB, no difference"),
