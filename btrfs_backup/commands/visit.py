@@ -12,7 +12,7 @@ from btrfs_backup.model.location import Location, Scheme
 from btrfs_backup.model.plan import Batch, Snapshots, Target
 from btrfs_backup.model.snapshot import Naming, Subvolume
 from btrfs_backup.model.transfers import Records
-from btrfs_backup.report import Tally
+from btrfs_backup.report import Tally, plural
 from btrfs_backup.settings import Settings
 from btrfs_backup.system.endpoint import Folder, Shell, Standing, examine
 from btrfs_backup.system.host import Host, Hosts
@@ -24,7 +24,8 @@ log = logging.getLogger(__name__)
 class Visit:
     """target: None until it could be looked at. filesystem: its UUID, empty for a shell command.
 
-    broken: something failed, so that it gets nothing more in this run.
+    strangers: backups there that may be of another source. broken: something failed, so that it gets nothing more in
+    this run.
     """
 
     location: Location
@@ -34,6 +35,7 @@ class Visit:
     filesystem: str = ""
     holdings: Holdings = field(default_factory=Holdings)
     target: Target | None = None
+    strangers: frozenset[str] = frozenset()
     broken: bool = False
 
     @property
@@ -71,6 +73,7 @@ class Visit:
         recorded = transfers.owed(records.outstanding, settings.naming, self.identity)
         self.holdings = inventory.backups(self.place.look(settings.naming, self.standing), snapshots, recorded)
         self.target = plan.target(self.identity, self.holdings, snapshots, settings.naming, settings.keep_backups)
+        self._beware_of_strangers(self.target, settings.naming, records)
         self._tell_what_is_left_alone(self.place, self.target, snapshots)
 
     def survey(self, settings: Settings, snapshots: Snapshots, records: Records) -> None:
@@ -95,7 +98,9 @@ class Visit:
             return retention.Verdict((), ())
         held = self.target.common.union(self.holdings.complete)
         common = settings.naming.newest(self.target.common)
-        protected = {common: ["newest that the source has, too"]} if common else {}
+        protected = {name: ["perhaps of another source"] for name in self.strangers}
+        if common:
+            protected[common] = ["newest that the source has, too"]
         return retention.decide(settings.keep_backups, settings.naming, held, protected)
 
     def _prove(self, place: Folder, names: Sequence[str]) -> None:
@@ -202,6 +207,18 @@ class Visit:
                 self.place.delete([snapshot])
         except Failure as failure:
             log.debug("%s: nothing to clear away: %s", self.identity, failure)
+
+    def _beware_of_strangers(self, target: Target, naming: Naming, records: Records) -> None:
+        """When the source was mistaken, retention must not delete them. From the first backup on record they count."""
+        delivered = naming.newest(transfers.last_delivered(records.completed, self.identity, self.filesystem))
+        self.strangers = plan.strangers(target, self.holdings, delivered)
+        if self.strangers:
+            log.warning(
+                "%s: its %s may be of another source: no snapshot here is among them. This run deletes none of them\n"
+                "  Give each source a folder of its own, or a prefix with '-p'.",
+                self.identity,
+                plural(len(self.strangers), "backup"),
+            )
 
     def _tell_what_is_left_alone(self, place: Folder, target: Target, snapshots: Snapshots) -> None:
         for name, why in self.holdings.foreign.items():

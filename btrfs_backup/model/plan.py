@@ -79,6 +79,15 @@ def leftovers(target: Target, holdings: Holdings, snapshots: Snapshots) -> list[
     return [name for name in holdings.partial if name in snapshots and name not in target.missing]
 
 
+def strangers(target: Target, holdings: Holdings, delivered: str | None) -> frozenset[str]:
+    """Backups that may be of another source than this one, by somebody's mistake.
+
+    This one has the snapshot of none of them. DELIVERED: its newest one that is on record there. A source that was made
+    anew, or has lost its snapshots and records, looks the same.
+    """
+    return frozenset() if target.common or delivered else frozenset(holdings.complete)
+
+
 def unproven(holdings: Holdings, snapshots: Snapshots, recorded: Collection[str]) -> list[str]:
     """Backups that look complete and whose transfers are RECORDED as not ended: they may not have reached the disk."""
     return [name for name in recorded if name in holdings.complete and name in snapshots]

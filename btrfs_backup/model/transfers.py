@@ -187,9 +187,9 @@ def delivered(completed: Completed, destination: str, filesystem: str, naming: N
     return {name: filesystems for name, filesystems in changed.items() if filesystems}
 
 
-def last_delivered(completed: Completed, destination: str) -> frozenset[str]:
-    """The newest snapshots that went to DESTINATION, a shell command, one for each prefix."""
-    return completed.get(destination, {}).get("", frozenset())
+def last_delivered(completed: Completed, destination: str, filesystem: str = "") -> frozenset[str]:
+    """The newest snapshots that went to DESTINATION on FILESYSTEM (empty for shell commands), one for each prefix."""
+    return completed.get(destination, {}).get(filesystem, frozenset())
 
 
 def forget(completed: Completed, naming: Naming, destinations: Collection[str]) -> Completed:

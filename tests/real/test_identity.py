@@ -38,6 +38,11 @@ class Identity(InsideTest):
             self.backup("-q", source, usb)
         return source, usb
 
+    def wait_until_later_than(self, name: str) -> None:
+        """What is taken from here on has a later name."""
+        time = datetime.strptime(name, "%Y%m%d-%H%M%S")
+        wait_for(lambda: datetime.now() > time + timedelta(seconds=1))
+
     def outstanding(self, source: Path) -> object:
         return json.loads((source / "snapshot" / OUTSTANDING).read_text())
 
@@ -68,6 +73,25 @@ class AnotherSource(Identity):
         self.assertIn(f"sending {own} in full", result.err)
         self.assertEqual({name: identities(usb)[name] for name in taken}, before)
         self.assert_same(usb / own, srv / "snapshot" / own)
+
+    def test_mistaken_for_the_one_of_the_backups(self) -> None:
+        """It is told as long as none of its own has arrived there, and retention deletes nothing meanwhile."""
+        home, usb = self.pair()
+        other = self.subvolume(home.parent / "other")
+        told = (
+            f"warning: {usb}: its 2 backups may be of another source: no snapshot here is among them. "
+            "This run deletes none of them\n  Give each source a folder of its own, or a prefix with '-p'.\n"
+        )
+        before = names(usb)
+        self.wait_until_later_than(before[-1])
+        planned = self.backup("--dry-run", "-n", "1", other, usb)
+        self.assertEqual((planned.err, planned.out.count("would delete")), (told, 0))
+        self.assertIn(told, self.backup("--status", other, usb).err)
+        result = self.backup("-n", "1", other, usb)
+        self.assertIn(told, result.err)
+        self.assertEqual(names(usb), [*before, names(other / "snapshot")[0]])
+        for prefix in ("", "x-"):
+            self.assertNotIn("another source", self.backup("-p", prefix, other, usb).err)
 
     def test_its_partial_backup_is_no_parent_and_no_backup(self) -> None:
         """A transfer of another source that was cut off under a name that this one does not have."""
@@ -270,9 +294,7 @@ class Restored(Identity):
         sh("btrfs", "send", "-f", stream, usb / name)
         sh("btrfs", "receive", "-f", stream, pool / "restore")
         sh("btrfs", "subvolume", "snapshot", pool / "restore" / name, source)
-        # What is taken from here on has a later name than all that the disk holds.
-        newest = datetime.strptime(names(usb)[-1], "%Y%m%d-%H%M%S")
-        wait_for(lambda: datetime.now() > newest + timedelta(seconds=1))
+        self.wait_until_later_than(names(usb)[-1])
         return pool / "restore" / name
 
     def test_backups_go_on_incrementally(self) -> None:
@@ -305,6 +327,8 @@ class Restored(Identity):
         result = self.backup(source, usb)
         newest = names(source / "snapshot")[-1]
         self.assertIn(f"sending {newest} in full", result.err)
+        # The records were in the backup.
+        self.assertNotIn("another source", result.err)
         self.assertLessEqual(before.items(), identities(usb).items())
         self.assert_same(usb / newest, source / "snapshot" / newest)
 

@@ -241,6 +241,24 @@ class LeftoversTest(unittest.TestCase):
         self.assertEqual(plan.leftovers(target, held, source(*ALL)), [])
 
 
+class StrangersTest(unittest.TestCase):
+    def test_strangers(self) -> None:
+        """All that are complete when none is common, as long as nothing that came from this source is on record."""
+        table: list[tuple[list[str], list[str], str | None, list[str]]] = [
+            # what the source has, what is there, what is on record there
+            ([C], [A, B], None, [A, B]),
+            ([C], [A, B], A, []),
+            ([B, C], [A, B], None, []),
+            ([C], [], None, []),
+            ([], [A], None, [A]),
+        ]
+        for here, there, delivered, wanted in table:
+            with self.subTest(here=here, there=there, delivered=delivered):
+                held = holdings(there, partial=[D])
+                target = plan.target("/b", held, source(*here), NAMING, retention.KEEP_ALL)
+                self.assertEqual(plan.strangers(target, held, delivered), frozenset(wanted))
+
+
 class ServedTest(unittest.TestCase):
     def test_served(self) -> None:
         """It is missing no more and can be a parent; the rest is as before."""

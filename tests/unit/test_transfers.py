@@ -346,6 +346,7 @@ class CompletedTest(unittest.TestCase):
         self.assertEqual(transfers.last_delivered(completed, "shell://cat"), {ONE, TWO})
         self.assertEqual(transfers.last_delivered(completed, "shell://other"), frozenset())
         self.assertEqual(transfers.last_delivered(completed, DISK), frozenset())
+        self.assertEqual(transfers.last_delivered(completed, DISK, "disk-1"), {THREE})
 
     def test_forget(self) -> None:
         home_only = {DISK: {"disk-1": frozenset({f"home-{ONE}"})}, NAS: self.BEFORE[NAS]}
