@@ -11,9 +11,7 @@ from btrfs_backup.model import plan, transfers
 from btrfs_backup.model.plan import Batch, Snapshots
 from btrfs_backup.report import Sent, pace
 from btrfs_backup.settings import Settings
-from btrfs_backup.system.btrfs import blames_parent
-from btrfs_backup.system.endpoint import Sending, Shell, Source
-from btrfs_backup.system.process import CommandFailed
+from btrfs_backup.system.endpoint import Sending, Shell, Source, parent_is_to_blame
 from btrfs_backup.system.statefile import StateFiles
 from btrfs_backup.system.stream import Ending, Receiver, Sender, Streamed, Transferred
 
@@ -87,7 +85,7 @@ class Delivery:
             each.tally.sent.append(Sent(batch.snapshot, batch.parent, streamed.bytes, streamed.seconds))
             log.info("%s: sent %s: %s", each.identity, batch.snapshot, pace(streamed.bytes, streamed.seconds))
         failing = batches[count] if failure else None
-        useless = failing.parent if failing and _parent_is_to_blame(ending.failure) and each.unmoved() else None
+        useless = failing.parent if failing and parent_is_to_blame(ending.failure) and each.unmoved() else None
         # It is told before anything is recorded, which may fail, too.
         if useless:
             log.warning("%s: %s\n  Trying another parent, or a full transfer.", each.identity, failure)
@@ -144,10 +142,3 @@ class Delivery:
         folder = self.source.folder
         sender = self.streaming.sender(folder, batch.snapshot, batch.parent, destinations, compressed_data)
         return replace(sender, begin=tell)
-
-
-def _parent_is_to_blame(failed: Failure | None) -> bool:
-    """Whether it was the receiver of an increment that FAILED, and for want of its parent."""
-    if not isinstance(failed, CommandFailed) or not failed.ended.command.title.startswith("btrfs receive"):
-        return False
-    return blames_parent(failed.ended.said)

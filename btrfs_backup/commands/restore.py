@@ -19,10 +19,10 @@ from btrfs_backup.model.snapshot import Naming, Subvolume, is_backup_name
 from btrfs_backup.report import Restoration, Sent, pace
 from btrfs_backup.settings import Settings
 from btrfs_backup.system import btrfs, files, filetools, statefile, stream
-from btrfs_backup.system.endpoint import Folder, Standing, examine
+from btrfs_backup.system.endpoint import Folder, Standing, examine, parent_is_to_blame
 from btrfs_backup.system.host import Host, Hosts
 from btrfs_backup.system.ssh import Access
-from btrfs_backup.system.stream import Receiver
+from btrfs_backup.system.stream import Receiver, Transferred
 
 log = logging.getLogger(__name__)
 
@@ -339,20 +339,32 @@ class _Restore:
 
     def _receive(self) -> None:
         """Bring the backup into the stage. Raises Failure unless it is complete there."""
-        name, parent, folder, stage = self.plan.name, self.plan.parent, self.backup.folder, self.place.stage
-        compressed_data = self._compressed_data()
-        sender = self.streaming.sender(folder, name, parent, [self.report.destination], compressed_data)
-        how = self.streaming.sending(self.host, compressed_data)
-        done = self.streaming.transfer([sender], [Receiver(stage.receiver(how), stage.writing_out())])
+        name, stage = self.plan.name, self.place.stage
+        done = self._stream()
+        if self.plan.parent and parent_is_to_blame(failed := done.endings[0].failure):
+            log.warning("%s: restoring %s failed: %s\n  Sending it in full.", self.place.location, name, failed)
+            for failure in stage.delete([name]).values():
+                raise failure
+            self.plan = replace(self.plan, parent=None)
+            done = self._stream()
         [ending] = done.endings
         if failed := ending.failure or ending.unwritten:
-            in_full = "With '-I' it is sent in full." if parent else ""
+            in_full = "With '-I' it is sent in full." if self.plan.parent else ""
             raise Failure(f"restoring {name} failed: {failed.message}", failed.hint or in_full)
-        if wrong := inventory.arrived(stage.show(name), self.backup.chosen, bool(parent)):
+        if wrong := inventory.arrived(stage.show(name), self.backup.chosen, bool(self.plan.parent)):
             raise Failure(f"{name} has arrived, but {wrong}", "Nothing of it is kept. Try again, in full with '-I'.")
         [streamed] = done.streams
-        self.report.sent = Sent(name, parent, streamed.bytes, streamed.seconds)
+        self.report.sent = Sent(name, self.plan.parent, streamed.bytes, streamed.seconds)
         log.info("%s: received %s: %s", self.place.location, name, pace(streamed.bytes, streamed.seconds))
+
+    def _stream(self) -> Transferred:
+        """Raises Failure when a command cannot be started."""
+        compressed_data = self._compressed_data()
+        sender = self.streaming.sender(
+            self.backup.folder, self.plan.name, self.plan.parent, [self.report.destination], compressed_data
+        )
+        how, stage = self.streaming.sending(self.host, compressed_data), self.place.stage
+        return self.streaming.transfer([sender], [Receiver(stage.receiver(how), stage.writing_out())])
 
     def _compressed_data(self) -> bool:
         """Whether the compressed data of the filesystem can be sent as it is."""

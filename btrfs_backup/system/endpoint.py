@@ -304,6 +304,13 @@ def _portions(names: Sequence[str], path: Callable[[str], str]) -> list[list[str
     return portions
 
 
+def parent_is_to_blame(failed: Failure | None) -> bool:
+    """Whether it was the receiver of an increment that FAILED, and for want of its parent."""
+    if not isinstance(failed, CommandFailed) or not failed.ended.command.title.startswith("btrfs receive"):
+        return False
+    return btrfs.blames_parent(failed.ended.said)
+
+
 @dataclass(frozen=True)
 class Shell:
     """A shell command on this machine that takes streams, one at each start. It cannot be looked into."""

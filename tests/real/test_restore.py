@@ -1,6 +1,7 @@
 """Backups are brought back: whole or not at all, and the chain goes on."""
 
 import fcntl
+import json
 import os
 import re
 import shutil
@@ -10,6 +11,7 @@ import time
 from pathlib import Path
 
 from btrfs_backup.system import hints
+from tests.real.liar import lying_btrfs, path_with
 from tests.real.machine import (
     Disk,
     child_running,
@@ -25,6 +27,8 @@ from tests.real.machine import (
     wait_for,
 )
 from tests.real.sshd import USER, SshTest
+from tests.real.test_identity import set_writable
+from tests.real.test_parents import NO_INCREMENTS
 
 STAGE = ".btrfs-backup-restore"
 OLDEST = "20010101-000000"
@@ -150,6 +154,26 @@ class Ways(RestoreTest):
         err = self.restore("-f", snapshots, usb / old, other.parent / "home2", status=1)
         self.assertIn(f"'{snapshots / old}' is in the way of the read-only copy", err)
         self.assertEqual(names(other.parent), ["home", "other", "snaps"])
+
+    def test_a_parent_that_cannot_be_used(self) -> None:
+        """Then it is sent in full: when somebody has changed it, or no increment can be received at all."""
+        _, usb = self.backed_up()
+        old, new = names(usb)
+        pool = self.disk("other").path
+        self.restore("-f", pool / "snaps", usb / old, pool / "old")
+        set_writable(pool / "snaps" / old, True)
+        (pool / "snaps" / old / "file").unlink()
+        set_writable(pool / "snaps" / old, False)
+        err = self.restore("-f", pool / "snaps", usb, pool / "new")
+        self.assertIn(f"{pool}/new: restoring {new}, on top of {old}\n", err)
+        self.assertIn(f"warning: {pool}/new: restoring {new} failed: btrfs receive: ERROR: ", err)
+        self.assertIn("\n  Sending it in full.\n", err)
+        self.assert_restored(pool / "new", usb / new, pool / "snaps")
+        lies = path_with(lying_btrfs(self.folder / "lies", NO_INCREMENTS))
+        result = self.backup("--restore", "--json", usb, usb.parent / "new", env=lies)
+        self.assertIn("sharing its data", result.err)
+        self.assertIsNone(json.loads(result.out)["sent"]["parent"])
+        self.assert_restored(usb.parent / "new", usb / new)
 
     def test_own_snapshots_share_their_data(self) -> None:
         """An accident: back to the newest snapshot, which was not received, although an older one was."""
