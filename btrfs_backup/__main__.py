@@ -201,10 +201,19 @@ class _Handler(logging.StreamHandler):  # type: ignore[type-arg]  # subscriptabl
 
 
 class _Formatter(logging.Formatter):
-    """Says plainly what it is; only warnings and errors are called so."""
+    """Says plainly what it is; only warnings and errors are called so. The same hint is given once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._hints: set[str] = set()
 
     def format(self, record: logging.LogRecord) -> str:
-        message = harmless(record.getMessage())
+        text = record.getMessage()
+        for failure in [each for each in record.args or () if isinstance(each, Failure) and each.hint]:
+            if failure.hint in self._hints:
+                text = text.replace(str(failure), failure.message)
+            self._hints.add(failure.hint)
+        message = harmless(text)
         return message if record.levelno == logging.INFO else f"{record.levelname.lower()}: {message}"
 
 

@@ -188,11 +188,12 @@ class WithoutRights(RealTest):
             return Result(126, "", "")
         return Result(done.returncode, done.stdout, done.stderr)
 
-    def refused(self, *arguments: object, status: int, says: str) -> None:
+    def refused(self, *arguments: object, status: int, says: str) -> str:
         result = self.as_nobody(self.python, self.folder / "program", *arguments)
         self.assertEqual(result.status, status, result)
         self.assertIn(says, result.err)
         self.assertNotIn("Traceback", result.err)
+        return result.err
 
     def test_each_thing_that_needs_root(self) -> None:
         source, usb = self.source(), self.disk("usb").path
@@ -218,11 +219,12 @@ class WithoutRights(RealTest):
         )
 
     def test_own_subvolume(self) -> None:
-        """A snapshot of it can be taken; what goes on from there needs root."""
+        """A snapshot of it can be taken; what goes on from there needs root, which is said once."""
         source, usb = self.source(), self.disk("usb").path
         for path in (source, usb):
             os.chown(path, NOBODY, NOBODY)
-        self.refused(source, usb, status=10, says="\n  Run it as root, e.g. with sudo.\n")
+        err = self.refused(source, usb, usb / "b", status=10, says="\n  Run it as root, e.g. with sudo.\n")
+        self.assertEqual((err.count("cannot identify the filesystem of"), err.count("Run it as root")), (2, 1))
         self.assertEqual(len(names(source / "snapshot")), 1)
 
 
