@@ -113,7 +113,7 @@ class Delivery:
             prefix, source = self.naming.prefix, self.settings.source.identity
             command = each.place.receiver(batch.snapshot, batch.parent, prefix, source)
             return Receiver((command,), checked=True)
-        return Receiver(each.place.receiver(how), each.place.writing_out())
+        return Receiver(each.place.receiver(how), each.place.writing_out)
 
     def _compressed_data(self, visits: Sequence[Visit]) -> bool:
         """Whether the source can send the compressed data of its filesystem as it is, and all VISITS can take it."""

@@ -364,7 +364,7 @@ class _Restore:
             self.backup.folder, self.plan.name, self.plan.parent, [self.report.destination], compressed_data
         )
         how, stage = self.streaming.sending(self.host, compressed_data), self.place.stage
-        return self.streaming.transfer([sender], [Receiver(stage.receiver(how), stage.writing_out())])
+        return self.streaming.transfer([sender], [Receiver(stage.receiver(how), stage.writing_out)])
 
     def _compressed_data(self) -> bool:
         """Whether the compressed data of the filesystem can be sent as it is."""

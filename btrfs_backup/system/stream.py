@@ -42,13 +42,14 @@ class Sender:
 
 @dataclass(frozen=True)
 class Receiver:
-    """pipeline: what reads the streams. write_out: has the disk write what it has made of them, and waits for that.
+    """pipeline: what reads the streams. checked: it cannot tell a broken stream, so that is done on the way to it.
 
-    checked: it cannot tell a broken stream, so that is done on the way to it.
+    write_out: gives what has the disk write what was made of them, and waits for that; raises Failure when its host
+    cannot be reached any more.
     """
 
     pipeline: Pipeline
-    write_out: Command | None = None
+    write_out: Callable[[], Command] | None = None
     checked: bool = False
 
 
@@ -188,6 +189,7 @@ class _End:
         self.children: list[Child] = []
         self._receiver = receiver
         self._writing: Child | None = None
+        self._unreachable: Failure | None = None
         self._written = 0  # bytes that had been delivered when the disk was last made to write
 
     def start(self, children: Children) -> None:
@@ -204,15 +206,22 @@ class _End:
 
     def write_out(self) -> list[Child]:
         """Have the disk write all that has been received so far."""
-        if not self._receiver.write_out:
+        if not self._receiver.write_out or self._unreachable:
             return []
         self._written = self.outlet.delivered
+        try:
+            command = self._receiver.write_out()
+        except Failure as failure:
+            self._unreachable = failure
+            return []
         with open(os.devnull, "rb") as nothing:
-            self._writing = self._starter.start(self._receiver.write_out, nothing.fileno())
+            self._writing = self._starter.start(command, nothing.fileno())
         return [self._writing]
 
     def unwritten(self) -> Failure | None:
         """Why what it got may not be on its disk, when all is over."""
+        if self._unreachable:
+            return self._unreachable
         ended = self._writing.ended if self._writing else None
         return CommandFailed(ended, "cannot write out the filesystem") if ended and ended.status else None
 

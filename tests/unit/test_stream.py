@@ -6,11 +6,12 @@ import sys
 import tempfile
 import time
 import unittest
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from unittest import mock
 
-from btrfs_backup.errors import Interrupted, MissingProgram
+from btrfs_backup.errors import Failure, Interrupted, MissingProgram
 from btrfs_backup.system import stream
 from btrfs_backup.system.pipes import Chain, Outlet
 from btrfs_backup.system.process import Command, Ended
@@ -26,6 +27,11 @@ def shell(script: str, checked: bool = False) -> Receiver:
 
 def sender(script: str) -> Command:
     return Command(("sh", "-c", script), "the sender")
+
+
+def disk(script: str) -> Callable[[], Command]:
+    """What has a disk write."""
+    return partial(sender, script)
 
 
 def numbers(count: int) -> Command:
@@ -188,7 +194,7 @@ class Transfers(unittest.TestCase):
     def test_a_disk_is_made_to_write_while_the_stream_goes_on(self) -> None:
         """And at the end once more."""
         folder = self.folder()
-        receiver = Receiver(shell(f"cat >{folder}/data").pipeline, sender(f"wc -c <{folder}/data >>{folder}/written"))
+        receiver = Receiver(shell(f"cat >{folder}/data").pipeline, disk(f"wc -c <{folder}/data >>{folder}/written"))
         with mock.patch("btrfs_backup.system.stream._UNWRITTEN", 100):
             slow = f"head -c 1000 /dev/zero; until [ -s {folder}/written ]; do sleep 0.01; done; printf end"
             done = stream.transfer([Sender((sender(slow),))], [receiver])
@@ -201,18 +207,26 @@ class Transfers(unittest.TestCase):
         os.mkfifo(folder / "fifo")
         disks = (f"echo >{folder}/fifo", f"read line <{folder}/fifo")
         done = stream.transfer(
-            [Sender((numbers(MUCH),))], [Receiver(shell("cat >/dev/null").pipeline, sender(each)) for each in disks]
+            [Sender((numbers(MUCH),))], [Receiver(shell("cat >/dev/null").pipeline, disk(each)) for each in disks]
         )
         self.assertEqual(done.endings, (Ending(None),) * 2)
 
     def test_a_disk_cannot_write(self) -> None:
         receivers = [
-            Receiver(shell("cat >/dev/null").pipeline, sender(each)) for each in ("true", "echo bad >&2; exit 1")
+            Receiver(shell("cat >/dev/null").pipeline, disk(each)) for each in ("true", "echo bad >&2; exit 1")
         ]
         good, bad = stream.transfer([Sender((numbers(MUCH),))], receivers).endings
         self.assertEqual((good, bad.failure), (Ending(None), None))
         assert bad.unwritten
         self.assertEqual(bad.unwritten.message, "cannot write out the filesystem: the sender: bad")
+
+    def test_a_disk_cannot_be_reached_any_more(self) -> None:
+        """That is noticed before anything is started there."""
+        broken = Failure("the connection broke")
+        receiver = Receiver(shell("cat >/dev/null").pipeline, mock.Mock(side_effect=broken))
+        self.assertEqual(
+            stream.transfer([Sender((numbers(MUCH),))], [receiver]).endings, (Ending(None, unwritten=broken),)
+        )
 
     def test_programs_that_cannot_be_started(self) -> None:
         for source, receiver in (("sh", "no-such-program"), ("no-such-program", "cat")):
