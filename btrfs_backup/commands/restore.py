@@ -19,9 +19,10 @@ from btrfs_backup.model.snapshot import Naming, Subvolume, is_backup_name
 from btrfs_backup.report import Restoration, Sent, pace
 from btrfs_backup.settings import Settings
 from btrfs_backup.system import btrfs, files, filetools, statefile, stream
-from btrfs_backup.system.endpoint import Folder, Standing, examine, parent_is_to_blame
+from btrfs_backup.system.endpoint import Folder, parent_is_to_blame
 from btrfs_backup.system.host import Host, Hosts
 from btrfs_backup.system.ssh import Access
+from btrfs_backup.system.standing import Standing, examine
 from btrfs_backup.system.stream import Receiver, Transferred
 
 log = logging.getLogger(__name__)

@@ -14,8 +14,9 @@ from btrfs_backup.model.snapshot import Naming, Subvolume
 from btrfs_backup.model.transfers import Records
 from btrfs_backup.report import Tally, plural
 from btrfs_backup.settings import Settings
-from btrfs_backup.system.endpoint import Folder, Shell, Standing, examine
+from btrfs_backup.system.endpoint import Folder, Shell
 from btrfs_backup.system.host import Host, Hosts
+from btrfs_backup.system.standing import Standing, examine
 
 log = logging.getLogger(__name__)
 

@@ -3,21 +3,21 @@
 import math
 import os
 import re
-import stat
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from posixpath import basename, dirname, join, relpath
+from posixpath import basename, join, relpath
 
 from btrfs_backup.errors import Failure
 from btrfs_backup.model.inventory import Inventory
 from btrfs_backup.model.snapshot import Naming, Subvolume
-from btrfs_backup.system import btrfs, files, mounts, ssh
+from btrfs_backup.system import btrfs, files, ssh
 from btrfs_backup.system.btrfs import Argv
 from btrfs_backup.system.host import Host
 from btrfs_backup.system.mounts import Mount
 from btrfs_backup.system.process import Command, CommandFailed, Pipeline
+from btrfs_backup.system.standing import Standing, examine
 
 # A login shell gets a command line as one argument, of 128 KiB at most (execve(2), MAX_ARG_STRLEN).
 _LONGEST_LINE = 120_000
@@ -30,65 +30,6 @@ class Sending:
     debug: bool = False
     compress: str = "no"
     compressed_data: bool = False
-
-
-@dataclass(frozen=True)
-class Standing:
-    """What is at a path, or at its nearest existing parent folder.
-
-    path: the path itself or that parent, without symbolic links; exists: whether it is the path itself.
-    """
-
-    path: str
-    exists: bool
-    is_directory: bool
-    is_subvolume: bool
-    mount: Mount
-
-    @property
-    def on_btrfs(self) -> bool:
-        return self.mount.type == "btrfs"
-
-
-def examine(host: Host, path: str) -> Standing:
-    """Look where the absolute PATH stands. Changes nothing. Raises Failure."""
-    ancestors = [path]
-    while ancestors[-1] != "/":
-        ancestors.append(dirname(ancestors[-1]))
-    # One line for each that exists, the deepest first. Exit status 1 is normal: some do not exist.
-    ended, resolved = host.ended_together(("stat", "-L", "-c", "%i %f", "--", *ancestors), _resolve(path))
-    looked = os.fsdecode(ended.stdout).split("\n")[:-1]
-    if ended.status not in (0, 1) or not looked:
-        raise CommandFailed(ended, f"cannot look at '{path}'")
-    # Then it may exist all the same. A login shell may be denied other things.
-    if re.search("^stat: .*: Permission denied$", ended.said, re.MULTILINE):
-        raise CommandFailed(ended, f"cannot look at '{path}'")
-    if len(looked) > len(ancestors) or not all(re.fullmatch(r"\d+ [0-9a-f]+", row) for row in looked):
-        raise Failure(
-            f"cannot understand what 'stat' printed: {looked[0][:200]!r}",
-            "A login shell must not print anything by itself when commands are run by ssh.",
-        )
-    nearest = ancestors[-len(looked)]
-    inode, _, mode = looked[0].partition(" ")
-    if nearest != path:
-        resolved = host.ended(_resolve(nearest))
-    if resolved.status:
-        raise CommandFailed(resolved, f"cannot resolve '{nearest}'")
-    real = os.fsdecode(resolved.stdout).removesuffix("\n")
-    mount = mounts.find(mounts.parse(files.read(host, mounts.MOUNTINFO) or ""), real)
-    if not mount:
-        raise Failure(f"cannot find out on which filesystem '{nearest}' is", f"Is {mounts.MOUNTINFO} readable?")
-    return Standing(
-        real,
-        exists=nearest == path,
-        is_directory=stat.S_ISDIR(int(mode, 16)),
-        is_subvolume=mount.type == "btrfs" and inode == str(btrfs.SUBVOLUME_INODE),
-        mount=mount,
-    )
-
-
-def _resolve(path: str) -> Argv:
-    return ("readlink", "-f", "--", path)
 
 
 @dataclass(frozen=True)
