@@ -356,12 +356,13 @@ class PlacesTest(CommandLineTest):
     def test_words_of_a_value_without_quotes(self) -> None:
         """Not all of them became the value; the others would be places."""
         keep = "is taken for a SOURCE or DEST, and looks like a part of KEEP"
-        for argv, word in (
-            (("-n", "7d", "4w", "/src", "/b"), "'4w'"),
-            (("-N", "3", "24h", "7d", "/src"), "'24h'"),
-            (("/src", "/b", "-n", "3,", "24h,", "7d"), "'24h,'"),
-            (("-n", "3", "12m"), "'12m'"),
-        ):
+        table: dict[tuple[str, ...], str] = {
+            ("-n", "7d", "4w", "/src", "/b"): "'4w'",
+            ("-N", "3", "24h", "7d", "/src"): "'24h'",
+            ("/src", "/b", "-n", "3,", "24h,", "7d"): "'24h,'",
+            ("-n", "3", "12m"): "'12m'",
+        }
+        for argv, word in table.items():
             with self.subTest(argv=argv):
                 self.assertIn('-n "7d 4w"', self.assert_refused(argv, f"{word} {keep}").hint)
         for argv in (("--verify", "all", "/src", "/b"), ("/src", "/b", "--verify", "all")):
