@@ -273,12 +273,17 @@ class Children:
         return child
 
     def wait(self, awaited: Sequence[Child], tick: Callable[[], None] | None = None) -> None:
-        """Wait until those AWAITED have ended; meanwhile call TICK a few times a second. All are listened to."""
+        """Wait until those AWAITED have ended; meanwhile call TICK a few times a second, which may start others.
+
+        All are listened to.
+        """
         with selectors.DefaultSelector() as selector:
-            for child in self._children:
-                if child.running:
-                    child.register(selector)
+            listened = 0
             while any(child.running for child in awaited):
+                for child in self._children[listened:]:
+                    if child.running:
+                        child.register(selector)
+                listened = len(self._children)
                 events = selector.select(_TICK if tick else None)
                 if tick:
                     tick()

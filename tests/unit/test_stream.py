@@ -196,10 +196,12 @@ class Transfers(unittest.TestCase):
         folder = self.folder()
         receiver = Receiver(shell(f"cat >{folder}/data").pipeline, disk(f"wc -c <{folder}/data >>{folder}/written"))
         with mock.patch("btrfs_backup.system.stream._UNWRITTEN", 100):
-            slow = f"head -c 1000 /dev/zero; until [ -s {folder}/written ]; do sleep 0.01; done; printf end"
+            written = f"[ $(cat {folder}/written 2>/dev/null | wc -l) = $step ]"
+            wait = f"for try in $(seq 500); do {written} && break; sleep 0.01; done"
+            slow = f"for step in 1 2; do head -c 1000 /dev/zero; {wait}; done; printf end"
             done = stream.transfer([Sender((sender(slow),))], [receiver])
         self.assertEqual(done.endings, (Ending(None),))
-        self.assertEqual((folder / "written").read_text().split(), ["1000", "1003"])
+        self.assertEqual((folder / "written").read_text().split(), ["1000", "2000", "2003"])
 
     def test_all_disks_write_at_the_same_time(self) -> None:
         """Here each waits for the other one."""
