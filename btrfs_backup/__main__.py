@@ -61,8 +61,10 @@ def _carry_out(settings: Settings) -> int:
     began = datetime.now().astimezone()
     task = _task(settings)
     ended_by = _run(task.work)
+    error = ended_by if isinstance(ended_by, Failure) else None
     if isinstance(ended_by, Interrupted):
-        log.error("%s", task.interrupted(_name(ended_by.signum)))
+        error = Failure(task.interrupted(_name(ended_by.signum)))
+        log.error("%s", error)
     if task.tell and not isinstance(ended_by, Failure):
         _tell(task.tell())
     status = exit_status(task.about, ended_by)
@@ -70,8 +72,8 @@ def _carry_out(settings: Settings) -> int:
         if settings.json:
             from btrfs_backup.document import document
 
-            error = ended_by if isinstance(ended_by, Failure) else None
-            output.line(document(task.name, began, datetime.now().astimezone(), status, error, task.about))
+            ended, interrupted = datetime.now().astimezone(), isinstance(ended_by, Interrupted)
+            output.line(document(task.name, began, ended, status, error, task.about, interrupted))
         elif not isinstance(ended_by, Failure):
             for line in task.print() if task.print else ():
                 output.line(line)

@@ -20,8 +20,12 @@ def document(
     exit_status: int,
     error: Failure | None,
     about: Report | Survey | Restoration,
+    interrupted: bool = False,
 ) -> str:
-    """The document for a COMMAND (run, dry-run, status, verify, restore). began, ended: with their time zone."""
+    """The document for a COMMAND (run, dry-run, status, verify, restore). began, ended: with their time zone.
+
+    error: what ended it before it had done its work, INTERRUPTED when that was a signal.
+    """
     fields: dict[str, Any] = {
         "program": "btrfs-backup",
         "version": __version__,
@@ -32,25 +36,25 @@ def document(
         "error": _failure(error) if error else None,
     }
     if isinstance(about, Report):
-        fields |= _report(about, reached=not error)
+        fields |= _report(about, "interrupted" if interrupted else "not reached" if error else "ok")
     else:
         fields |= _survey(about) if isinstance(about, Survey) else _restoration(about)
     return json.dumps(fields, indent=2)
 
 
-def _report(report: Report, reached: bool) -> Value:
+def _report(report: Report, state: str) -> Value:
     return {
         "snapshot": report.snapshot,
-        "source": _tally(report.source, reached),
-        "destinations": [_tally(tally, reached) for tally in report.destinations],
+        "source": _tally(report.source, state),
+        "destinations": [_tally(tally, state) for tally in report.destinations],
     }
 
 
-def _tally(tally: Tally, reached: bool) -> Value:
-    state = "absent" if tally.absent else "failed" if tally.failed else "ok" if reached else "not reached"
+def _tally(tally: Tally, state: str) -> Value:
+    """STATE: of whatever is neither absent nor failed."""
     return {
         "location": tally.place,
-        "state": state,
+        "state": "absent" if tally.absent else "failed" if tally.failed else state,
         "sent": [_sent(sent) for sent in tally.sent],
         "cleared": tally.cleared,
         "deleted": tally.deleted,

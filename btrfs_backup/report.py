@@ -215,7 +215,7 @@ def restored(report: Restoration) -> list[tuple[bool, str]]:
     moved = pace(report.sent.bytes or 0, report.sent.seconds or 0) if report.sent else "nothing had to be sent"
     return [
         (report.failed, f"{report.destination}: restored {report.backup}{taken} from {report.source} ({moved})"),
-        (False, f"its next backup, if it replaces the original: {report.go_on}"),
+        (False, f"its next backup, if it replaces the original (else give it a folder of its own): {report.go_on}"),
     ]
 
 

@@ -16,6 +16,7 @@ from btrfs_backup.system import files
 from btrfs_backup.system.btrfs import DOUBT
 from btrfs_backup.system.endpoint import Folder, Source
 from btrfs_backup.system.host import Hosts
+from btrfs_backup.system.process import CommandFailed
 from btrfs_backup.system.ssh import Access
 from btrfs_backup.system.standing import Standing, examine
 from btrfs_backup.system.statefile import StateFiles
@@ -35,7 +36,7 @@ def backup(settings: Settings, report: Report, clock: Clock = datetime.now) -> N
     with Hosts(Access(settings.ssh_options, settings.ssh_sudo)) as hosts:
         source, standing = open_source(settings, hosts)
         if not standing.exists:
-            source.folder.create()
+            source.create_folder()
             standing = examine(source.host, source.folder.path)
         with files.lock(source.host, source.folder.path, settings.lock_wait):
             state = _load(source, report)
@@ -55,9 +56,8 @@ def _load(source: Source, report: Report) -> StateFiles | None:
 
 def _take_snapshot(settings: Settings, source: Source, report: Report, state: StateFiles | None, now: datetime) -> None:
     try:
-        names = source.folder.names()
-        if state:
-            names += transfers.names(state.records)
+        there = source.folder.names()
+        names = [*there, *(transfers.names(state.records) if state else ())]
         if ahead := settings.naming.ahead(now, names):
             log.warning("snapshot %s lies in the future: is the clock right? Names go on from there", ahead)
         name = settings.naming.next(now, names)
@@ -65,22 +65,31 @@ def _take_snapshot(settings: Settings, source: Source, report: Report, state: St
     except MissingProgram:
         raise
     except Failure as failure:
+        if isinstance(failure, CommandFailed) and failure.lacks_rights:
+            raise  # whoever may not do this may do nothing else
         fail(report.source, failure)
     else:
         report.snapshot = name
         log.info("%s: took snapshot %s", settings.source, name)
-        _name_nested(source)
+        _name_nested(source, settings.naming.newest(there))
 
 
-def _name_nested(source: Source) -> None:
+def _name_nested(source: Source, before: str | None) -> None:
+    """BEFORE: the snapshot before this one. Of what was there then a user has been warned."""
     try:
         nested = source.nested()
+        known = before is not None and source.are_known(nested, before)
     except Failure as failure:
         log.debug("cannot look for nested subvolumes: %s", failure)
         return
     if nested:
         some = ", ".join(nested[:3]) + (f" and {len(nested) - 3} more" if len(nested) > 3 else "")
-        log.warning("%s: nested subvolumes are in no snapshot, and need backups of their own: %s", source.path, some)
+        log.log(
+            logging.INFO if known else logging.WARNING,
+            "%s: nested subvolumes are in no snapshot, and need backups of their own: %s",
+            source.path,
+            some,
+        )
 
 
 class _Run:
@@ -180,16 +189,13 @@ class _Run:
                 self._owe_newest(each)
 
     def _warn_of_a_common_fate(self) -> None:
-        beside = [
-            each.identity
-            for each in self.visits
-            if each.standing
-            and (each.host, each.standing.mount.device) == (self.source.host, self.standing.mount.device)
-        ]
-        if beside:
-            log.warning(
-                "%s: on the same filesystem as the source: that is no protection against a dead disk", ", ".join(beside)
-            )
+        here = (self.source.host, self.standing.mount.device)
+        for each in self.visits:
+            if each.standing and (each.host, each.standing.mount.device) == here:
+                # Whoever has backups there has been warned.
+                level = logging.INFO if each.identity in self.state.records.completed else logging.WARNING
+                words = "%s: on the same filesystem as the source: that is no protection against a dead disk"
+                log.log(level, words, each.identity)
 
     def _owe_newest(self, each: Visit) -> None:
         """Remember a destination that could not be looked at."""

@@ -74,7 +74,7 @@ class Visit:
         recorded = transfers.owed(records.outstanding, settings.naming, self.identity)
         self.holdings = inventory.backups(self.place.look(settings.naming, self.standing), snapshots, recorded)
         self.target = plan.target(self.identity, self.holdings, snapshots, settings.naming, settings.keep_backups)
-        self._beware_of_strangers(self.target, settings.naming, records)
+        self._beware_of_strangers(self.target, snapshots, settings.naming, records)
         self._tell_what_is_left_alone(self.place, self.target, snapshots)
 
     def survey(self, settings: Settings, snapshots: Snapshots, records: Records) -> None:
@@ -209,17 +209,20 @@ class Visit:
         except Failure as failure:
             log.debug("%s: nothing to clear away: %s", self.identity, failure)
 
-    def _beware_of_strangers(self, target: Target, naming: Naming, records: Records) -> None:
+    def _beware_of_strangers(self, target: Target, snapshots: Snapshots, naming: Naming, records: Records) -> None:
         """When the source was mistaken, retention must not delete them. From the first backup on record they count."""
         delivered = naming.newest(transfers.last_delivered(records.completed, self.identity, self.filesystem))
         self.strangers = plan.strangers(target, self.holdings, delivered)
         if self.strangers:
             log.warning(
-                "%s: its %s may be of another source: no snapshot here is among them. This run deletes none of them\n"
-                "  Give each source a folder of its own, or a prefix with '-p'.",
+                "%s: its %s may be of another source: no snapshot here is among them\n"
+                "  Are they? Then use another folder or a prefix ('-p'): '-n' deletes them, too, once a backup of this "
+                "source is there.",
                 self.identity,
                 plural(len(self.strangers), "backup"),
             )
+        if delivered in snapshots and delivered in target.missing and delivered not in self.holdings.partial:
+            log.warning("%s: %s was delivered there, and somebody has deleted it", self.identity, delivered)
 
     def _tell_what_is_left_alone(self, place: Folder, target: Target, snapshots: Snapshots) -> None:
         for name, why in self.holdings.foreign.items():
@@ -285,7 +288,7 @@ def give_up(tally: Tally, failure: Failure, settings: Settings) -> None:
     """That place could not be looked at; when it is absent, that may be no failure."""
     if isinstance(failure, Absent) and settings.skip_absent:
         tally.absent = True
-        log.warning("%s: skipped: %s", tally.place, failure.message)
+        log.info("%s: skipped: %s", tally.place, failure.message)
     else:
         fail(tally, failure)
 

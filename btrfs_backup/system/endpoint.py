@@ -4,7 +4,8 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from posixpath import basename, join, relpath
@@ -12,7 +13,7 @@ from posixpath import basename, join, relpath
 from btrfs_backup.errors import Failure
 from btrfs_backup.model.inventory import Inventory
 from btrfs_backup.model.snapshot import Naming, Subvolume
-from btrfs_backup.system import btrfs, files, ssh
+from btrfs_backup.system import btrfs, files, filetools, hints, ssh
 from btrfs_backup.system.btrfs import Argv
 from btrfs_backup.system.host import Host
 from btrfs_backup.system.mounts import Mount
@@ -328,10 +329,41 @@ class Source:
         paths = [path for path, each in rows if not each.readonly]
         return sorted(path.removeprefix(f"{top}/") for path in paths if not top or path.startswith(f"{top}/"))
 
+    def are_known(self, nested: Sequence[str], snapshot: str) -> bool:
+        """Whether all of NESTED were there when SNAPSHOT was taken, by what stands in their place. Raises Failure."""
+
+        def place(path: str) -> str:
+            return join(self.folder.at(snapshot), path)
+
+        for some in _portions(nested, place):
+            inodes = self.host.ended(("stat", "-c", "%i", "--", *map(place, some))).stdout.split()
+            if inodes != [filetools.STUB_INODE.encode()] * len(some):
+                return False
+        return True
+
     def describe(self) -> Subvolume:
         """What btrfs tells of it. Raises Failure."""
         return btrfs.parse_show(self.host.run(btrfs.show(self.path), f"cannot look at '{self.path}'"))
 
+    def create_folder(self) -> None:
+        """Make the folder of snapshots. Raises Failure."""
+        with self._read_only_is_a_reason():
+            self.folder.create()
+
     def snapshot(self, name: str) -> None:
         """Make the read-only snapshot NAME. Raises Failure."""
-        self.host.run(btrfs.snapshot(self.path, self.folder.at(name)), f"cannot take the snapshot '{name}'")
+        with self._read_only_is_a_reason():
+            self.host.run(btrfs.snapshot(self.path, self.folder.at(name)), f"cannot take the snapshot '{name}'")
+
+    @contextmanager
+    def _read_only_is_a_reason(self) -> Iterator[None]:
+        """In a read-only subvolume the kernel speaks of a read-only filesystem."""
+        try:
+            yield
+        except Failure as failure:
+            if failure.brief == hints.READ_ONLY and b"ro=true" in self.host.ended(btrfs.get_readonly(self.path)).stdout:
+                raise Failure(
+                    f"the source '{self.path}' is a read-only subvolume, as snapshots and backups are",
+                    "Are SOURCE and DEST swapped? A backup is restored with '--restore'.",
+                ) from None
+            raise

@@ -102,9 +102,14 @@ def hint(stderr: str, login: str, privileged: bool, status: int = 1) -> str:
         return "Is the program that it names installed, and in PATH? That of cron and systemd is short."
     if privileged and "Operation not permitted" in stderr:
         return "Not even root may. Is it immutable (see 'lsattr -d'), in use, or is this a container?"
-    if privileged or not any(words in stderr for words in _RIGHTS):
+    if privileged or not wants_rights(stderr):
         return ""
     return "Log in there as root (ssh://root@...), or use '--ssh-sudo'." if login else "Run it as root, e.g. with sudo."
+
+
+def wants_rights(stderr: str) -> bool:
+    """Whether the words STDERR ask for more rights."""
+    return any(words in stderr for words in _RIGHTS)
 
 
 def is_down(stderr: str) -> bool:

@@ -102,6 +102,7 @@ class CommandFailed(Failure):
         message = ": ".join(filter(None, (trying, ended.command.title, words)))
         super().__init__(message, what_to_do, hints.brief(ended.said))
         self.ended = ended
+        self.lacks_rights = hints.wants_rights(ended.said) and not _privileged(ended.command)
 
 
 def _privileged(command: Command) -> bool:

@@ -24,12 +24,12 @@ OUTSTANDING = ".outstanding_transfers"
 
 
 class CutOff(RealTest):
-    def begin(self) -> tuple[Path, Path, "subprocess.Popen[str]"]:
+    def begin(self, *options: str) -> tuple[Path, Path, "subprocess.Popen[str]"]:
         """A second, large backup that is under way: its subvolume exists at the destination, and receive is stopped."""
         source, usb = self.source(), self.disk("usb").path
         self.backup(source, usb)
         random_file(source / "large", 10)
-        command = self.start("--rate-limit=5M", source, usb)
+        command = self.start("--rate-limit=5M", *options, source, usb)
         receive = wait_for(lambda: child_running(command.pid, "btrfs", "receive"))
         wait_for(lambda: len(names(usb)) == 2)
         kill(receive, signal.SIGSTOP)
@@ -125,6 +125,17 @@ class CutOff(RealTest):
                 self.assertFalse([pid for pid in children if Path(f"/proc/{pid}").exists()])
                 self.check_cut_off(source, usb)
                 self.check_healed(source, usb)
+
+    def test_document_of_what_a_signal_ended(self) -> None:
+        _, _, command = self.begin("--json")
+        children = children_of(command.pid)
+        command.send_signal(signal.SIGTERM)
+        kill(children[0], signal.SIGCONT)
+        out, _ = command.communicate(timeout=20)
+        found = json.loads(out)
+        self.assertEqual([each["state"] for each in found["destinations"]], ["interrupted"])
+        self.assertIn("ended by SIGTERM; ", found["error"]["message"])
+        self.assertEqual(found["exit_status"], 143)
 
     def test_ignored_hangup_stays_ignored(self) -> None:
         source, usb = self.source(), self.disk("usb").path

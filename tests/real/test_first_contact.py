@@ -17,10 +17,8 @@ OWN_FOLDER = "  Backups belong in a folder of their own, best on another disk.\n
 
 def warning(*destinations: object) -> str:
     """That these are on the disk of the source."""
-    return (
-        f"warning: {', '.join(map(str, destinations))}: on the same filesystem as the source: that is no protection "
-        "against a dead disk\n"
-    )
+    words = "on the same filesystem as the source: that is no protection against a dead disk"
+    return "".join(f"warning: {each}: {words}\n" for each in destinations)
 
 
 class CommandLine(RealTest):
@@ -134,16 +132,26 @@ class Places(RealTest):
         (usb / "snapshot").mkdir()
         self.backup(usb, source.parent / "of usb")
 
+    def test_a_backup_as_source(self) -> None:
+        """It is read-only, whether there is a folder for its snapshots or not."""
+        source, usb = self.source(), self.disk("usb").path
+        for _ in range(2):
+            self.backup("-q", source, usb)
+        for name in names(usb):
+            result = self.backup(usb / name, source.parent / "restored", status=1)
+            self.assertIn(f"the source '{usb / name}' is a read-only subvolume, as snapshots and backups", result.err)
+            self.assertIn("Are SOURCE and DEST swapped? A backup is restored with '--restore'.", result.err)
+
     def test_on_the_disk_of_the_source(self) -> None:
-        """Once a run, for all such destinations; backups are made all the same."""
+        """A warning in the first run of each such destination; backups are made all the same."""
         source, usb = self.source(), self.disk("usb").path
         inside, beside = source / "backups", source.parent / "backups"
         result = self.backup("-q", source, inside, usb / "b", beside, "shell://cat > /dev/null")
         self.assertEqual(result.err, warning(inside, beside))
         for folder in (inside, beside, usb / "b"):
             self.assert_complete(folder, source / "snapshot", names(source / "snapshot"))
-        self.assertEqual(self.backup("-q", source, beside).err, warning(beside))
-        self.assertEqual(self.backup("-q", source, usb / "b").err, "")
+        self.assertEqual(self.backup("-q", source, beside, usb / "b").err, "")
+        self.assertIn(f"\n{beside}: on the same filesystem", self.backup(source, beside).err)
 
     def test_on_the_disk_of_the_source_by_another_mount(self) -> None:
         source = self.source()
@@ -160,9 +168,12 @@ class SameHost(SshTest):
     def test_on_the_disk_of_the_source_there(self) -> None:
         """It is told when both are on one other machine; that two names mean the same machine is not looked for."""
         server, source = self.sshd(), self.source()
-        there = f"{server.url}{source.parent}/backups"
-        for place, wanted in ((f"{server.url}{source}", warning(there)), (source, "")):
-            self.assertEqual(self.backup("-q", *server.arguments(), place, there).err, wanted)
+        there = f"{server.url}{source.parent}"
+        for place, target, wanted in (
+            (f"{server.url}{source}", f"{there}/one", warning(f"{there}/one")),
+            (source, f"{there}/two", ""),
+        ):
+            self.assertEqual(self.backup("-q", *server.arguments(), place, target).err, wanted)
 
 
 class WithoutRights(RealTest):
@@ -202,6 +213,9 @@ class WithoutRights(RealTest):
         self.refused(source, usb, status=1, says=f"Permission denied\n  {root}")
         (source / "snapshot").mkdir()
         self.refused(source, usb, status=1, says=f"Operation not permitted\n  {root}")
+        self.backup("-q", source)
+        err = self.refused(source, usb, status=1, says="error: cannot take the snapshot ")
+        self.assertEqual(err.count("error: "), 1)
         (source / "snapshot").chmod(0o700)
         self.refused(
             source,

@@ -171,7 +171,7 @@ class AbsentDisks(RealTest):
         self.backup(self.home, self.usb.path, other)
         self.usb.unmount()
         result = self.backup("--skip-absent-dests", self.home, self.usb.path, other)
-        self.assertIn(f"warning: {self.usb.path}: skipped: the disk is absent", result.err)
+        self.assertIn(f"\n{self.usb.path}: skipped: the disk is absent", result.err)
         self.assertIn(f"{self.usb.path}: absent, 1 outstanding", result.err)
         self.assert_complete(other, self.home / "snapshot", names(self.home / "snapshot"))
         self.usb.mount()
@@ -203,7 +203,7 @@ class AbsentHosts(SshTest):
         self.server.stop()
         self.backup(*self.server.arguments(), source, url, status=10)
         result = self.backup(*self.server.arguments(), "--skip-absent-dests", source, url)
-        self.assertIn(f"warning: {url}: skipped: cannot connect to ", result.err)
+        self.assertIn(f"\n{url}: skipped: cannot connect to ", result.err)
         self.assertIn("absent, 2 outstanding", result.err)
 
     def test_a_login_that_is_refused_is_a_failure(self) -> None:
@@ -218,12 +218,21 @@ class Nested(RealTest):
         source = self.source()
         for name in ("a", "folder/b", "c", "d", "e"):
             sh("btrfs", "subvolume", "create", source / name)
-        self.backup(source)
         result = self.backup(source)
-        self.assertIn(
-            "nested subvolumes are in no snapshot, and need backups of their own: a, c, d and 2 more", result.err
-        )
+        told = "nested subvolumes are in no snapshot, and need backups of their own: a, c, d and 2 more"
+        self.assertIn(f"warning: {source}: {told}", result.err)
         self.assertEqual(result.err.count("nested"), 1)
+
+    def test_what_is_known_is_no_warning(self) -> None:
+        """Or each quiet run would print it."""
+        source = self.source()
+        sh("btrfs", "subvolume", "create", source / "a")
+        self.assertIn("nested", self.backup("-q", source).err)
+        self.assertEqual(self.backup("-q", source).err, "")
+        self.assertIn(f"\n{source}: nested subvolumes are in no snapshot", self.backup(source).err)
+        sh("btrfs", "subvolume", "create", source / "folder/b")
+        self.assertIn("nested subvolumes are in no snapshot", self.backup("-q", source).err)
+        self.assertEqual(self.backup("-q", source).err, "")
 
     def test_snapshots_are_not(self) -> None:
         """Neither those of this run, nor others; also at the top of the filesystem."""

@@ -79,8 +79,9 @@ class AnotherSource(Identity):
         home, usb = self.pair()
         other = self.subvolume(home.parent / "other")
         told = (
-            f"warning: {usb}: its 2 backups may be of another source: no snapshot here is among them. "
-            "This run deletes none of them\n  Give each source a folder of its own, or a prefix with '-p'.\n"
+            f"warning: {usb}: its 2 backups may be of another source: no snapshot here is among them\n"
+            "  Are they? Then use another folder or a prefix ('-p'): '-n' deletes them, too, once a backup of this "
+            "source is there.\n"
         )
         before = names(usb)
         self.wait_until_later_than(before[-1])
@@ -92,6 +93,17 @@ class AnotherSource(Identity):
         self.assertEqual(names(usb), [*before, names(other / "snapshot")[0]])
         for prefix in ("", "x-"):
             self.assertNotIn("another source", self.backup("-p", prefix, other, usb).err)
+
+    def test_somebody_has_deleted_what_was_delivered(self) -> None:
+        """As another source does that was mistaken for this one; it is told once, and sent again."""
+        home, usb = self.pair()
+        newest = names(usb)[-1]
+        sh("btrfs", "subvolume", "delete", usb / newest)
+        told = f"warning: {usb}: {newest} was delivered there, and somebody has deleted it\n"
+        self.assertIn(told, self.backup("--status", home).err)
+        self.assertEqual(self.backup("-q", home, usb).err, told)
+        self.assertIn(newest, names(usb))
+        self.assertEqual(self.backup("-q", home, usb).err, "")
 
     def test_its_partial_backup_is_no_parent_and_no_backup(self) -> None:
         """A transfer of another source that was cut off under a name that this one does not have."""

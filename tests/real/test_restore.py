@@ -35,6 +35,9 @@ OLDEST = "20010101-000000"
 LATEST = "29991231-235959"
 
 
+NEXT = "its next backup, if it replaces the original (else give it a folder of its own): "
+
+
 class RestoreTest(SshTest):
     def backed_up(self, *options: object, pool: str = "pool") -> tuple[Path, Path]:
         """A source with two backups that differ, and the folder of these."""
@@ -100,7 +103,10 @@ class Ways(RestoreTest):
         stamp = re.sub(r"(....)(..)(..)-(..)(..)(..)", r"\1-\2-\3 \4:\5:\6", newest)
         last = err.splitlines()[-2:]
         self.assertIn(f"{source}: restored {newest}, taken {stamp}, from {usb} (", last[0])
-        self.assertEqual(last[1], f"its next backup, if it replaces the original: btrfs-backup {source} {usb}")
+        self.assertEqual(
+            last[1],
+            f"{NEXT}btrfs-backup {source} {usb}",
+        )
         (usb / "29991231-235957").rmdir()
         sh("btrfs", "subvolume", "delete", usb / LATEST, usb / "29991231-235958")
         latest = self.assert_goes_on(source, usb, newest)
@@ -190,7 +196,10 @@ class Ways(RestoreTest):
         err = self.restore(f"{home}.old/snapshot", home)
         self.assertIn(f"restoring {newest}, sharing its data on the same filesystem\n", err)
         self.assertRegex(err, r"received \S+: \d+ B in")
-        self.assertIn(f"its next backup, if it replaces the original: btrfs-backup {home} DEST\n", err)
+        self.assertIn(
+            f"{NEXT}btrfs-backup {home} DEST\n",
+            err,
+        )
         self.assert_restored(home, Path(f"{home}.old/snapshot/{newest}"))
         used = sh("btrfs", "filesystem", "du", "--raw", "-s", home / "snapshot" / newest).splitlines()[1].split()
         self.assertEqual(used[1], "0")
@@ -252,7 +261,10 @@ class Ways(RestoreTest):
             sh("sh", "-c", 'gzip -dc "$0" | btrfs receive "$1"', box / stored, new / "restored")
         err = self.restore(new / "restored", new / "home")
         self.assertIn("sharing its data", err)
-        self.assertIn(f"its next backup, if it replaces the original: btrfs-backup {new}/home DEST\n", err)
+        self.assertIn(
+            f"{NEXT}btrfs-backup {new}/home DEST\n",
+            err,
+        )
         self.assert_restored(new / "home", source / "snapshot" / names(source / "snapshot")[-1])
         result = self.backup(new / "home", shell)
         self.assertIn("sent 2 snapshots (1 incremental", result.err)

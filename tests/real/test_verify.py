@@ -352,7 +352,7 @@ class Places(VerifyTest):
         away.unmount()
         self.assertIn("FAILED", self.verify(source, usb, away.path, status=10).err)
         err = self.verify("--skip-absent-dests", source, usb, away.path).err
-        self.assertIn(f"warning: {away.path}: skipped: the disk is absent: the folder is on ", err)
+        self.assertIn(f"{away.path}: skipped: the disk is absent: the folder is on ", err)
         self.assertIn(f"\n{away.path}: absent, compared nothing\n", err)
         self.assertIn(f"{usb}: compared 1 backup ({name})", err)
         self.verify("--skip-absent-dests", source, usb.parent / "none", status=10)

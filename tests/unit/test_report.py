@@ -40,6 +40,9 @@ def failed_at(place: int) -> Report:
     return report
 
 
+NEXT = "its next backup, if it replaces the original (else give it a folder of its own): "
+
+
 class ExitStatusTest(unittest.TestCase):
     def test_table(self) -> None:
         """The statuses are a contract with scripts."""
@@ -270,7 +273,10 @@ class RestorationTest(unittest.TestCase):
 
     def test_lines(self) -> None:
         head = f"/home: restored {A}, taken 2026-01-01 12:00:07, from /b"
-        go_on = (False, "its next backup, if it replaces the original: btrfs-backup /home /b")
+        go_on = (
+            False,
+            f"{NEXT}btrfs-backup /home /b",
+        )
         sent = self.report(Sent(A, None, 21_000_000, 2.0))
         self.assertEqual(restored(sent), [(False, f"{head} (21.0 MB in 2.0 s, 10.5 MB/s)"), go_on])
         self.assertEqual(restored(self.report()), [(False, f"{head} (nothing had to be sent)"), go_on])
