@@ -48,8 +48,8 @@ def _with_known_destinations(settings: Settings, records: Records) -> Settings:
     """Those that the state files know, when none were named."""
     if settings.destinations:
         return settings
-    known = {*records.completed, *transfers.locked_destinations(records.outstanding, settings.naming)}
-    return replace(settings, destinations=tuple(each for text in sorted(known) for each in _parsed(text)))
+    known = transfers.known_destinations(records, settings.naming)
+    return replace(settings, destinations=tuple(each for text in known for each in _parsed(text)))
 
 
 def _parsed(text: str) -> list[Location]:

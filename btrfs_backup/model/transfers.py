@@ -151,6 +151,16 @@ def locked_destinations(outstanding: Outstanding, naming: Naming) -> list[str]:
     return sorted(found)
 
 
+def known_destinations(records: Records, naming: Naming) -> list[str]:
+    """Every destination that is owed a snapshot of this naming or has got one, sorted."""
+    served = {
+        destination
+        for destination, filesystems in records.completed.items()
+        if any(name in naming for names in filesystems.values() for name in names)
+    }
+    return sorted(served.union(locked_destinations(records.outstanding, naming)))
+
+
 def names(records: Records) -> list[str]:
     """Every snapshot that the records name."""
     delivered_names = [name for seen in records.completed.values() for names in seen.values() for name in names]

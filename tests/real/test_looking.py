@@ -151,6 +151,15 @@ snapshot         source    1         kept because
         self.assertIn("the disk is absent", result.err)
         self.backup("--status", "--skip-absent-dests", self.home)
 
+    def test_destinations_of_other_prefixes(self) -> None:
+        """They have nothing of this one, and need not."""
+        other = self.disk("other")
+        self.backup("-p", "a-", self.home, self.usb.path)
+        self.backup("-p", "b-", self.home, other.path)
+        result = self.backup("--status", "--max-age", "1h", "-p", "a-", self.home)
+        self.assertIn(f"1: {self.usb.path}\n", result.out)
+        self.assertNotIn(str(other.path), result.out)
+
     def test_max_age(self) -> None:
         """For monitoring: the exit status tells."""
         self.backup(self.home, self.usb.path)

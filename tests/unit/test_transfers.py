@@ -256,6 +256,18 @@ class QueriesTest(unittest.TestCase):
         self.assertEqual(transfers.locked_destinations(self.OUTSTANDING, NAMING), ["/b", DISK, "/c", NAS])
         self.assertEqual(transfers.locked_destinations(self.OUTSTANDING, HOME), [DISK, "/home-only"])
 
+    def test_known_destinations(self) -> None:
+        """Those of other prefixes are somebody else's."""
+        completed = {
+            "/b": {"x": frozenset({FOUR, f"home-{FOUR}"})},
+            "/served": {"x": frozenset({FOUR})},
+            "/n": {"x": frozenset()},
+        }
+        records = Records(self.OUTSTANDING, completed)
+        self.assertEqual(transfers.known_destinations(records, NAMING), ["/b", DISK, "/c", "/served", NAS])
+        self.assertEqual(transfers.known_destinations(records, HOME), ["/b", DISK, "/home-only"])
+        self.assertEqual(transfers.known_destinations(records, Naming("other")), [])
+
     def test_names(self) -> None:
         completed = {DISK: {"disk-1": frozenset({FOUR}), "disk-2": frozenset({f"home-{FOUR}"})}}
         self.assertEqual(
