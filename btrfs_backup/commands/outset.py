@@ -16,7 +16,7 @@ from btrfs_backup.system.statefile import OUTSTANDING
 
 
 def open_source(settings: Settings, hosts: Hosts) -> tuple[Source, Standing]:
-    """The source, checked, and where its snapshot folder stands, which may have to be made. Raises Failure."""
+    """The source, checked, and where its snapshot folder stands, which a run may have to make. Raises Failure."""
     host = hosts.at(settings.source)
     source = Source(host, settings.source.path, Folder(host, settings.folder_path))
     if settings.fs_checks:
@@ -25,13 +25,14 @@ def open_source(settings: Settings, hosts: Hosts) -> tuple[Source, Standing]:
     standing = examine(folder.host, folder.path)
     if standing.exists and not standing.is_directory:
         raise Failure(f"the snapshot folder '{folder.path}' is not a folder", "Choose another one with '-f'.")
-    if not standing.exists and not settings.take_snapshot:
+    if not standing.exists and settings.fs_checks:
+        source.refuse_backups(settings.naming)
+    # Who watches the backups has to hear of a folder that is misspelled or not mounted.
+    if not standing.exists and (settings.status or not settings.take_snapshot):
         raise Failure(
             f"the snapshot folder '{folder.path}' does not exist", "Take a snapshot first, or correct the option '-f'."
         )
-    if not standing.exists and settings.fs_checks:
-        source.refuse_backups(settings.naming)
-    if settings.take_snapshot and settings.fs_checks and not settings.status:
+    if settings.take_snapshot and settings.fs_checks:
         source.check_folder(standing)
     return source, standing
 

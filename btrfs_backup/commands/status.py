@@ -24,10 +24,10 @@ log = logging.getLogger(__name__)
 
 
 def look_around(settings: Settings, survey: Survey, clock: Callable[[], datetime] = datetime.now) -> None:
-    """Write down in SURVEY what is where. Raises Failure when the source cannot be looked at."""
+    """Write down in SURVEY what is where. Raises Failure when the source or its snapshots cannot be looked at."""
     with Hosts(Access(settings.ssh_options, settings.ssh_sudo)) as hosts:
-        source, standing = open_source(replace(settings, take_snapshot=True), hosts)
-        records = StateFiles(source.host, source.folder.path).records if standing.exists else Records({}, {})
+        source, standing = open_source(settings, hosts)
+        records = StateFiles(source.host, source.folder.path).records
         held = inventory.snapshots(source.folder.look(settings.naming, standing, names_suffice=True))
         settings = _with_known_destinations(settings, records)
         report = Report(survey.source)

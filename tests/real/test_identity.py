@@ -87,6 +87,7 @@ class AnotherSource(Identity):
         self.wait_until_later_than(before[-1])
         planned = self.backup("--dry-run", "-n", "1", other, usb)
         self.assertEqual((planned.err, planned.out.count("would delete")), (told, 0))
+        (other / "snapshot").mkdir()
         self.assertIn(told, self.backup("--status", other, usb).err)
         result = self.backup("-n", "1", other, usb)
         self.assertIn(told, result.err)

@@ -170,8 +170,23 @@ snapshot         source    1         kept because
         self.assertEqual([each["too_old"] for each in found["destinations"]], [True])
 
     def test_before_the_first_run(self) -> None:
-        self.assertEqual(self.backup("--status", self.home).out, f"source: {self.home}\n")
+        """A monitor has to hear of a snapshot folder that is misspelled or not mounted."""
+        result = self.backup("--status", self.home, status=1)
+        self.assertIn(f"the snapshot folder '{self.snapshots}' does not exist\n  Take a snapshot first", result.err)
         self.assertFalse(self.snapshots.exists())
+        found = self.document("--status", "-f", "nosuch", self.home, self.usb.path, status=1)
+        self.assertIn("nosuch' does not exist", found["error"]["message"])
+
+    def test_snapshots_elsewhere(self) -> None:
+        """What a run refuses is not told to be well."""
+        result = self.backup("--status", "-f", self.usb.path, self.home, status=1)
+        self.assertIn(f"'{self.usb.path}' is not on the filesystem of the source", result.err)
+
+    def test_source_and_destination_swapped(self) -> None:
+        sh("btrfs", "subvolume", "create", self.usb.path / "backups")
+        self.backup(self.home, self.usb.path / "backups")
+        result = self.backup("--status", self.usb.path / "backups", self.home, status=1)
+        self.assertIn("are SOURCE and DEST swapped?", result.err)
 
 
 class Documents(Looking):
