@@ -20,12 +20,13 @@ _COLOURS = {
     status.UNKNOWN: _YELLOW,
 }
 _GAP = "  "
+_NO_PLACES = "no destination is on record: name those that you want to see behind SOURCE"
 
 
 def table(survey: Survey, width: int, colour: bool) -> list[str]:
     """Its lines, at most WIDTH characters long where that is possible."""
     lines = [f"source: {survey.source.place}"]
-    lines += [f"{number}: {place.location}" for number, place in enumerate(survey.places, 1)]
+    lines += [f"{number}: {place.location}" for number, place in enumerate(survey.places, 1)] or [_NO_PLACES]
     if survey.rows:
         lines += ["", *_grid(survey.rows, survey.places, width, colour)]
     lines += ["", *(_standing(place, colour) for place in survey.places)] if survey.places else []

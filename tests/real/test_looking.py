@@ -177,6 +177,10 @@ snapshot         source    1         kept because
         found = self.document("--status", "-f", "nosuch", self.home, self.usb.path, status=1)
         self.assertIn("nosuch' does not exist", found["error"]["message"])
 
+    def test_no_destination_is_known(self) -> None:
+        self.backup(self.home)
+        self.assertIn("no destination is on record: name those ", self.backup("--status", self.home).out)
+
     def test_snapshots_elsewhere(self) -> None:
         """What a run refuses is not told to be well."""
         result = self.backup("--status", "-f", self.usb.path, self.home, status=1)

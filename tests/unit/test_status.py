@@ -135,7 +135,10 @@ shell://cat > /box: newest complete backup 20260101-120000, 3 days 6 hours old, 
         self.assertIn("\x1b[31m: TOO OLD\x1b[0m", "".join(coloured))
 
     def test_no_snapshots_and_no_destinations(self) -> None:
-        self.assertEqual(table(Survey(Tally("/home")), 80, colour=False), ["source: /home"])
+        self.assertEqual(
+            table(Survey(Tally("/home")), 80, colour=False),
+            ["source: /home", "no destination is on record: name those that you want to see behind SOURCE"],
+        )
 
     def test_age(self) -> None:
         ages = {
