@@ -269,9 +269,15 @@ def stand(place: Folder, identity: str, settings: Settings, records: Records) ->
 
 def _check_standing(standing: Standing, fs_checks: bool) -> None:
     if fs_checks and not standing.on_btrfs:
-        message = f"it is not on btrfs but on {standing.mount.type}"
-        hint = "Is the disk mounted? A destination has to be a folder on a btrfs filesystem."
-        raise Failure(message, hint) if standing.exists else Absent(f"it does not exist, and {message}", hint)
+        kind = standing.mount.type
+        # A run owes it snapshots, whether it was meant or not.
+        hint = (
+            "Is the disk mounted? A destination has to be a folder on a btrfs filesystem.\n"
+            "  If it was mistyped: a run with it as the only DEST and '-S -T --remove-locks' forgets what it is owed."
+        )
+        if standing.exists:
+            raise Failure(f"it is not on btrfs but on {kind}", hint)
+        raise Absent(f"the folder does not exist, and would be on {kind} instead of btrfs", hint)
     if standing.exists and not standing.is_directory:
         raise Failure("it is not a folder", "Give the path of a folder, or move away what is there.")
 

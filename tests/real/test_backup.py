@@ -334,7 +334,7 @@ class Refusals(RealTest):
         source, usb = self.source(), self.disk("usb").path
         (usb / "file").write_text("")
         self.refused(source, usb / "file", status=10, says="it is not a folder")
-        self.refused(source, "/proc/x", status=10, says="it is not on btrfs but on proc")
+        self.refused(source, "/proc/x", status=10, says="would be on proc instead of btrfs")
         self.refused(source, "/proc/x", usb / "good", status=10, says="sent 3 snapshots (")
         self.assertEqual(len(names(usb / "good")), 3)
 

@@ -87,12 +87,19 @@ class Places(RealTest):
             f"error: the source '{ext4}' is not on btrfs but on ext4\n"
             "  Only subvolumes of a btrfs filesystem can be backed up.\n",
         )
-        for destination, words in ((ext4, ""), (ext4 / "new", "it does not exist, and ")):
+        for destination, words in (
+            (ext4, "it is not on btrfs but on ext4"),
+            (ext4 / "new", "the folder does not exist, and would be on ext4 instead of btrfs"),
+        ):
             self.assertIn(
-                f"error: {destination}: {words}it is not on btrfs but on ext4\n"
-                "  Is the disk mounted? A destination has to be a folder on a btrfs filesystem.\n",
+                f"error: {destination}: {words}\n"
+                "  Is the disk mounted? A destination has to be a folder on a btrfs filesystem.\n"
+                "  If it was mistyped: a run with it as the only DEST and '-S -T --remove-locks' forgets what it is "
+                "owed.\n",
                 self.backup(source, destination, status=10).err,
             )
+            self.backup("-S", "-T", "--remove-locks", source, destination)
+        self.assertEqual(json.loads((source / "snapshot" / ".outstanding_transfers").read_text()), {})
         self.assertEqual(names(ext4), ["lost+found"])
 
     def test_snapshots_elsewhere(self) -> None:

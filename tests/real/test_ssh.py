@@ -352,7 +352,7 @@ class OtherSide(SshTest):
         (nas / "file").write_text("")
         for destination, words in (
             (nas / "file", "it is not a folder"),
-            (Path("/proc/x"), "it does not exist, and it is not on btrfs but on proc"),
+            (Path("/proc/x"), "the folder does not exist, and would be on proc instead of btrfs"),
         ):
             result = self.backup(*server.arguments(), source, f"{server.url}{destination}", status=10)
             self.assertIn(f"{server.url}{destination}: {words}", result.err)
