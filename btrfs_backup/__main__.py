@@ -65,8 +65,6 @@ def _carry_out(settings: Settings) -> int:
     if isinstance(ended_by, Interrupted):
         error = Failure(task.interrupted(_name(ended_by.signum)))
         log.error("%s", error)
-    if task.tell and not isinstance(ended_by, Failure):
-        _tell(task.tell())
     status = exit_status(task.about, ended_by)
     try:
         if settings.json:
@@ -79,7 +77,10 @@ def _carry_out(settings: Settings) -> int:
                 output.line(line)
     except Failure as failure:
         log.error("%s", failure)
-        return status or Exit.FAILED
+        status = status or Exit.FAILED
+    # Behind what it sums up, where both go to one place.
+    if task.tell and not isinstance(ended_by, Failure):
+        _tell(task.tell())
     return status
 
 

@@ -10,6 +10,7 @@ import shutil
 import signal
 import stat
 import struct
+import subprocess
 import sys
 import unittest
 import uuid
@@ -254,6 +255,16 @@ class Different(VerifyTest):
         )
         self.backup("-q", "-I", source, usb)
         self.verify(source, usb)
+
+    def test_differences_come_before_their_summary(self) -> None:
+        """Where both go to one place, as in the mail of cron."""
+        source, usb, name = self.pair()
+        tamper(usb / name, lambda backup: (backup / "file").unlink())
+        process = self.start("--verify", source, usb, stderr=subprocess.STDOUT)
+        out, _ = process.communicate(timeout=60)
+        difference, summary = out.splitlines()[-2:]
+        self.assertEqual(difference, f"{usb} {name}: file: it is missing")
+        self.assertIn("FAILED, compared 1 backup", summary)
 
     def test_disk_that_lost_data(self) -> None:
         """btrfs notices by its checksums; the path is told, and what the kernel says."""
