@@ -376,8 +376,10 @@ def _policy(text: str) -> retention.Policy:
     try:
         return retention.parse(text)
     except ValueError as error:
+        # A shell has taken them away; what still has some is from a file.
+        quoted = "; an @FILE needs no quotes" if re.search("[\"']", text) else ""
         raise argparse.ArgumentTypeError(
-            f"'{text}' is not a KEEP policy: {error} (examples: 5, all, '3 24h 7d 4w 12m 5y')"
+            f"'{text}' is not a KEEP policy: {error} (examples: 5, all, '3 24h 7d 4w 12m 5y'{quoted})"
         ) from None
 
 

@@ -484,6 +484,12 @@ class ArgumentFilesTest(CommandLineTest):
         )
         self.assertEqual([each.identity for each in settings.destinations], ["/mnt/my disk", "/b"])
 
+    def test_quotes(self) -> None:
+        """As they are needed in a shell."""
+        for quote in "'\"":
+            argv = argfiles.expand(["@/x"], {"/x": f"-n {quote}7d 4w{quote}\n/src"}.__getitem__, "/")
+            self.assert_refused(argv, "is not a KEEP policy: ", "12m 5y'; an @FILE needs no quotes)")
+
     def test_unreadable_file(self) -> None:
         self.assert_refused(["@/nowhere/no such file", "/src"], "/nowhere/no such file")
 
