@@ -130,6 +130,7 @@ def _remote(stderr: str, login: str) -> str:
         program = missing[1] or missing[2]
         return f"Is '{program}' installed there, and found by 'ssh {login} {program}'? {package(program)}".rstrip()
     if _SUDO.search(stderr):
-        user = re.split("@[^@]*$", login)[0] if "@" in login else "USER"
-        return f"Allow it there, with 'visudo' as root (paths as on that host):\n  {sudo_rule(user)}"
+        # Options, which may hold an @, come behind it.
+        user, at, _ = login.split()[0].rpartition("@")
+        return f"Allow it there, with 'visudo' as root (paths as on that host):\n  {sudo_rule(user if at else 'USER')}"
     return ""

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -109,9 +110,11 @@ class Connection:
 
     @property
     def login(self) -> str:
-        """What to type after `ssh`."""
+        """What to type after `ssh`; the user and host come first."""
         user = f"{self.place.user}@" if self.place.user else ""
-        return f"{user}{self.place.host}" + (f" -p {self.place.port}" if self.place.port else "")
+        port = (f"-p {self.place.port}",) if self.place.port else ()
+        options = (f"-o {shlex.quote(option)}" for option in self._access.options)
+        return " ".join((f"{user}{self.place.host}", *port, *options))
 
     def command(self, argv: Argv, title: str, logged: bool = False, before: Argv = (), after: Argv = ()) -> Command:
         """What runs ARGV on the host, BEFORE writing its input, AFTER reading its output. These need no rights.

@@ -184,7 +184,9 @@ class AbsentDisks(RealTest):
         missing = Path("/proc/no-such-disk")
         self.backup(self.home, missing, status=10)
         result = self.backup("--skip-absent-dests", self.home, missing)
-        self.assertIn(f"{missing}: skipped: the folder does not exist, and would be on proc instead of btrfs", result.err)
+        self.assertIn(
+            f"{missing}: skipped: the folder does not exist, and would be on proc instead of btrfs", result.err
+        )
         self.backup("--skip-absent-dests", self.home, "/proc/sys", status=10)
 
     def test_a_full_or_broken_disk_is_not_absent(self) -> None:

@@ -1,6 +1,7 @@
 """Commands wrapped for ssh and sudo, and what is made of the words of both."""
 
 import unittest
+from contextlib import ExitStack
 from pathlib import Path
 
 from btrfs_backup.model import location
@@ -55,6 +56,18 @@ class Argv(unittest.TestCase):
             ssh.argv(location.parse("ssh://nas/b", "/"), ("A=1 2", "B=3"), "-T"),
             ("ssh", "-o", "A=1 2", "-o", "B=3", "-T", "--", "nas"),
         )
+
+    def test_login_by_hand(self) -> None:
+        """With all that the user has given, so that it does what the program does."""
+        table = {
+            ("ssh://nas/b",): "nas",
+            ("ssh://me@nas:22/b", "IdentityFile=/root/key"): "me@nas -p 22 -o IdentityFile=/root/key",
+            ("ssh://nas/b", "Port=1", "ProxyCommand=nc %h 1"): "nas -o Port=1 -o 'ProxyCommand=nc %h 1'",
+        }
+        for (spelling, *options), login in table.items():
+            with self.subTest(login), ExitStack() as scope:
+                access = ssh.Access(tuple(options))
+                self.assertEqual(ssh.Connection(location.parse(spelling, "/"), access, scope).login, login)
 
     def test_amendments(self) -> None:
         """Only where the user's configuration waits for ever, or keeps commands from being run."""
@@ -165,6 +178,9 @@ class Hints(unittest.TestCase):
     def test_rule_of_a_user_who_is_not_named(self) -> None:
         self.assertIn("USER ALL=(root)", hints.hint("sudo: a password is required", "nas", True))
         self.assertIn("\n  a@b ALL=(root)", hints.hint("sudo: a password is required", "a@b@nas", True))
+        jump = "-o ProxyJump=c@d"
+        self.assertIn("\n  USER ALL=(root)", hints.hint("sudo: a password is required", f"nas {jump}", True))
+        self.assertIn("\n  a@b ALL=(root)", hints.hint("sudo: a password is required", f"a@b@nas -p 1 {jump}", True))
 
 
 class Locks(unittest.TestCase):
