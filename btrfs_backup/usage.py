@@ -49,6 +49,8 @@ def check(settings: Settings) -> None:
         return
     if settings.verify:
         _check_verification(settings)
+    if settings.remove_locks and not settings.destinations and not settings.locked_dests:
+        raise UsageError("'--remove-locks' needs a DEST", "Name those whose records are to be dropped.")
     folder = replace(settings.source, path=settings.folder_path)
     for destination in settings.destinations:
         if destination == folder:

@@ -79,7 +79,7 @@ OPTIONS: tuple[tuple[tuple[tuple[str, ...], ...], dict[str, Any]], ...] = (
     ((("-I",), ("--no-incremental",)), {"incremental": False}),
     ((("-s",), ("--sync",)), {"sync": True}),
     ((("-w",), ("--convert-rw",)), {"convert_rw": True}),
-    ((("--remove-locks",),), {"remove_locks": True}),
+    ((("--remove-locks", "--locked-dests"),), {"remove_locks": True, "locked_dests": True}),
     ((("--locked-dests",),), {"locked_dests": True}),
     ((("--skip-absent-dests",), ("--skip-absent",)), {"skip_absent": True}),
     ((("--lock-wait", "90"), ("--lock-wait=90",), ("--lock-w", "90.0")), {"lock_wait": 90.0}),
@@ -120,7 +120,7 @@ ABBREVIATIONS: dict[tuple[str, ...], dict[str, Any]] = {
     ("--no-incr",): {"incremental": False},
     ("--syn",): {"sync": True},
     ("--convert",): {"convert_rw": True},
-    ("--remove",): {"remove_locks": True},
+    ("--remove", "--locked-dests"): {"remove_locks": True, "locked_dests": True},
     ("--locked",): {"locked_dests": True},
     ("--skip-fs",): {"fs_checks": False},
     ("--latest",): {"keep_snapshots": Policy(1)},
@@ -611,6 +611,10 @@ class WordsTest(CommandLineTest):
         ("--verify", "/src"): (
             "'--verify' needs a DEST",
             "Name those whose backups are to be compared with their snapshots.",
+        ),
+        ("-S", "-T", "--remove-locks", "/src"): (
+            "'--remove-locks' needs a DEST",
+            "Name those whose records are to be dropped.",
         ),
         ("--verify", "/src", "shell://cat"): (
             "a shell command cannot be verified",
