@@ -75,7 +75,12 @@ class StateFiles:
             raise StateFileBroken(f"the state file '{path}' is broken: {error}", self._way_out(path)) from None
 
     def _way_out(self, path: str) -> str:
+        lost = (
+            "unfinished transfers lose their protection"
+            if path == self._outstanding_path
+            else "a disk that is away may need a full transfer"
+        )
         return (
-            "Nothing is transferred or deleted until it is mended, or moved away; then unfinished transfers lose "
-            f"their protection:\n  {self._host.typed('mv', path, path + '.broken')}"
+            f"Nothing is transferred or deleted until it is mended, or moved away; then {lost}:\n"
+            f"  {self._host.typed('mv', path, path + '.broken')}"
         )

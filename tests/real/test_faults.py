@@ -202,14 +202,14 @@ class Leftovers(RealTest):
 class BrokenStateFiles(RealTest):
     def test_outstanding(self) -> None:
         texts = ('{"20261123-042459": {"lo', "[]", '{"x": []}', '{"x": {"locks": "abc"}}', "\0", "{} {}")
-        self.refuses(OUTSTANDING, *texts)
+        self.refuses(OUTSTANDING, "then unfinished transfers lose their protection", *texts)
 
     def test_completed(self) -> None:
         texts = ("{", "[1]", '{"/usb": []}', '{"/usb": {"uuid": "name"}}', '{"/usb": {"uuid": [1]}}')
-        self.refuses(".completed_transfers", *texts)
+        self.refuses(".completed_transfers", "then a disk that is away may need a full transfer", *texts)
 
-    def refuses(self, name: str, *texts: str) -> None:
-        """The snapshot is taken, nothing else happens, and the file stays as it was."""
+    def refuses(self, name: str, price: str, *texts: str) -> None:
+        """The snapshot is taken, nothing else happens, and the file stays as it was. PRICE: of moving it away."""
         source, usb = self.source(), self.disk("usb").path
         self.backup(source)
         file = source / "snapshot" / name
@@ -218,7 +218,7 @@ class BrokenStateFiles(RealTest):
                 file.write_text(text)
                 result = self.backup("-N", "1", source, usb, status=10)
                 self.assertIn(f"the state file '{file}' is broken", result.err)
-                self.assertIn("mv ", result.err)
+                self.assertIn(f", or moved away; {price}:\n  mv {file} ", result.err)
                 self.assertEqual(result.err.splitlines()[-1], f"{usb}: sent nothing")
                 self.assertEqual(file.read_text(), text)
                 self.assertEqual(len(names(source / "snapshot")), count)
