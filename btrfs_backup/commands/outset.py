@@ -68,8 +68,9 @@ def _locked_destinations(settings: Settings, records: Records, report: Report) -
             fail(report.source, Failure(message, f"Correct it with an editor: {path}"))
             continue
         if place.scheme is Scheme.SHELL and place not in settings.destinations:
-            message = f"the records name a shell command, which is not run for that: {place}"
-            fail(report.source, Failure(message, f"Name it as a DEST if it is yours. They are in {path}"))
+            message = f"'--locked-dests' runs no shell command that only the records name: {place}"
+            hint = "Name it as a DEST if it is yours. Or have it forgotten: name it, with '-S -T --remove-locks'."
+            fail(report.source, Failure(message, f"{hint}\n  The records: {path}"))
         elif place.scheme is Scheme.LOCAL and not recorded.startswith("/"):
             message = f"the records name a destination that is none: '{recorded}' is not absolute"
             fail(report.source, Failure(message, f"Correct it with an editor: {path}"))
