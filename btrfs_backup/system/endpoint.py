@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from posixpath import basename, join, relpath
+from posixpath import basename, join, relpath, split
 
 from btrfs_backup.errors import Failure
 from btrfs_backup.model.inventory import Inventory
-from btrfs_backup.model.snapshot import Naming, Subvolume
+from btrfs_backup.model.snapshot import Naming, Subvolume, is_backup_name
 from btrfs_backup.system import btrfs, files, filetools, hints, ssh
 from btrfs_backup.system.btrfs import Argv
 from btrfs_backup.system.host import Host
@@ -319,15 +319,22 @@ class Source:
         return examine(self.host, self.path)
 
     def nested(self) -> list[str]:
-        """The writable subvolumes in it, by their paths in it; read-only ones are snapshots. Raises Failure.
+        """The writable subvolumes in it, by their paths in it. Raises Failure.
 
-        A snapshot holds an empty folder in place of each (btrfs-subvolume(8)).
+        Without snapshots: what is read-only, and what somebody made writable in the snapshot folder. A snapshot holds
+        an empty folder in place of each (btrfs-subvolume(8)).
         """
         lists = [btrfs.list_children(self.path), btrfs.list_children(self.path, readonly_only=True)]
         rows = btrfs.parse_list(*self.host.run_together(lists, f"cannot list the subvolumes in '{self.path}'"))
         top = self._standing.mount.inside(self._standing.path)
         paths = [path for path, each in rows if not each.readonly]
-        return sorted(path.removeprefix(f"{top}/") for path in paths if not top or path.startswith(f"{top}/"))
+        inside = [path.removeprefix(f"{top}/") for path in paths if not top or path.startswith(f"{top}/")]
+        return sorted(path for path in inside if not self._is_named_as_snapshot(path))
+
+    def _is_named_as_snapshot(self, path: str) -> bool:
+        """Whether PATH, which is relative to it, is in its snapshot folder and has a name of our form."""
+        folder, name = split(join(self.path, path))
+        return folder == self.folder.path and is_backup_name(name)
 
     def are_known(self, nested: Sequence[str], snapshot: str) -> bool:
         """Whether all of NESTED were there when SNAPSHOT was taken, by what stands in their place. Raises Failure."""

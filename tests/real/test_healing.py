@@ -244,6 +244,18 @@ class Nested(RealTest):
         self.assertNotIn("nested", self.backup("-f", source.parent / "elsewhere", source).err)
         self.assertIn("of their own: home\n", self.backup("-f", "kept", source.parent).err)
 
+    def test_writable_ones_are_not(self) -> None:
+        """They are named once, as what they are; beside them a subvolume of that name is somebody's data."""
+        source = self.source()
+        self.backup(source)
+        [name] = names(source / "snapshot")
+        sh("btrfs", "property", "set", "-ts", source / "snapshot" / name, "ro", "false")
+        result = self.backup(source)
+        self.assertIn(f"leaving {name} alone: it is writable", result.err)
+        self.assertNotIn("nested", result.err)
+        sh("btrfs", "subvolume", "create", source / name)
+        self.assertIn(f"of their own: {name}\n", self.backup(source).err)
+
 
 class Parents(RealTest):
     def tools(self, script: str) -> dict[str, str]:
