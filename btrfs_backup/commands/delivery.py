@@ -43,6 +43,7 @@ class Delivery:
             compressed_data = self._compressed_data(visits)
             for each in [one for one in visits if not one.broken]:
                 with each.failing_alone():
+                    each.mark([batch.snapshot for batch in batches])
                     how = self.streaming.sending(each.host, compressed_data)
                     ready.append((each, self._receiver(each, batches[0], how)))
             if ready:
@@ -94,6 +95,7 @@ class Delivery:
             each.fail(failure)
         if failing:
             each.clear_away(failing.snapshot, self.snapshots)
+        each.unmark([batch.snapshot for batch in batches])
         if isinstance(each.place, Shell):
             # In this order: what was delivered there must not be forgotten, or it would be sent again.
             self.state.save_completed(each.delivered(self.state.records, self.naming))

@@ -3,10 +3,10 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from btrfs_backup.errors import Absent, Failure
-from btrfs_backup.model import inventory, plan, retention, transfers
+from btrfs_backup.model import inventory, mark, plan, retention, transfers
 from btrfs_backup.model.inventory import Holdings
 from btrfs_backup.model.location import Location, Scheme
 from btrfs_backup.model.plan import Batch, Snapshots, Target
@@ -25,8 +25,8 @@ log = logging.getLogger(__name__)
 class Visit:
     """target: None until it could be looked at. filesystem: its UUID, empty for a shell command.
 
-    strangers: backups there that may be of another source. broken: something failed, so that it gets nothing more in
-    this run.
+    marks: of transfers there (see model.mark). strangers: backups there that may be of another source.
+    broken: something failed, so that it gets nothing more in this run.
     """
 
     location: Location
@@ -36,6 +36,7 @@ class Visit:
     filesystem: str = ""
     holdings: Holdings = field(default_factory=Holdings)
     target: Target | None = None
+    marks: Mapping[str, frozenset[str]] = field(default_factory=dict)
     strangers: frozenset[str] = frozenset()
     broken: bool = False
 
@@ -72,7 +73,9 @@ class Visit:
             return
         self.standing, self.filesystem = stand(self.place, self.identity, settings, records)
         recorded = transfers.owed(records.outstanding, settings.naming, self.identity)
-        self.holdings = inventory.backups(self.place.look(settings.naming, self.standing), snapshots, recorded)
+        seen = self.place.look(settings.naming, self.standing)
+        self.marks = seen.marks
+        self.holdings = inventory.backups(seen, snapshots, recorded)
         self.target = plan.target(self.identity, self.holdings, snapshots, settings.naming, settings.keep_backups)
         self._beware_of_strangers(self.target, snapshots, settings.naming, records)
         self._tell_what_is_left_alone(self.place, self.target, snapshots)
@@ -82,10 +85,8 @@ class Visit:
         self.look(settings, snapshots, records)
         if isinstance(self.place, Shell):
             return
-        recorded = transfers.owed(records.outstanding, settings.naming, self.identity)
-        if unproven := plan.unproven(self.holdings, snapshots, recorded):
-            self._prove(self.place, unproven)
-            self.target = plan.target(self.identity, self.holdings, snapshots, settings.naming, settings.keep_backups)
+        if self.marks and self._settle_marks(self.place):
+            self.look(settings, snapshots, records)
         for name in self.leftovers(snapshots):
             self._delete_partial(self.place, name)
 
@@ -104,19 +105,21 @@ class Visit:
             protected[common] = ["newest that the source has, too"]
         return retention.decide(settings.keep_backups, settings.naming, held, protected)
 
-    def _prove(self, place: Folder, names: Sequence[str]) -> None:
-        """Have on disk what a run that was cut off may have left in memory, or let it be sent again. Raises Failure."""
-        if place.survived(names):
-            return
-        log.warning(
-            "%s: sending %s again: the machine went down before it was surely on disk",
-            self.identity,
-            ", ".join(names),
-        )
-        for failure in place.delete(names).values():
-            raise failure
-        complete = {name: each for name, each in self.holdings.complete.items() if name not in names}
-        self.holdings = replace(self.holdings, complete=complete)
+    def _settle_marks(self, place: Folder) -> bool:
+        """Remove the marks of what can be had on disk, and of what is not there; whether that changes anything.
+
+        What is marked since before its machine went down is sent again. Raises Failure.
+        """
+        boot = place.host.boot_id
+        if ours := [name for name, boots in self.marks.items() if boots == {boot} and boot != mark.UNKNOWN]:
+            place.write_out()
+        settled = [name for name in self.marks if name in ours or name not in self.holdings.partial]
+        self._unmark(place, settled)
+        return bool(settled)
+
+    def _unmark(self, place: Folder, names: Sequence[str]) -> None:
+        place.unmark([mark.mark(name, boot) for name in names for boot in sorted(self.marks.get(name, ()))])
+        self.marks = {name: boots for name, boots in self.marks.items() if name not in names}
 
     def delivered(self, records: Records, naming: Naming) -> transfers.Completed:
         """What is to be on record of what it has got."""
@@ -136,6 +139,17 @@ class Visit:
         for name in snapshots:
             if name in self.holdings.partial:
                 self._delete_partial(self.place, name)
+
+    def mark(self, snapshots: Sequence[str]) -> None:
+        """Mark them as not known to be on disk. Raises Failure."""
+        if isinstance(self.place, Folder):
+            self.place.mark(snapshots)
+
+    def unmark(self, snapshots: Sequence[str]) -> None:
+        """They are on disk, or not there. Raises Failure."""
+        if isinstance(self.place, Folder):
+            boot = self.place.host.boot_id
+            self.place.unmark([mark.mark(name, boot) for name in snapshots])
 
     def takes_compressed_data(self) -> bool:
         """Whether it can read send protocol 2; who restores what a shell command stored may not. Raises Failure."""
@@ -242,6 +256,7 @@ class Visit:
         log.info("%s: deleting %s, a transfer that was cut off", self.identity, name)
         for failure in place.delete([name]).values():
             raise failure
+        self._unmark(place, [name])
 
 
 def _failed_to_send(batches: Sequence[Batch], failed: Failure) -> Failure:

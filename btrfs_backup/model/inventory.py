@@ -6,6 +6,7 @@ from enum import Enum
 
 from btrfs_backup.model.snapshot import Subvolume
 
+UNWRITTEN = "the machine may have gone down before it was on disk as a whole"
 CHANGED = "it was received and is writable: its content may have changed"
 
 
@@ -21,11 +22,13 @@ class Inventory:
 
     subvolumes: by name, in the order of names.
     others: names of entries that are no subvolumes (files, plain directories).
+    marks: boot ids in the marks of transfers that were not finished, by the name of the backup (see model.mark).
     exists: whether the folder is there at all.
     """
 
     subvolumes: Mapping[str, Subvolume] = field(default_factory=dict)
     others: frozenset[str] = frozenset()
+    marks: Mapping[str, frozenset[str]] = field(default_factory=dict)
     exists: bool = True
 
     @property
@@ -59,7 +62,10 @@ def backups(inventory: Inventory, sources: Mapping[str, Subvolume], begun: Colle
 
     begun: names of transfers to it that are not known to have ended.
     """
-    states = {name: judge(each, sources.get(name), name in begun) for name, each in inventory.subvolumes.items()}
+    states = {
+        name: judge(each, sources.get(name), name in begun, name in inventory.marks)
+        for name, each in inventory.subvolumes.items()
+    }
     return Holdings(
         {name: inventory.subvolumes[name] for name, (state, _) in states.items() if state is State.COMPLETE},
         tuple(name for name, (state, _) in states.items() if state is State.PARTIAL),
@@ -67,12 +73,13 @@ def backups(inventory: Inventory, sources: Mapping[str, Subvolume], begun: Colle
     )
 
 
-def judge(entry: Subvolume, source: Subvolume | None, begun: bool = False) -> tuple[State, str]:
+def judge(entry: Subvolume, source: Subvolume | None, begun: bool = False, marked: bool = False) -> tuple[State, str]:
     """What ENTRY at a destination is, and why; SOURCE is the source's snapshot of that name, if it has one.
 
     `btrfs receive` sets the received UUID and then read-only, both at its very end: complete means both. What has only
     the first may be a transfer that has BEGUN, or a backup that older btrfs-progs made writable. What somebody made
-    writable is no transfer that was cut off: there may be work of theirs in it.
+    writable is no transfer that was cut off: there may be work of theirs in it. As long as it is MARKED, not all of it
+    may be on disk.
     """
     if not entry.readonly:
         if begun and source and entry.received_uuid == source.stream_uuid:
@@ -86,6 +93,8 @@ def judge(entry: Subvolume, source: Subvolume | None, begun: bool = False) -> tu
         return State.FOREIGN, "it is read-only and has no received UUID: it was not received from a source"
     if source and entry.received_uuid != source.stream_uuid:
         return State.FOREIGN, "it is a copy of another snapshot than the source's one of that name"
+    if marked:
+        return State.PARTIAL, UNWRITTEN
     return State.COMPLETE, ""
 
 

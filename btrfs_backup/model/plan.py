@@ -88,11 +88,6 @@ def strangers(target: Target, holdings: Holdings, delivered: str | None) -> froz
     return frozenset() if target.common or delivered else frozenset(holdings.complete)
 
 
-def unproven(holdings: Holdings, snapshots: Snapshots, recorded: Collection[str]) -> list[str]:
-    """Backups that look complete and whose transfers are RECORDED as not ended: they may not have reached the disk."""
-    return [name for name in recorded if name in holdings.complete and name in snapshots]
-
-
 def served(target: Target, snapshot: str) -> Target:
     """SNAPSHOT, the oldest that was missing, has arrived."""
     return replace(target, missing=target.missing[1:], common=target.common | {snapshot})

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from posixpath import basename, join, relpath
 
 from btrfs_backup.errors import Failure
-from btrfs_backup.model import inventory, plan
+from btrfs_backup.model import inventory, mark, plan
 from btrfs_backup.model.inventory import Holdings, Inventory
 from btrfs_backup.model.location import normalise
 from btrfs_backup.model.snapshot import Naming, Subvolume, is_backup_name, prefix_of
@@ -92,8 +92,8 @@ def restorable(held: Inventory, snapshots: bool) -> Holdings:
     """
     usable = inventory.backups(held, {}).complete
     if snapshots or not usable:
-        usable = inventory.snapshots(held).complete
-    judged = {name: inventory.judge(each, None)[1] for name, each in held.subvolumes.items()}
+        usable = {name: each for name, each in inventory.snapshots(held).complete.items() if name not in held.marks}
+    judged = {name: inventory.judge(each, None, marked=name in held.marks)[1] for name, each in held.subvolumes.items()}
     judged |= dict.fromkeys(held.others, "it is not a subvolume")
     return Holdings(usable, (), {name: judged[name] for name in sorted(judged) if name not in usable})
 
@@ -101,10 +101,10 @@ def restorable(held: Inventory, snapshots: bool) -> Holdings:
 def choose(held: Holdings, wanted: str, place: str) -> Subvolume:
     """The backup WANTED, or the newest one if that is empty, of those HELD at PLACE. Raises Failure."""
     if wanted in held.foreign:
-        raise Failure(
-            f"'{wanted}' in '{place}' cannot be restored: {held.foreign[wanted]}",
-            "Choose another backup; its folder as SOURCE means the newest complete one.",
-        )
+        what_to_do = "Choose another backup; its folder as SOURCE means the newest complete one."
+        if held.foreign[wanted] == inventory.UNWRITTEN:
+            what_to_do += f"\n  To take it all the same, remove its mark: rmdir {join(place, mark.mark(wanted, '*'))}"
+        raise Failure(f"'{wanted}' in '{place}' cannot be restored: {held.foreign[wanted]}", what_to_do)
     if not wanted and not held.complete:
         newest = max(held.foreign)
         raise Failure(

@@ -1,19 +1,18 @@
 """A source, and a folder of snapshots or backups, each on a host."""
 
-import math
 import os
-import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from posixpath import basename, join, relpath, split
 
 from btrfs_backup.errors import Failure
+from btrfs_backup.model import mark
 from btrfs_backup.model.inventory import Inventory
 from btrfs_backup.model.snapshot import Naming, Subvolume, is_backup_name
-from btrfs_backup.system import btrfs, files, filetools, hints, ssh
+from btrfs_backup.system import btrfs, filetools, hints, ssh
 from btrfs_backup.system.btrfs import Argv
 from btrfs_backup.system.host import Host
 from btrfs_backup.system.mounts import Mount
@@ -80,7 +79,8 @@ class Folder:
             if ended.status:
                 raise CommandFailed(ended, f"cannot list what is in '{self.path}'")
         found, listed, readonly = (os.fsdecode(ended.stdout) for ended in endings)
-        ours = {name: is_subvolume for name, is_subvolume in _entries(found).items() if name in naming}
+        entries = _entries(found)
+        ours = {name: is_subvolume for name, is_subvolume in entries.items() if name in naming}
         if without_rights:
             subvolumes = {name: self._without_uuids(name) for name in ours if ours[name]}
         else:
@@ -93,6 +93,7 @@ class Folder:
         return Inventory(
             subvolumes={name: self._looked_at(subvolumes[name]) for name in sorted(ours) if ours[name]},
             others=frozenset(name for name in ours if not ours[name]),
+            marks=_marks(entries, naming),
         )
 
     def _without_uuids(self, name: str) -> Subvolume:
@@ -136,16 +137,20 @@ class Folder:
         printed = self.host.run(btrfs.show(self.at(name)), f"cannot look at '{self.at(name)}'")
         return btrfs.parse_show(printed)
 
-    def survived(self, names: Sequence[str]) -> bool:
-        """Write out its filesystem; whether the machine has been up since all of the backups NAMES were received.
+    def mark(self, names: Sequence[str]) -> None:
+        """Mark the backups NAMES as not known to be on disk. Raises Failure."""
+        marks = [mark.mark(name, self.host.boot_id) for name in names]
+        for some in _portions(marks, self.at):
+            argv = ("mkdir", "-p", "--", *map(self.at, some))
+            self.host.run(argv, f"cannot mark a transfer in '{self.path}'")
 
-        Raises Failure.
-        """
-        self.write_out()
-        booted = re.search(r"^btime (\d+)$", files.read(self.host, "/proc/stat") or "", re.MULTILINE | re.ASCII)
-        since = int(booted[1]) if booted else math.inf
-        times = [self.show(name).received_at for name in names]
-        return all(time and time.timestamp() > since for time in times)
+    def unmark(self, marks: Sequence[str]) -> None:
+        """Remove MARKS, by their names, and have that on disk: a power cut must not bring them back. Raises Failure."""
+        trying = f"cannot remove the mark of a transfer in '{self.path}'"
+        for some in _portions(marks, self.at):
+            self.host.run(("rmdir", "--", *map(self.at, some)), trying)
+        if marks:
+            self.write_out()
 
     def writing_out(self) -> Command:
         """What has all that its filesystem holds on disk. Raises Failure."""
@@ -215,6 +220,15 @@ def _entries(found: str) -> dict[str, bool]:
     """Every entry in what Folder._find prints, and whether it is a subvolume."""
     counts = Counter(found.split("\0")[:-1])
     return {basename(path): count == 2 for path, count in counts.items()}
+
+
+def _marks(entries: Iterable[str], naming: Naming) -> dict[str, frozenset[str]]:
+    """By the names of backups of NAMING the boot ids in their marks."""
+    found: dict[str, frozenset[str]] = {}
+    for name, boot in filter(None, map(mark.marked, entries)):
+        if name in naming:
+            found[name] = found.get(name, frozenset()) | {boot}
+    return found
 
 
 def _subvolumes(rows: Sequence[tuple[str, Subvolume]], inside: str) -> dict[str, Subvolume]:

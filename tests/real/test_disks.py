@@ -381,6 +381,7 @@ class NotPermitted(DiskTest):
         self.addCleanup(sh, "chattr", "-i", usb, check=False)
         held = names(usb)
         result = self.backup("-n", "1", source, usb, status=10)
+        self.assertIn(f"cannot mark a transfer in '{usb}': mkdir: ", result.err)
         self.assertIn("Operation not permitted", result.err)
         self.assertIn("lsattr -d", result.err)
         self.assertIn("1 deletion failed", result.err)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import unittest
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,9 @@ from tests.real.machine import (
     TOP,
     Disk,
     RealTest,
+    Result,
     children_of,
+    is_readonly,
     kill,
     names,
     random_file,
@@ -399,43 +402,107 @@ class PowerLoss(RealTest):
             sh("umount", left)
             disk.mount()
 
-    def run_after_boot_at(self, boot: float, *arguments: object) -> str:
-        """Run the command as on a machine that was started at BOOT (Unix time); what it said."""
+    def tools(self, script: str) -> dict[str, str]:
+        """An environment with a `btrfs` that runs SCRIPT first; $* are its arguments."""
+        folder = self.folder / "tools"
+        folder.mkdir(exist_ok=True)
+        (folder / "btrfs").write_text(f'#!/bin/sh\n{script}\nexec {shutil.which("btrfs")} "$@"\n')
+        (folder / "btrfs").chmod(0o755)
+        return {"PATH": f"{folder}:{os.environ['PATH']}"}
+
+    def run_after_a_start(self, *arguments: object, status: int = 0) -> Result:
+        """Run the command as on a machine that was started anew."""
         script = (
-            "import sys; from btrfs_backup import __main__; from btrfs_backup.system import files; real = files.read\n"
-            f"files.read = lambda host, path: 'btime {int(boot)}\\n' if path == '/proc/stat' else real(host, path)\n"
+            "import sys; from btrfs_backup import __main__; from btrfs_backup.system.host import Host\n"
+            f"Host.boot_id = '{uuid.uuid4()}'\n"
             "sys.exit(__main__.main())"
         )
-        done = subprocess.run(
-            [sys.executable, "-c", script, *map(str, arguments)],
-            cwd=TOP,
-            check=False,
-            capture_output=True,
-            text=True,
-        )
-        self.assertEqual(done.returncode, 0, done.stderr)
-        return done.stderr
+        words = [sys.executable, "-c", script, *map(str, arguments)]
+        done = subprocess.run(words, cwd=TOP, check=False, capture_output=True, text=True)
+        self.assertEqual(done.returncode, status, done.stderr)
+        return Result(done.returncode, done.stdout, done.stderr)
 
-    def test_a_transfer_whose_end_was_not_recorded(self) -> None:
-        """It is believed when the machine has been up since then, and sent again otherwise."""
+    def lost(self) -> tuple[Path, Path, list[str]]:
+        """The power was lost when the second backup had arrived in memory: it looks complete, and lacks data."""
+        source, disk = self.source(), self.disk("usb", 200)
+        usb = disk.path
+        self.backup(source, usb)
+        (source / "file").write_bytes(os.urandom(9000))
+        (source / "large").write_bytes(os.urandom(3_000_000))
+        image = self.folder / "left.img"
+        at_the_end = f'case "$*" in "filesystem sync "*) cp {disk.image} {image}; kill -9 $PPID ;; esac'
+        self.backup(source, usb, status=-9, env=self.tools(at_the_end))
+        disk.unmount()
+        shutil.copyfile(image, disk.image)
+        disk.mount()
+        taken = names(source / "snapshot")
+        self.assertEqual(names(usb), taken)
+        self.assertTrue(is_readonly(usb / taken[1]))
+        self.assertEqual(show(usb / taken[1])["Received UUID"], show(source / "snapshot" / taken[1])["UUID"])
+        self.assertNotEqual((usb / taken[1] / "large").read_bytes(), (source / "large").read_bytes())
+        return source, usb, taken
+
+    def test_what_lacks_data_is_sent_again(self) -> None:
+        source, usb, (old, new) = self.lost()
+        self.assertRegex(self.run_after_a_start("--status", source, usb).out, f"{new} .* partial")
+        self.assertIn(f"would delete {new}", self.run_after_a_start("--dry-run", source, usb).out)
+        self.assertIn(f"{new} is not verified", self.run_after_a_start("--verify", source, usb).err)
+        said = self.run_after_a_start("-S", source, usb).err
+        self.assertIn(f"deleting {new}, a transfer that was cut off", said)
+        self.assertIn(f"sending {new} on top of {old}", said)
+        self.assert_complete(usb, source / "snapshot", [old, new])
+        self.assertEqual(record(source), {})
+        self.assertEqual(list(usb.glob(".*")), [])
+
+    def test_what_lacks_data_is_not_restored(self) -> None:
+        """Nor when the source with its records is gone."""
+        _, usb, (old, new) = self.lost()
+        home = self.disk("new").path / "home"
+        result = self.backup("--restore", usb, home)
+        self.assertIn(
+            f"passing over {new}: the machine may have gone down before it was on disk as a whole", result.err
+        )
+        self.assert_same(home / "snapshot" / old, usb / old)
+        result = self.backup("--restore", usb / new, home.parent / "newer", status=1)
+        self.assertIn(f"'{new}' in '{usb}' cannot be restored: the machine may have gone down", result.err)
+        way = f"To take it all the same, remove its mark: rmdir {usb}/.{new}.*.receiving"
+        self.assertIn(way, result.err)
+        sh("sh", "-c", f"rmdir {usb}/.{new}.*.receiving")
+        self.backup("--restore", usb / new, home.parent / "newer")
+
+    def test_killed_while_the_disk_writes(self) -> None:
+        """The machine has been up since, so that all of it can be had on disk, and nothing is sent again."""
+        source, usb = self.source(), self.disk("usb").path
+        for _ in range(2):
+            self.backup("-q", source)
+        at_the_end = 'case "$*" in "filesystem sync "*) kill -9 $PPID ;; esac'
+        self.backup(source, usb, status=-9, env=self.tools(at_the_end))
+        taken = names(source / "snapshot")
+        uuids = [show(usb / name)["UUID"] for name in taken]
+        self.assertEqual(len(list(usb.glob(".*.receiving"))), 3)
+        result = self.backup("-S", source, usb)
+        self.assertNotIn("sending", result.err)
+        self.assertEqual([show(usb / name)["UUID"] for name in taken], uuids)
+        self.assertEqual((record(source), list(usb.glob(".*"))), ({}, []))
+
+    def test_marks_of_nothing(self) -> None:
+        """Those of other prefixes stay."""
         source, usb = self.source(), self.disk("usb").path
         self.backup(source, usb)
+        boot = uuid.uuid4()
+        for name in ("20200101-000000", "x-20200101-000000"):
+            (usb / f".{name}.{boot}.receiving").mkdir()
         self.backup(source, usb)
-        old, new = names(usb)
-        uuids = {name: show(usb / name)["UUID"] for name in (old, new)}
-        outstanding = source / "snapshot" / OUTSTANDING
-        outstanding.write_text(json.dumps({new: {"locks": [str(usb)]}}))
-        self.assertNotIn("again", self.run_after_boot_at(time.time() - 3600, "-S", source, usb))
-        self.assertEqual({name: show(usb / name)["UUID"] for name in (old, new)}, uuids)
-        self.assertEqual(record(source), {})
-        outstanding.write_text(json.dumps({new: {"locks": [str(usb)]}}))
-        said = self.run_after_boot_at(time.time() + 60, "-S", source, usb)
-        self.assertIn(f"sending {new} again: the machine went down before it was surely on disk", said)
-        self.assertIn(f"sending {new} on top of {old}", said)
-        self.assertEqual(show(usb / old)["UUID"], uuids[old])
-        self.assertNotEqual(show(usb / new)["UUID"], uuids[new])
-        self.assertEqual(record(source), {})
-        self.assert_complete(usb, source / "snapshot", [old, new])
+        self.assertEqual([each.name for each in usb.glob(".*")], [f".x-20200101-000000.{boot}.receiving"])
+
+    def test_a_mark_that_cannot_be_removed(self) -> None:
+        source, usb = self.source(), self.disk("usb").path
+        script = f'[ "$1" = receive ] && for mark in {usb}/.*.receiving; do touch $mark/x; done'
+        result = self.backup(source, usb, status=10, env=self.tools(script))
+        self.assertIn(f"cannot remove the mark of a transfer in '{usb}': rmdir: failed to remove", result.err)
+        sh("sh", "-c", f"rm {usb}/.*.receiving/x")
+        self.assertNotIn("in full", self.backup(source, usb).err)
+        self.assertEqual(list(usb.glob(".*")), [])
 
 
 class Suspended(RealTest):

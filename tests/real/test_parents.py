@@ -115,7 +115,10 @@ class Parents(SshTest):
         for _ in range(2):
             self.backup("-q", source, disk.path)
         random_file(source / "large", 20)
-        disk.fill()
+        filler = disk.fill()
+        room = filler.stat().st_size >> 20
+        filler.unlink()
+        random_file(disk.path / "filler", room - 10)
         result = self.backup(source, disk.path, status=10)
         old, new = names(source / "snapshot")[1:]
         self.assertEqual(self.tries(result, disk.path, new), [old])

@@ -206,7 +206,7 @@ class NamesTest(unittest.TestCase):
 
     def test_what_is_not_told(self) -> None:
         """A folder is there unless said otherwise, and on a filesystem that cannot be told."""
-        self.assertEqual(Inventory(), Inventory({}, frozenset(), True))
+        self.assertEqual(Inventory(), Inventory({}, frozenset(), {}, True))
 
 
 if __name__ == "__main__":
