@@ -30,6 +30,8 @@ def look_around(settings: Settings, survey: Survey, clock: Callable[[], datetime
         records = StateFiles(source.host, source.folder.path).records
         held = inventory.snapshots(source.folder.look(settings.naming, standing, names_suffice=True))
         settings = _with_known_destinations(settings, records)
+        if settings.max_age is not None and not settings.destinations:
+            raise Failure("'--max-age' has no backup to judge: no destination is on record", "Name the destinations.")
         report = Report(survey.source)
         visits = enlist(settings, hosts, records, report)
         survey.destinations = report.destinations

@@ -180,6 +180,8 @@ snapshot         source    1         kept because
     def test_no_destination_is_known(self) -> None:
         self.backup(self.home)
         self.assertIn("no destination is on record: name those ", self.backup("--status", self.home).out)
+        result = self.backup("--status", "--max-age", "1d", self.home, status=1)
+        self.assertIn("'--max-age' has no backup to judge: no destination is on record\n  Name the ", result.err)
 
     def test_snapshots_elsewhere(self) -> None:
         """What a run refuses is not told to be well."""
