@@ -93,9 +93,11 @@ class Delivery:
             each.target = plan.without_parent(each.target, useless)
         elif failure:
             each.fail(failure)
+        names = [batch.snapshot for batch in batches]
         if failing:
-            each.clear_away(failing.snapshot, self.snapshots)
-        each.unmark([batch.snapshot for batch in batches])
+            each.clear_away(failing.snapshot, self.snapshots, names)
+        else:
+            each.unmark(names)
         if isinstance(each.place, Shell):
             # In this order: what was delivered there must not be forgotten, or it would be sent again.
             self.state.save_completed(each.delivered(self.state.records, self.naming))

@@ -212,14 +212,24 @@ class Visit:
         except Failure:
             return False
 
-    def clear_away(self, snapshot: str, snapshots: Snapshots) -> None:
-        """Delete what a failed transfer left, so that its space is free; when that fails, the next run does it."""
+    def clear_away(self, snapshot: str, snapshots: Snapshots, marked: Sequence[str]) -> None:
+        """Delete what a failed transfer left, so that its space is free, and the marks of all that were MARKED for it.
+
+        When that fails, the next run does it.
+        """
         if isinstance(self.place, Shell):
             return
-        try:
+        with self._nothing_to_clear_away():
             left = self.place.show(snapshot)
             if inventory.judge(left, snapshots[snapshot], begun=True)[0] is inventory.State.PARTIAL:
                 self.place.delete([snapshot])
+        with self._nothing_to_clear_away():
+            self.unmark(marked)
+
+    @contextmanager
+    def _nothing_to_clear_away(self) -> Iterator[None]:
+        try:
+            yield
         except Failure as failure:
             log.debug("%s: nothing to clear away: %s", self.identity, failure)
 
