@@ -29,10 +29,11 @@ class OneFile(RealTest):
         """A backup with nothing but that file, and an exit status that can be trusted."""
         readme = (TOP / "README.rst").read_text(encoding="utf-8")
         [commands] = re.findall(r"As \*\*one file\*\*.*?::\n\n(.*?)\n\n", readme, re.DOTALL | re.IGNORECASE)
-        self.assertEqual(commands.count("/tmp/"), 4)
+        self.assertEqual(commands.count("/tmp/"), 5)
         commands = re.sub(r"\bpython3 -m", f"{sys.executable} -m", commands.replace("/tmp/", f"{self.folder}/"))
         sh("sh", "-e", "-c", f"cd '{TOP}'\n{commands}")
         shutil.rmtree(self.folder / "zipapp")
+        self.assertEqual((self.folder / "btrfs-backup").stat().st_mode & 0o777, 0o755)
         self.assertEqual(self.run_file("--version").stdout, f"btrfs-backup {__version__}\n")
         source, usb = self.source(), self.disk("usb").path
         for _ in range(2):
