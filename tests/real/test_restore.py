@@ -423,6 +423,10 @@ class CutOff(RestoreTest):
             self.remove(home, snapshots)
             command = self.start("--restore", *folder, usb, home)
             time.sleep(duration * (0.4 + number * 0.14))
+            # Stopped, it starts no further step while we look for the last one.
+            kill(command.pid, signal.SIGSTOP)
+            state = Path(f"/proc/{command.pid}/stat")
+            wait_for(lambda state=state: state.read_text().rpartition(")")[2].split()[0] in "TZ")
             last_steps = children_of(command.pid)
             kill(command.pid)
             command.communicate()
