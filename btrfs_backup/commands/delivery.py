@@ -93,7 +93,8 @@ class Delivery:
             each.target = plan.without_parent(each.target, useless)
         elif failure:
             each.fail(failure)
-        names = [batch.snapshot for batch in batches]
+        # What may not be on disk keeps its mark.
+        names = [] if ending.unwritten else [batch.snapshot for batch in batches]
         if failing:
             each.clear_away(failing.snapshot, self.snapshots, names)
         else:

@@ -155,6 +155,15 @@ class RealTest(unittest.TestCase):
             self.assert_same(backups / name, snapshots / name)
 
 
+def with_program(folder: Path, name: str, script: str) -> dict[str, str]:
+    """An environment in which the program NAME is that shell SCRIPT, made in FOLDER, with the real one in $REAL."""
+    real = shutil.which(name)
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(f"#!/bin/sh\nREAL={real}\n{script}\n")
+    (folder / name).chmod(0o755)
+    return {"PATH": f"{folder}:{os.environ['PATH']}"}
+
+
 def start_command(*arguments: object, env: dict[str, str] | None = None, **more: object) -> "subprocess.Popen[str]":
     """Start the command, its output in pipes unless MORE says otherwise; the caller has to see that it ends."""
     pipes: dict[str, object] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}

@@ -30,6 +30,7 @@ from tests.real.machine import (
     show,
     tree,
     wait_for,
+    with_program,
 )
 from tests.real.sshd import SshTest
 
@@ -262,12 +263,8 @@ class Nested(RealTest):
 
 class Parents(RealTest):
     def tools(self, script: str) -> dict[str, str]:
-        """An environment with a `btrfs` that runs SCRIPT first."""
-        folder = self.folder / "tools"
-        folder.mkdir()
-        (folder / "btrfs").write_text(f'#!/bin/sh\n{script}\nexec {sh("sh", "-c", "command -v btrfs").strip()} "$@"\n')
-        (folder / "btrfs").chmod(0o755)
-        return {"PATH": f"{folder}:{os.environ['PATH']}"}
+        """An environment with a `btrfs` that runs SCRIPT first; $* are its arguments."""
+        return with_program(self.folder / "tools", "btrfs", f'{script}\nexec $REAL "$@"')
 
     def test_a_full_transfer_when_no_parent_can_be_used(self) -> None:
         """Through a bind mount of a plain folder `btrfs receive` does not find the parent that is there."""
@@ -404,11 +401,7 @@ class PowerLoss(RealTest):
 
     def tools(self, script: str) -> dict[str, str]:
         """An environment with a `btrfs` that runs SCRIPT first; $* are its arguments."""
-        folder = self.folder / "tools"
-        folder.mkdir(exist_ok=True)
-        (folder / "btrfs").write_text(f'#!/bin/sh\n{script}\nexec {shutil.which("btrfs")} "$@"\n')
-        (folder / "btrfs").chmod(0o755)
-        return {"PATH": f"{folder}:{os.environ['PATH']}"}
+        return with_program(self.folder / "tools", "btrfs", f'{script}\nexec $REAL "$@"')
 
     def run_after_a_start(self, *arguments: object, status: int = 0) -> Result:
         """Run the command as on a machine that was started anew."""
@@ -484,6 +477,18 @@ class PowerLoss(RealTest):
         self.assertNotIn("sending", result.err)
         self.assertEqual([show(usb / name)["UUID"] for name in taken], uuids)
         self.assertEqual((record(source), list(usb.glob(".*"))), ({}, []))
+
+    def test_what_cannot_be_written_out_stays_marked(self) -> None:
+        """Also when it failed besides, and looks complete."""
+        source, usb = self.source(), self.disk("usb").path
+        script = 'case "$*" in "filesystem sync "*) echo "ERROR: Input/output error" >&2; exit 1 ;; '
+        result = self.backup(source, usb, status=10, env=self.tools(script + 'receive*) $REAL "$@"; exit 1 ;; esac'))
+        self.assertIn("sending", result.err)
+        [name] = names(usb)
+        self.assertTrue(is_readonly(usb / name))
+        self.assertEqual(len(list(usb.glob(f".{name}.*.receiving"))), 1)
+        self.backup(source, usb)
+        self.assert_complete(usb, source / "snapshot", names(source / "snapshot"))
 
     def test_marks_of_nothing(self) -> None:
         """Those of other prefixes stay."""

@@ -18,7 +18,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 from btrfs_backup.system import hints
-from tests.real.machine import TOP, RealTest, Result, children_of, is_running, names, random_file, sh, show, wait_for
+from tests.real.machine import (
+    TOP,
+    RealTest,
+    Result,
+    children_of,
+    is_running,
+    names,
+    random_file,
+    sh,
+    show,
+    wait_for,
+    with_program,
+)
 from tests.real.sshd import USER, SshTest
 
 _SET_RECEIVED_SUBVOL = 0xC0C89425  # BTRFS_IOC_SET_RECEIVED_SUBVOL
@@ -385,11 +397,7 @@ class Places(VerifyTest):
 class Meanwhile(VerifyTest):
     def tools(self, script: str) -> dict[str, str]:
         """An environment in which sha256sum is that shell script, with the real one in $REAL."""
-        folder = self.folder / "tools"
-        folder.mkdir(exist_ok=True)
-        (folder / "sha256sum").write_text(f"#!/bin/sh\nREAL={shutil.which('sha256sum')}\n{script}\n")
-        (folder / "sha256sum").chmod(0o755)
-        return {"PATH": f"{folder}:{os.environ['PATH']}"}
+        return with_program(self.folder / "tools", "sha256sum", script)
 
     def test_backup_or_snapshot_that_is_deleted_while_it_is_read(self) -> None:
         """That is said plainly, instead of a flood of differences; the others are compared."""
