@@ -14,9 +14,10 @@ from btrfs_backup.report import Report, Tally
 from btrfs_backup.settings import Settings
 from btrfs_backup.system import files
 from btrfs_backup.system.btrfs import DOUBT
-from btrfs_backup.system.endpoint import Folder, Source
+from btrfs_backup.system.endpoint import Folder
 from btrfs_backup.system.host import Hosts
 from btrfs_backup.system.process import CommandFailed
+from btrfs_backup.system.source import Source
 from btrfs_backup.system.ssh import Access
 from btrfs_backup.system.standing import Standing, examine
 from btrfs_backup.system.statefile import StateFiles

@@ -11,7 +11,8 @@ from btrfs_backup.model import plan, transfers
 from btrfs_backup.model.plan import Batch, Snapshots
 from btrfs_backup.report import Sent, pace
 from btrfs_backup.settings import Settings
-from btrfs_backup.system.endpoint import Sending, Shell, Source, parent_is_to_blame
+from btrfs_backup.system.endpoint import Sending, Shell, parent_is_to_blame
+from btrfs_backup.system.source import Source
 from btrfs_backup.system.statefile import StateFiles
 from btrfs_backup.system.stream import Ending, Receiver, Sender, Streamed, Transferred
 

@@ -14,8 +14,9 @@ from btrfs_backup.model.transfers import Records
 from btrfs_backup.report import Report, Sent, Tally
 from btrfs_backup.settings import Settings
 from btrfs_backup.system import stream
-from btrfs_backup.system.endpoint import Folder, Source
+from btrfs_backup.system.endpoint import Folder
 from btrfs_backup.system.host import Hosts
+from btrfs_backup.system.source import Source
 from btrfs_backup.system.ssh import Access
 from btrfs_backup.system.standing import Standing
 from btrfs_backup.system.statefile import StateFiles

@@ -16,8 +16,9 @@ from btrfs_backup.model.transfers import Records
 from btrfs_backup.report import Report, Tally, findings, progress_line
 from btrfs_backup.settings import Settings
 from btrfs_backup.system import progress, trees
-from btrfs_backup.system.endpoint import Folder, Source
+from btrfs_backup.system.endpoint import Folder
 from btrfs_backup.system.host import Host, Hosts
+from btrfs_backup.system.source import Source
 from btrfs_backup.system.ssh import Access
 from btrfs_backup.system.statefile import StateFiles
 from btrfs_backup.system.trees import Reading, Tree

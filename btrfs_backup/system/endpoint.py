@@ -1,23 +1,21 @@
-"""A source, and a folder of snapshots or backups, each on a host."""
+"""Where streams come from and go to: a folder of snapshots or backups on a host, and a shell command."""
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from posixpath import basename, join, relpath, split
+from posixpath import basename, join, relpath
 
 from btrfs_backup.errors import Failure
 from btrfs_backup.model import mark
 from btrfs_backup.model.inventory import Inventory
-from btrfs_backup.model.snapshot import Naming, Subvolume, is_backup_name
-from btrfs_backup.system import btrfs, filetools, hints, ssh
+from btrfs_backup.model.snapshot import Naming, Subvolume
+from btrfs_backup.system import btrfs, ssh
 from btrfs_backup.system.btrfs import Argv
 from btrfs_backup.system.host import Host
 from btrfs_backup.system.mounts import Mount
 from btrfs_backup.system.process import Command, CommandFailed, Pipeline
-from btrfs_backup.system.standing import Standing, examine
+from btrfs_backup.system.standing import Standing
 
 # A login shell gets a command line as one argument, of 128 KiB at most (execve(2), MAX_ARG_STRLEN).
 _LONGEST_LINE = 120_000
@@ -140,14 +138,14 @@ class Folder:
     def mark(self, names: Sequence[str]) -> None:
         """Mark the backups NAMES as not known to be on disk. Raises Failure."""
         marks = [mark.mark(name, self.host.boot_id) for name in names]
-        for some in _portions(marks, self.at):
+        for some in portions(marks, self.at):
             argv = ("mkdir", "-p", "--", *map(self.at, some))
             self.host.run(argv, f"cannot mark a transfer in '{self.path}'")
 
     def unmark(self, marks: Sequence[str]) -> None:
         """Remove MARKS, by their names, and have that on disk: a power cut must not bring them back. Raises Failure."""
         trying = f"cannot remove the mark of a transfer in '{self.path}'"
-        for some in _portions(marks, self.at):
+        for some in portions(marks, self.at):
             self.host.run(("rmdir", "--", *map(self.at, some)), trying)
         if marks:
             self.write_out()
@@ -164,7 +162,7 @@ class Folder:
         """Delete the subvolumes NAMES; what could not be deleted, with the reason."""
         failures: dict[str, Failure] = {}
         # One by one when they are made writable: nobody may find several left half-way.
-        for some in [[name] for name in names] if convert_rw else _portions(names, self.at):
+        for some in [[name] for name in names] if convert_rw else portions(names, self.at):
             try:
                 for name in some if convert_rw else ():
                     self._make_writable(name)
@@ -246,7 +244,7 @@ def _subvolumes(rows: Sequence[tuple[str, Subvolume]], inside: str) -> dict[str,
     }
 
 
-def _portions(names: Sequence[str], path: Callable[[str], str]) -> list[list[str]]:
+def portions(names: Sequence[str], path: Callable[[str], str]) -> list[list[str]]:
     """NAMES in as few portions as command lines can take, in which each one stands with its PATH."""
     portions: list[list[str]] = []
     room = 0
@@ -284,107 +282,3 @@ class Shell:
         }
         # In our session: it may have to ask for a passphrase.
         return Command(("sh", "-c", self.command), title="the shell command", own_session=False, env=env)
-
-
-@dataclass(frozen=True)
-class Source:
-    """The subvolume to back up (absolute path on HOST) and the folder of its snapshots."""
-
-    host: Host
-    path: str
-    folder: Folder
-
-    def check(self, naming: Naming) -> None:
-        """Raises Failure unless it is a subvolume."""
-        standing = self._standing
-        if not standing.exists:
-            raise Failure(f"the source '{self.path}' does not exist", "Give the path of a btrfs subvolume.")
-        if not standing.on_btrfs:
-            raise Failure(
-                f"the source '{self.path}' is not on btrfs but on {standing.mount.type}",
-                "Only subvolumes of a btrfs filesystem can be backed up.",
-            )
-        if not standing.is_subvolume:
-            if standing.is_directory:
-                self.refuse_backups(naming)
-            raise Failure(
-                f"the source '{self.path}' is not a btrfs subvolume",
-                f"This names those there are: {self.host.typed('btrfs', 'subvolume', 'list', standing.mount.point)}",
-            )
-
-    def refuse_backups(self, naming: Naming) -> None:
-        """Raises Failure when it looks like a folder of backups: somebody has swapped SOURCE and DEST."""
-        if backups := sorted(name for name in Folder(self.host, self.path).names() if name in naming):
-            raise Failure(
-                f"the source '{self.path}' holds what looks like backups ({backups[-1]}): are SOURCE and DEST swapped?",
-                f"SOURCE comes first. If it is right all the same: {self.host.typed('mkdir', self.folder.path)}",
-            )
-
-    def check_folder(self, standing: Standing) -> None:
-        """Raises Failure unless snapshots of it can be made in its folder, which has that STANDING."""
-        if standing.mount.device != self._standing.mount.device:
-            raise Failure(
-                f"the snapshot folder '{self.folder.path}' is not on the filesystem of the source",
-                "A snapshot has to be there: choose another folder with '-f', or mount what is missing.",
-            )
-
-    @cached_property
-    def _standing(self) -> Standing:
-        return examine(self.host, self.path)
-
-    def nested(self) -> list[str]:
-        """The writable subvolumes in it, by their paths in it. Raises Failure.
-
-        Without snapshots: what is read-only, and what somebody made writable in the snapshot folder. A snapshot holds
-        an empty folder in place of each (btrfs-subvolume(8)).
-        """
-        lists = [btrfs.list_children(self.path), btrfs.list_children(self.path, readonly_only=True)]
-        rows = btrfs.parse_list(*self.host.run_together(lists, f"cannot list the subvolumes in '{self.path}'"))
-        top = self._standing.mount.inside(self._standing.path)
-        paths = [path for path, each in rows if not each.readonly]
-        inside = [path.removeprefix(f"{top}/") for path in paths if not top or path.startswith(f"{top}/")]
-        return sorted(path for path in inside if not self._is_named_as_snapshot(path))
-
-    def _is_named_as_snapshot(self, path: str) -> bool:
-        """Whether PATH, which is relative to it, is in its snapshot folder and has a name of our form."""
-        folder, name = split(join(self.path, path))
-        return folder == self.folder.path and is_backup_name(name)
-
-    def are_known(self, nested: Sequence[str], snapshot: str) -> bool:
-        """Whether all of NESTED were there when SNAPSHOT was taken, by what stands in their place. Raises Failure."""
-
-        def place(path: str) -> str:
-            return join(self.folder.at(snapshot), path)
-
-        for some in _portions(nested, place):
-            inodes = self.host.ended(("stat", "-c", "%i", "--", *map(place, some))).stdout.split()
-            if inodes != [filetools.STUB_INODE.encode()] * len(some):
-                return False
-        return True
-
-    def describe(self) -> Subvolume:
-        """What btrfs tells of it. Raises Failure."""
-        return btrfs.parse_show(self.host.run(btrfs.show(self.path), f"cannot look at '{self.path}'"))
-
-    def create_folder(self) -> None:
-        """Make the folder of snapshots. Raises Failure."""
-        with self._read_only_is_a_reason():
-            self.folder.create()
-
-    def snapshot(self, name: str) -> None:
-        """Make the read-only snapshot NAME. Raises Failure."""
-        with self._read_only_is_a_reason():
-            self.host.run(btrfs.snapshot(self.path, self.folder.at(name)), f"cannot take the snapshot '{name}'")
-
-    @contextmanager
-    def _read_only_is_a_reason(self) -> Iterator[None]:
-        """In a read-only subvolume the kernel speaks of a read-only filesystem."""
-        try:
-            yield
-        except Failure as failure:
-            if failure.brief == hints.READ_ONLY and b"ro=true" in self.host.ended(btrfs.get_readonly(self.path)).stdout:
-                raise Failure(
-                    f"the source '{self.path}' is a read-only subvolume, as snapshots and backups are",
-                    "Are SOURCE and DEST swapped? A backup is restored with '--restore'.",
-                ) from None
-            raise

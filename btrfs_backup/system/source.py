@@ -1,0 +1,118 @@
+"""The subvolume that is backed up, on a host."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from posixpath import join, split
+
+from btrfs_backup.errors import Failure
+from btrfs_backup.model.snapshot import Naming, Subvolume, is_backup_name
+from btrfs_backup.system import btrfs, filetools, hints
+from btrfs_backup.system.endpoint import Folder, portions
+from btrfs_backup.system.host import Host
+from btrfs_backup.system.standing import Standing, examine
+
+
+@dataclass(frozen=True)
+class Source:
+    """The subvolume to back up (absolute path on HOST) and the folder of its snapshots."""
+
+    host: Host
+    path: str
+    folder: Folder
+
+    def check(self, naming: Naming) -> None:
+        """Raises Failure unless it is a subvolume."""
+        standing = self._standing
+        if not standing.exists:
+            raise Failure(f"the source '{self.path}' does not exist", "Give the path of a btrfs subvolume.")
+        if not standing.on_btrfs:
+            raise Failure(
+                f"the source '{self.path}' is not on btrfs but on {standing.mount.type}",
+                "Only subvolumes of a btrfs filesystem can be backed up.",
+            )
+        if not standing.is_subvolume:
+            if standing.is_directory:
+                self.refuse_backups(naming)
+            raise Failure(
+                f"the source '{self.path}' is not a btrfs subvolume",
+                f"This names those there are: {self.host.typed('btrfs', 'subvolume', 'list', standing.mount.point)}",
+            )
+
+    def refuse_backups(self, naming: Naming) -> None:
+        """Raises Failure when it looks like a folder of backups: somebody has swapped SOURCE and DEST."""
+        if backups := sorted(name for name in Folder(self.host, self.path).names() if name in naming):
+            raise Failure(
+                f"the source '{self.path}' holds what looks like backups ({backups[-1]}): are SOURCE and DEST swapped?",
+                f"SOURCE comes first. If it is right all the same: {self.host.typed('mkdir', self.folder.path)}",
+            )
+
+    def check_folder(self, standing: Standing) -> None:
+        """Raises Failure unless snapshots of it can be made in its folder, which has that STANDING."""
+        if standing.mount.device != self._standing.mount.device:
+            raise Failure(
+                f"the snapshot folder '{self.folder.path}' is not on the filesystem of the source",
+                "A snapshot has to be there: choose another folder with '-f', or mount what is missing.",
+            )
+
+    @cached_property
+    def _standing(self) -> Standing:
+        return examine(self.host, self.path)
+
+    def nested(self) -> list[str]:
+        """The writable subvolumes in it, by their paths in it. Raises Failure.
+
+        Without snapshots: what is read-only, and what somebody made writable in the snapshot folder. A snapshot holds
+        an empty folder in place of each (btrfs-subvolume(8)).
+        """
+        lists = [btrfs.list_children(self.path), btrfs.list_children(self.path, readonly_only=True)]
+        rows = btrfs.parse_list(*self.host.run_together(lists, f"cannot list the subvolumes in '{self.path}'"))
+        top = self._standing.mount.inside(self._standing.path)
+        paths = [path for path, each in rows if not each.readonly]
+        inside = [path.removeprefix(f"{top}/") for path in paths if not top or path.startswith(f"{top}/")]
+        return sorted(path for path in inside if not self._is_named_as_snapshot(path))
+
+    def _is_named_as_snapshot(self, path: str) -> bool:
+        """Whether PATH, which is relative to it, is in its snapshot folder and has a name of our form."""
+        folder, name = split(join(self.path, path))
+        return folder == self.folder.path and is_backup_name(name)
+
+    def are_known(self, nested: Sequence[str], snapshot: str) -> bool:
+        """Whether all of NESTED were there when SNAPSHOT was taken, by what stands in their place. Raises Failure."""
+
+        def place(path: str) -> str:
+            return join(self.folder.at(snapshot), path)
+
+        for some in portions(nested, place):
+            inodes = self.host.ended(("stat", "-c", "%i", "--", *map(place, some))).stdout.split()
+            if inodes != [filetools.STUB_INODE.encode()] * len(some):
+                return False
+        return True
+
+    def describe(self) -> Subvolume:
+        """What btrfs tells of it. Raises Failure."""
+        return btrfs.parse_show(self.host.run(btrfs.show(self.path), f"cannot look at '{self.path}'"))
+
+    def create_folder(self) -> None:
+        """Make the folder of snapshots. Raises Failure."""
+        with self._read_only_is_a_reason():
+            self.folder.create()
+
+    def snapshot(self, name: str) -> None:
+        """Make the read-only snapshot NAME. Raises Failure."""
+        with self._read_only_is_a_reason():
+            self.host.run(btrfs.snapshot(self.path, self.folder.at(name)), f"cannot take the snapshot '{name}'")
+
+    @contextmanager
+    def _read_only_is_a_reason(self) -> Iterator[None]:
+        """In a read-only subvolume the kernel speaks of a read-only filesystem."""
+        try:
+            yield
+        except Failure as failure:
+            if failure.brief == hints.READ_ONLY and b"ro=true" in self.host.ended(btrfs.get_readonly(self.path)).stdout:
+                raise Failure(
+                    f"the source '{self.path}' is a read-only subvolume, as snapshots and backups are",
+                    "Are SOURCE and DEST swapped? A backup is restored with '--restore'.",
+                ) from None
+            raise
