@@ -17,7 +17,7 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=find_packages(include=["btrfs_backup", "btrfs_backup.*"]),
-    entry_points={"console_scripts": ["btrfs-backup = btrfs_backup.__main__:main"]},
+    entry_points={"console_scripts": ["btrfs-backup = btrfs_backup.__main__:run"]},
     classifiers=[
         "Environment :: Console",
         "Intended Audience :: End Users/Desktop",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import NoReturn
 
-from btrfs_backup import __version__, argfiles, completion, manpage, usage
+from btrfs_backup import __version__, argfiles, usage
 from btrfs_backup.errors import UsageError
 from btrfs_backup.model import location, retention
 from btrfs_backup.model.snapshot import Naming
@@ -297,7 +297,7 @@ def _add_miscellaneous(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--print-completion",
         metavar="SHELL",
-        choices=tuple(completion.SHELLS),
+        choices=("bash", "zsh", "fish"),
         help="print the script that completes options in a shell: bash, zsh or fish",
     )
     group.add_argument("--print-man", action="store_true", help="print the manual page")
@@ -313,6 +313,8 @@ def parse(argv: Sequence[str]) -> Settings:
     cwd = os.getcwd()
     arguments = parser().parse_intermixed_args(_without_double_dash(argfiles.expand(argv, _read, cwd)))
     if arguments.print_completion or arguments.print_man:
+        from btrfs_backup import completion, manpage
+
         shell = arguments.print_completion
         text = completion.script(parser(), shell) if shell else manpage.page(parser(), __version__)
         output.line(text.removesuffix("\n"))

@@ -15,6 +15,8 @@ DOUBT = "Is the program 'btrfs' in PATH the one of btrfs-progs?"
 
 # Inode number of the root of every subvolume (BTRFS_FIRST_FREE_OBJECTID).
 SUBVOLUME_INODE = 256
+# Of the empty folder that stands for a nested subvolume in a snapshot (BTRFS_EMPTY_SUBVOL_DIR_OBJECTID).
+STUB_INODE = 2
 
 
 def snapshot(subvolume: str, path: str, readonly: bool = True) -> Argv:

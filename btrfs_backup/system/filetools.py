@@ -8,12 +8,11 @@ import re
 from collections.abc import Callable, Sequence
 
 from btrfs_backup.model.manifest import DEVICE, FACTS, SHA256, XATTRS, record
+from btrfs_backup.system.btrfs import STUB_INODE
 
 Argv = tuple[str, ...]
 Parser = Callable[[Sequence[bytes], str], bytes]
 
-# Of the empty folder that stands for a nested subvolume in a snapshot (BTRFS_EMPTY_SUBVOL_DIR_OBJECTID).
-STUB_INODE = "2"
 # Of folders neither links nor size tell anything. %P is the path below the top.
 _LINE = r"%P\0facts\0%y %m %U %G {links} {size} %T@\0%l\0"
 _FOLDER, _OTHER = _LINE.format(links="-", size="-"), _LINE.format(links="%n", size="%s")
@@ -31,13 +30,13 @@ _CHECKSUM = re.compile(rb"([0-9a-f]{64}) [ *](.+)", re.DOTALL)
 
 def tree(top: str, *what: str) -> Argv:
     """find in the folder TOP, without the stubs of nested subvolumes, which are not sent."""
-    return ("find", f"{top}/", "-xdev", "-type", "d", "-inum", STUB_INODE, "-prune", "-o", *what)
+    return ("find", f"{top}/", "-xdev", "-type", "d", "-inum", str(STUB_INODE), "-prune", "-o", *what)
 
 
 def remove_stubs(folder: str) -> Argv:
     """Removes the stubs in FOLDER that have the name of a snapshot, with whatever prefix; those below it stay."""
     stamp = "[0-9]" * 8 + "-" + "[0-9]" * 6
-    stubs = ("-type", "d", "-inum", STUB_INODE, "-name", f"*{stamp}")
+    stubs = ("-type", "d", "-inum", str(STUB_INODE), "-name", f"*{stamp}")
     return ("find", f"{folder}/", "-mindepth", "1", "-maxdepth", "1", *stubs, "-exec", "rmdir", "--", "{}", ";")
 
 

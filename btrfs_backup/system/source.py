@@ -8,7 +8,7 @@ from posixpath import join, split
 
 from btrfs_backup.errors import Failure
 from btrfs_backup.model.snapshot import Naming, Subvolume, is_backup_name
-from btrfs_backup.system import btrfs, filetools, hints
+from btrfs_backup.system import btrfs, hints
 from btrfs_backup.system.endpoint import Folder, portions
 from btrfs_backup.system.host import Host
 from btrfs_backup.system.standing import Standing, examine
@@ -86,7 +86,7 @@ class Source:
 
         for some in portions(nested, place):
             inodes = self.host.ended(("stat", "-c", "%i", "--", *map(place, some))).stdout.split()
-            if inodes != [filetools.STUB_INODE.encode()] * len(some):
+            if inodes != [b"%d" % btrfs.STUB_INODE] * len(some):
                 return False
         return True
 

@@ -13,6 +13,10 @@ def options() -> list[Option]:
 
 
 class Scripts(unittest.TestCase):
+    def test_every_shell_can_be_asked_for(self) -> None:
+        (option,) = [each for each in options() if "--print-completion" in each.names]
+        self.assertEqual(option.choices, tuple(completion.SHELLS))
+
     def test_every_option_and_choice(self) -> None:
         for shell in completion.SHELLS:
             script = completion.script(cli.parser(), shell)
