@@ -14,6 +14,8 @@ from btrfs_backup.model.snapshot import Naming
 from btrfs_backup.settings import Settings
 from btrfs_backup.system import output
 
+LONGEST_PREFIX = 170  # bytes; a transfer is marked by a longer name (see model.mark), which has 255 at most
+
 _DESCRIPTION = """\
 Takes a read-only snapshot of the btrfs subvolume SOURCE, sends it and whatever else is missing to each DEST
 (incrementally where possible), and deletes the snapshots and backups that are not to be kept. A transfer that fails
@@ -409,4 +411,6 @@ def _seconds(text: str) -> float:
 def _prefix(text: str) -> str:
     if "/" in text or any(ord(character) < 32 or ord(character) == 127 for character in text):
         raise argparse.ArgumentTypeError(f"{text!r} cannot begin a file name: it holds '/' or a control character")
+    if (size := len(os.fsencode(text))) > LONGEST_PREFIX:
+        raise argparse.ArgumentTypeError(f"it has {size} bytes, and names have room for {LONGEST_PREFIX}")
     return text

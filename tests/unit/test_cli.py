@@ -244,6 +244,10 @@ class OptionsTest(CommandLineTest):
         for prefix in ("/", "a/b", "home/", "../x", "a\nb", "\n", "\t", "a\0", "\x1b[0m", "\x7f"):
             with self.subTest(prefix=prefix):
                 self.assert_refused([f"--snapshot-prefix={prefix}", "/src"], "--snapshot-prefix", repr(prefix))
+        self.assertEqual(len(cli.parse(["-p", "ä" * 85, "/src"]).naming.prefix), 85)
+        self.assert_refused(
+            ["-p", "ä" * 86, "/src"], "--snapshot-prefix", "it has 172 bytes, and names have room for 170"
+        )
 
 
 class VerifyTest(CommandLineTest):
