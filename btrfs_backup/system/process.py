@@ -172,6 +172,12 @@ class Child:
         for stream, read in self._readers:
             selector.register(stream, selectors.EVENT_READ, read)
 
+    def unregister(self, selector: selectors.BaseSelector) -> None:
+        """Undo `register`, as far as that is to be undone."""
+        for descriptor in (self._pidfd, *(stream.fileno() for stream, _ in self._readers)):
+            with suppress(KeyError):
+                selector.unregister(descriptor)
+
     def finish(self) -> None:
         """Read what is left in its pipes and close them. What a process that it left behind still writes is lost."""
         for stream, read in self._readers:
@@ -279,12 +285,12 @@ class Children:
         All are listened to.
         """
         with selectors.DefaultSelector() as selector:
-            listened = 0
+            listening: list[Child] = []
             while any(child.running for child in awaited):
-                for child in self._children[listened:]:
-                    if child.running:
+                for child in self._children:
+                    if child.running and child not in listening:
                         child.register(selector)
-                listened = len(self._children)
+                        listening.append(child)
                 events = selector.select(_TICK if tick else None)
                 if tick:
                     tick()
@@ -292,6 +298,12 @@ class Children:
                     handle: Callable[[], bool] = key.data
                     if not handle():
                         selector.unregister(key.fileobj)
+                # At once: while a long transfer goes on, thousands may be started and end.
+                for child in [each for each in listening if not each.running]:
+                    child.unregister(selector)
+                    child.finish()
+                    listening.remove(child)
+                    self._children.remove(child)
         for child in self._children:
             if not child.running:
                 child.finish()

@@ -55,6 +55,26 @@ class Run(unittest.TestCase):
 
 
 class Scope(unittest.TestCase):
+    def test_what_ends_while_another_one_is_awaited_holds_nothing(self) -> None:
+        """A transfer of some hours starts thousands, and we may have a thousand files open."""
+        counts: list[int] = []
+        others: list[process.Child] = []
+        with open(os.devnull, "rb") as nothing, Children() as children:
+            reader, writer = os.pipe()
+
+            def tick() -> None:
+                if others and others[-1].running:
+                    return
+                counts.append(len(os.listdir("/proc/self/fd")))
+                if len(counts) < 12:
+                    others.append(children.start(Command(("true",), "true"), nothing.fileno()))
+                elif len(counts) == 12:
+                    os.close(writer)
+
+            children.wait([children.start(Command(("cat",), "cat"), reader)], tick)
+            os.close(reader)
+        self.assertLessEqual(max(counts), counts[1], counts)
+
     def test_leaving_it_ends_and_reaps(self) -> None:
         ignoring = "import signal, time; signal.signal(15, signal.SIG_IGN); print(flush=True); time.sleep(60)"
         process_grace, process._GRACE = process._GRACE, 0.05
