@@ -150,7 +150,7 @@ class Bench:
         """A shell pipe; the same with all of it on disk at the end, as after a run; through programs that buffer."""
         target = self.destinations[0]
         ways: dict[str, Way] = {"shell pipe": lambda: self.shell(self.pipe(name, parent, target))}
-        written_out = f"{self.pipe(name, parent, target)} && btrfs filesystem sync {target}"
+        written_out = f"{self.pipe(name, parent, target)} && sync -f {target}"
         ways["shell pipe, written out"] = lambda: self.shell(written_out)
         for program, words in (("pv", "pv -q"), ("mbuffer", "mbuffer -q -m 64M")):
             if shutil.which(program):
@@ -247,7 +247,7 @@ def tiny_increments(bench: Bench) -> dict[str, Way]:
     bench.keep(stamps[0], target)
     pairs = "; ".join(bench.pipe(new, old, target) for old, new in itertools.pairwise(stamps))
     ways: dict[str, Way] = {"shell loop of pairs": lambda: bench.shell(pairs)}
-    ways["shell loop, written out"] = lambda: bench.shell(f"{pairs}; btrfs filesystem sync {target}")
+    ways["shell loop, written out"] = lambda: bench.shell(f"{pairs}; sync -f {target}")
     return {**ways, "btrfs-backup": bench.ours(bench.home, target)}
 
 

@@ -78,6 +78,8 @@ class Delivery:
     ) -> None:
         """Find out how far those BATCHES got at a destination that were streamed, and record it. Raises Failure."""
         assert each.target
+        if ending.unwritten:
+            each.distrust([batch.snapshot for batch in batches])
         # When that cannot be told, all of them stay on record.
         count, failure = each.outcome(
             batches[: len(streams)], ending.failure, ending.unwritten, self.snapshots, self.naming
@@ -87,15 +89,15 @@ class Delivery:
             each.tally.sent.append(Sent(batch.snapshot, batch.parent, streamed.bytes, streamed.seconds))
             log.info("%s: sent %s: %s", each.identity, batch.snapshot, pace(streamed.bytes, streamed.seconds))
         failing = batches[count] if failure else None
-        useless = failing.parent if failing and parent_is_to_blame(ending.failure) and each.unmoved() else None
+        blamed = failing and not ending.unwritten and parent_is_to_blame(ending.failure)
+        useless = failing.parent if failing and blamed and each.unmoved() else None
         # It is told before anything is recorded, which may fail, too.
         if useless:
             log.warning("%s: %s\n  Trying another parent, or a full transfer.", each.identity, failure)
             each.target = plan.without_parent(each.target, useless)
         elif failure:
             each.fail(failure)
-        # What may not be on disk keeps its mark.
-        names = [] if ending.unwritten else [batch.snapshot for batch in batches]
+        names = [] if ending.unwritten else [batch.snapshot for batch in batches]  # or they keep their marks
         if failing:
             each.clear_away(failing.snapshot, self.snapshots, names)
         else:

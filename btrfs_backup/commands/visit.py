@@ -3,7 +3,8 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from btrfs_backup.errors import Absent, Failure
 from btrfs_backup.model import inventory, mark, plan, retention, transfers
@@ -25,7 +26,8 @@ log = logging.getLogger(__name__)
 class Visit:
     """target: None until it could be looked at. filesystem: its UUID, empty for a shell command.
 
-    marks: of transfers there (see model.mark). strangers: backups there that may be of another source.
+    marks: of transfers there (see model.mark). arrived: what is marked, and can be had on disk.
+    strangers: backups there that may be of another source.
     broken: something failed, so that it gets nothing more in this run.
     """
 
@@ -37,6 +39,7 @@ class Visit:
     holdings: Holdings = field(default_factory=Holdings)
     target: Target | None = None
     marks: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    arrived: frozenset[str] = frozenset()
     strangers: frozenset[str] = frozenset()
     broken: bool = False
 
@@ -65,8 +68,18 @@ class Visit:
         except Failure as failure:
             self.fail(failure)
 
-    def look(self, settings: Settings, snapshots: Snapshots, records: Records) -> None:
-        """Find out what it holds and lacks; changes nothing. Raises Failure."""
+    @cached_property
+    def mounting(self) -> str:
+        """Which one of its filesystem this is (see model.mark). Raises Failure."""
+        return (
+            self.place.mounting(self.filesystem) if isinstance(self.place, Folder) and self.filesystem else mark.UNKNOWN
+        )
+
+    def look(self, settings: Settings, snapshots: Snapshots, records: Records, settled: bool = False) -> None:
+        """Find out what it holds and lacks; changes nothing. Raises Failure.
+
+        SETTLED: as if all of it were on disk that can be had there.
+        """
         if isinstance(self.place, Shell):
             delivered = transfers.last_delivered(records.completed, self.identity)
             self.target = plan.unlisted_target(self.identity, delivered, snapshots, settings.naming)
@@ -75,6 +88,9 @@ class Visit:
         recorded = transfers.owed(records.outstanding, settings.naming, self.identity)
         seen = self.place.look(settings.naming, self.standing)
         self.marks = seen.marks
+        if settled and seen.marks:
+            self.arrived = inventory.writable_out(seen, self.mounting)
+            seen = replace(seen, marks={name: each for name, each in seen.marks.items() if name not in self.arrived})
         self.holdings = inventory.backups(seen, snapshots, recorded)
         self.target = plan.target(self.identity, self.holdings, snapshots, settings.naming, settings.keep_backups)
         self._beware_of_strangers(self.target, snapshots, settings.naming, records)
@@ -82,11 +98,10 @@ class Visit:
 
     def survey(self, settings: Settings, snapshots: Snapshots, records: Records) -> None:
         """Look, and clear up what it does not need. Raises Failure."""
-        self.look(settings, snapshots, records)
+        self.look(settings, snapshots, records, settled=True)
         if isinstance(self.place, Shell):
             return
-        if self.marks and self._settle_marks(self.place):
-            self.look(settings, snapshots, records)
+        self._settle_marks(self.place, snapshots)
         for name in self.leftovers(snapshots):
             self._delete_partial(self.place, name)
 
@@ -105,21 +120,29 @@ class Visit:
             protected[common] = ["newest that the source has, too"]
         return retention.decide(settings.keep_backups, settings.naming, held, protected)
 
-    def _settle_marks(self, place: Folder) -> bool:
-        """Remove the marks of what can be had on disk, and of what is not there; whether that changes anything.
+    def _settle_marks(self, place: Folder, snapshots: Snapshots) -> None:
+        """Have on disk what has arrived; remove the marks of that, and of what is not there. Raises Failure.
 
-        What is marked since before its machine went down is sent again. Raises Failure.
+        What lacks data is sent again, and keeps its mark until then. Of what is not ours to send, another source's run
+        may just have begun to.
         """
-        boot = place.host.boot_id
-        if ours := [name for name, boots in self.marks.items() if boots == {boot} and boot != mark.UNKNOWN]:
-            place.write_out()
-        settled = [name for name in self.marks if name in ours or name not in self.holdings.partial]
-        self._unmark(place, settled)
-        return bool(settled)
+        if self.arrived:
+            try:
+                place.write_out()
+            except Failure:
+                self.target = None  # nothing may be deleted for the sake of what is not on disk
+                self.distrust(sorted(self.arrived))
+                raise
+        gone = [
+            name
+            for name, mountings in self.marks.items()
+            if name not in self.holdings.partial and (name in snapshots or mountings != {self.mounting})
+        ]
+        self._unmark(place, sorted(self.arrived.union(gone)))
 
     def _unmark(self, place: Folder, names: Sequence[str]) -> None:
-        place.unmark([mark.mark(name, boot) for name in names for boot in sorted(self.marks.get(name, ()))])
-        self.marks = {name: boots for name, boots in self.marks.items() if name not in names}
+        place.unmark([mark.mark(name, each) for name in names for each in sorted(self.marks.get(name, ()))])
+        self.marks = {name: mountings for name, mountings in self.marks.items() if name not in names}
 
     def delivered(self, records: Records, naming: Naming) -> transfers.Completed:
         """What is to be on record of what it has got."""
@@ -143,13 +166,18 @@ class Visit:
     def mark(self, snapshots: Sequence[str]) -> None:
         """Mark them as not known to be on disk. Raises Failure."""
         if isinstance(self.place, Folder):
-            self.place.mark(snapshots)
+            self.place.mark([mark.mark(name, self.mounting) for name in snapshots])
 
     def unmark(self, snapshots: Sequence[str]) -> None:
         """They are on disk, or not there. Raises Failure."""
         if isinstance(self.place, Folder):
-            boot = self.place.host.boot_id
-            self.place.unmark([mark.mark(name, boot) for name in snapshots])
+            self.place.unmark([mark.mark(name, self.mounting) for name in snapshots])
+
+    def distrust(self, snapshots: Sequence[str]) -> None:
+        """They could not be written to disk: an attempt that succeeds later does not tell that they are there."""
+        if isinstance(self.place, Folder):
+            with self._if_possible():
+                self.place.mark([mark.mark(name, mark.UNKNOWN) for name in snapshots])
 
     def takes_compressed_data(self) -> bool:
         """Whether it can read send protocol 2; who restores what a shell command stored may not. Raises Failure."""
@@ -219,19 +247,19 @@ class Visit:
         """
         if isinstance(self.place, Shell):
             return
-        with self._nothing_to_clear_away():
+        with self._if_possible():
             left = self.place.show(snapshot)
             if inventory.judge(left, snapshots[snapshot], begun=True)[0] is inventory.State.PARTIAL:
                 self.place.delete([snapshot])
-        with self._nothing_to_clear_away():
+        with self._if_possible():
             self.unmark(marked)
 
     @contextmanager
-    def _nothing_to_clear_away(self) -> Iterator[None]:
+    def _if_possible(self) -> Iterator[None]:
         try:
             yield
         except Failure as failure:
-            log.debug("%s: nothing to clear away: %s", self.identity, failure)
+            log.debug("%s: left as it is: %s", self.identity, failure)
 
     def _beware_of_strangers(self, target: Target, snapshots: Snapshots, naming: Naming, records: Records) -> None:
         """When the source was mistaken, retention must not delete them. From the first backup on record they count."""

@@ -4,9 +4,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+from btrfs_backup.model import mark
 from btrfs_backup.model.snapshot import Subvolume
 
-UNWRITTEN = "the machine may have gone down before it was on disk as a whole"
+UNWRITTEN = "it may lack data: its machine may have gone down, or its disk been pulled out or failed, too early"
 CHANGED = "it was received and is writable: its content may have changed"
 
 
@@ -22,7 +23,7 @@ class Inventory:
 
     subvolumes: by name, in the order of names.
     others: names of entries that are no subvolumes (files, plain directories).
-    marks: boot ids in the marks of transfers that were not finished, by the name of the backup (see model.mark).
+    marks: mountings in the marks of transfers that were not finished, by the name of the backup (see model.mark).
     exists: whether the folder is there at all.
     """
 
@@ -34,6 +35,10 @@ class Inventory:
     @property
     def names(self) -> frozenset[str]:
         return self.others.union(self.subvolumes)
+
+    @property
+    def readonly(self) -> frozenset[str]:
+        return frozenset(name for name, each in self.subvolumes.items() if each.readonly)
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,15 @@ def backups(inventory: Inventory, sources: Mapping[str, Subvolume], begun: Colle
         {name: inventory.subvolumes[name] for name, (state, _) in states.items() if state is State.COMPLETE},
         tuple(name for name, (state, _) in states.items() if state is State.PARTIAL),
         {name: why for name, (state, why) in states.items() if state is State.FOREIGN} | _no_subvolumes(inventory),
+    )
+
+
+def writable_out(inventory: Inventory, mounting: str) -> frozenset[str]:
+    """What is marked, has arrived, and can be had on disk, since its filesystem has had that MOUNTING ever since."""
+    if mounting == mark.UNKNOWN:
+        return frozenset()
+    return frozenset(
+        name for name, mountings in inventory.marks.items() if mountings == {mounting} and name in inventory.readonly
     )
 
 

@@ -2,26 +2,32 @@
 that is on disk.
 
 A filesystem keeps the order of such changes: when a backup looks complete after its machine has gone down, and there is
-no mark, then it is complete. It holds the boot id of that machine, which tells whether it has gone down since.
+no mark, then it is complete. It tells which mounting of the filesystem it was: as long as that lasts, all can be had on
+disk; when the machine has gone down since, or the disk was pulled out, it may be lost.
 """
 
 import re
 
-UNKNOWN = "unknown"
-_MARK = re.compile(rf"\.(.+)\.([0-9a-f]{{8}}(?:-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}}|{UNKNOWN})\.receiving", re.DOTALL)
+UNKNOWN = "unknown"  # it never lasts
+_MOUNTING = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}-[0-9]+"
+_MARK = re.compile(rf"\.(.+)\.({_MOUNTING}|{UNKNOWN})\.receiving", re.DOTALL)
 
 
-def mark(name: str, boot: str) -> str:
-    """For the backup NAME on a machine with that BOOT id (random(4)), or UNKNOWN."""
-    return f".{name}.{boot}.receiving"
+def mark(name: str, mounting: str) -> str:
+    """For the backup NAME, received while its filesystem has that MOUNTING."""
+    return f".{name}.{mounting}.receiving"
 
 
 def marked(entry: str) -> tuple[str, str] | None:
-    """The backup and the boot id of a mark, None when ENTRY is none."""
+    """The backup and the mounting of a mark, None when ENTRY is none."""
     found = _MARK.fullmatch(entry)
     return (found[1], found[2]) if found else None
 
 
-def valid(boot: str) -> str:
-    """What was read as a boot id, or UNKNOWN."""
-    return boot if boot != UNKNOWN and _MARK.fullmatch(mark("x", boot)) else UNKNOWN
+def mounting(boot: str, number: str) -> str:
+    """Of a filesystem: by the boot id of its machine, and a NUMBER that is another one for each mounting.
+
+    UNKNOWN when what was read is of another form.
+    """
+    both = f"{boot}-{number}"
+    return both if re.fullmatch(_MOUNTING, both) else UNKNOWN

@@ -1,5 +1,6 @@
 """Which backup is restored, on top of what it is sent, and where its copies go."""
 
+import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from posixpath import basename, join, relpath
@@ -103,7 +104,8 @@ def choose(held: Holdings, wanted: str, place: str) -> Subvolume:
     if wanted in held.foreign:
         what_to_do = "Choose another backup; its folder as SOURCE means the newest complete one."
         if held.foreign[wanted] == inventory.UNWRITTEN:
-            what_to_do += f"\n  To take it all the same, remove its mark: rmdir {join(place, mark.mark(wanted, '*'))}"
+            marks = "*".join(map(shlex.quote, join(place, mark.mark(wanted, "\0")).split("\0")))
+            what_to_do += f"\n  To take it all the same, remove its mark: rmdir {marks}"
         raise Failure(f"'{wanted}' in '{place}' cannot be restored: {held.foreign[wanted]}", what_to_do)
     if not wanted and not held.complete:
         newest = max(held.foreign)

@@ -11,6 +11,9 @@ _FORMAT = "%Y%m%d-%H%M%S"
 _STAMP = re.compile(r"(\d{4})(\d\d)(\d\d)-(\d\d)(\d\d)(\d\d)", re.ASCII)
 STAMP_LENGTH = 15
 
+# Inode number of the empty folder that stands for a nested subvolume in a snapshot (BTRFS_EMPTY_SUBVOL_DIR_OBJECTID).
+STUB_INODE = 2
+
 
 @dataclass(frozen=True)
 class Subvolume:

@@ -15,8 +15,6 @@ DOUBT = "Is the program 'btrfs' in PATH the one of btrfs-progs?"
 
 # Inode number of the root of every subvolume (BTRFS_FIRST_FREE_OBJECTID).
 SUBVOLUME_INODE = 256
-# Of the empty folder that stands for a nested subvolume in a snapshot (BTRFS_EMPTY_SUBVOL_DIR_OBJECTID).
-STUB_INODE = 2
 
 
 def snapshot(subvolume: str, path: str, readonly: bool = True) -> Argv:
@@ -48,12 +46,8 @@ def sync(folder: str) -> Argv:
     return ("btrfs", "subvolume", "sync", folder)
 
 
-def write_out(folder: str) -> Argv:
-    """Writes all that was changed on the filesystem of FOLDER to its disk, and waits for it.
-
-    Seen: without that, a backup whose machine loses its power within half a minute is read-only and has its received
-    UUID afterwards, and lacks data.
-    """
+def commit(folder: str) -> Argv:
+    """Commits what was changed on the filesystem of FOLDER. Seen: it is silent about data that could not be written."""
     return ("btrfs", "filesystem", "sync", folder)
 
 

@@ -19,6 +19,10 @@ from btrfs_backup.system.standing import Standing
 
 # A login shell gets a command line as one argument, of 128 KiB at most (execve(2), MAX_ARG_STRLEN).
 _LONGEST_LINE = 120_000
+_BOOT_ID = "/proc/sys/kernel/random/boot_id"  # random(4)
+# It has a folder for each filesystem that is mounted. Seen: each mounting gets a new inode number; with a second mount
+# of the same filesystem, and a remount, it stays.
+_MOUNTED = "/sys/fs/btrfs"
 
 
 @dataclass(frozen=True)
@@ -135,11 +139,19 @@ class Folder:
         printed = self.host.run(btrfs.show(self.at(name)), f"cannot look at '{self.at(name)}'")
         return btrfs.parse_show(printed)
 
-    def mark(self, names: Sequence[str]) -> None:
-        """Mark the backups NAMES as not known to be on disk. Raises Failure."""
-        marks = [mark.mark(name, self.host.boot_id) for name in names]
+    def mounting(self, filesystem: str) -> str:
+        """Which mounting (see model.mark) of the FILESYSTEM, by its UUID, it is on. Raises Failure."""
+        asked = (("cat", "--", _BOOT_ID), ("stat", "-c", "%i", "--", f"{_MOUNTED}/{filesystem}"))
+        boot, number = (os.fsdecode(ended.stdout).strip() for ended in self.host.ended_together(*asked))
+        return mark.mounting(boot, number)
+
+    def mark(self, marks: Sequence[str]) -> None:
+        """Make MARKS, by their names, of backups that are not known to be on disk. Raises Failure.
+
+        Not the folder: when it is gone, so is its disk.
+        """
         for some in portions(marks, self.at):
-            argv = ("mkdir", "-p", "--", *map(self.at, some))
+            argv = ("mkdir", "--", *map(self.at, some))
             self.host.run(argv, f"cannot mark a transfer in '{self.path}'")
 
     def unmark(self, marks: Sequence[str]) -> None:
@@ -152,11 +164,16 @@ class Folder:
 
     def writing_out(self) -> Command:
         """What has all that its filesystem holds on disk. Raises Failure."""
-        return self.host.command(btrfs.write_out(self.path))
+        return self.host.command(self._writing_out())
 
     def write_out(self) -> None:
         """Have all that its filesystem holds on disk. Raises Failure."""
-        self.host.run(btrfs.write_out(self.path), f"cannot write out the filesystem of '{self.path}'")
+        self.host.run(self._writing_out(), f"cannot write out the filesystem of '{self.path}'")
+
+    def _writing_out(self) -> Argv:
+        # Without that, a backup whose machine loses its power within half a minute is read-only and has its received
+        # UUID afterwards, and lacks data. It fails when data could not be written since (syncfs(2)).
+        return ("sync", "-f", "--", self.path)
 
     def delete(self, names: Sequence[str], convert_rw: bool = False) -> dict[str, Failure]:
         """Delete the subvolumes NAMES; what could not be deleted, with the reason."""
@@ -176,10 +193,10 @@ class Folder:
     def sync(self) -> None:
         """Wait until deleted subvolumes are really gone. Raises Failure.
 
-        Seen: the kernel begins with them up to half a minute later, but at once when the filesystem is written out.
+        Seen: the kernel begins with them up to half a minute later, but at once behind a commit.
         """
-        self.write_out()
-        self.host.run(btrfs.sync(self.path), f"cannot wait for deleted subvolumes in '{self.path}'")
+        for argv in (btrfs.commit(self.path), btrfs.sync(self.path)):
+            self.host.run(argv, f"cannot wait for deleted subvolumes in '{self.path}'")
 
     def _make_writable(self, name: str) -> None:
         trying = f"cannot make '{self.at(name)}' writable"
@@ -221,11 +238,11 @@ def _entries(found: str) -> dict[str, bool]:
 
 
 def _marks(entries: Iterable[str], naming: Naming) -> dict[str, frozenset[str]]:
-    """By the names of backups of NAMING the boot ids in their marks."""
+    """By the names of backups of NAMING the mountings in their marks."""
     found: dict[str, frozenset[str]] = {}
-    for name, boot in filter(None, map(mark.marked, entries)):
+    for name, mounting in filter(None, map(mark.marked, entries)):
         if name in naming:
-            found[name] = found.get(name, frozenset()) | {boot}
+            found[name] = found.get(name, frozenset()) | {mounting}
     return found
 
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from btrfs_backup.model.manifest import DEVICE, FACTS, SHA256, XATTRS, record
-from btrfs_backup.system.btrfs import STUB_INODE
+from btrfs_backup.model.snapshot import STUB_INODE
 
 Argv = tuple[str, ...]
 Parser = Callable[[Sequence[bytes], str], bytes]

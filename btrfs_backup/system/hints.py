@@ -2,7 +2,7 @@
 
 import re
 
-_COREUTILS = ("cat", "cp", "dd", "mkdir", "mv", "readlink", "rm", "rmdir", "stat", "touch")
+_COREUTILS = ("cat", "cp", "dd", "mkdir", "mv", "readlink", "rm", "rmdir", "stat", "sync", "touch")
 # What runs on an ssh host; with --ssh-sudo each one needs a rule there.
 REMOTE_PROGRAMS = tuple(sorted(("btrfs", "find", "flock", *_COREUTILS)))
 

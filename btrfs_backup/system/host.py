@@ -9,15 +9,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from btrfs_backup.errors import MissingProgram
-from btrfs_backup.model import mark
 from btrfs_backup.model.location import Location, Scheme
 from btrfs_backup.system import btrfs, process
 from btrfs_backup.system.btrfs import Argv
 from btrfs_backup.system.compression import METHODS
 from btrfs_backup.system.process import Command, CommandFailed, Ended, Pipeline
 from btrfs_backup.system.ssh import Access, Connection
-
-_BOOT_ID = "/proc/sys/kernel/random/boot_id"  # random(4)
 
 
 @dataclass(frozen=True)
@@ -70,11 +67,6 @@ class Host:
             raise CommandFailed(progs, "cannot ask for the version of btrfs-progs")
         known = kernel.stdout.strip()
         return btrfs.parse_version(os.fsdecode(progs.stdout)), int(known) if known.isdigit() else 1
-
-    @cached_property
-    def boot_id(self) -> str:
-        """Of the machine, which has another one after each start, or mark.UNKNOWN. Raises Failure."""
-        return mark.valid(os.fsdecode(self.ended(("cat", "--", _BOOT_ID)).stdout).strip())
 
     def has(self, method: str) -> bool:
         """Whether it has the program for a METHOD of compression. Raises Failure when it cannot be reached."""

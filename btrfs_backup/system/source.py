@@ -7,7 +7,7 @@ from functools import cached_property
 from posixpath import join, split
 
 from btrfs_backup.errors import Failure
-from btrfs_backup.model.snapshot import Naming, Subvolume, is_backup_name
+from btrfs_backup.model.snapshot import STUB_INODE, Naming, Subvolume, is_backup_name
 from btrfs_backup.system import btrfs, hints
 from btrfs_backup.system.endpoint import Folder, portions
 from btrfs_backup.system.host import Host
@@ -86,7 +86,7 @@ class Source:
 
         for some in portions(nested, place):
             inodes = self.host.ended(("stat", "-c", "%i", "--", *map(place, some))).stdout.split()
-            if inodes != [b"%d" % btrfs.STUB_INODE] * len(some):
+            if inodes != [b"%d" % STUB_INODE] * len(some):
                 return False
         return True
 

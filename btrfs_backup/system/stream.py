@@ -188,7 +188,7 @@ class _End:
         self.outlet = Outlet()
         self.children: list[Child] = []
         self._receiver = receiver
-        self._writing: Child | None = None
+        self._writings: list[Child] = []
         self._unreachable: Failure | None = None
         self._written = 0  # bytes that had been delivered when the disk was last made to write
 
@@ -201,29 +201,30 @@ class _End:
 
     def tick(self) -> None:
         """Have the disk write while the stream goes on, or it has to do all of that at the end."""
-        if self.outlet.delivered - self._written > _UNWRITTEN and not (self._writing and self._writing.running):
+        if self.outlet.delivered - self._written > _UNWRITTEN and not any(each.running for each in self._writings[-1:]):
             self.write_out()
 
     def write_out(self) -> list[Child]:
-        """Have the disk write all that has been received so far."""
+        """Have the disk write all that has been received so far; what does that, with those that are still at it."""
         if not self._receiver.write_out or self._unreachable:
-            return []
+            return self._writings
+        self._writings = [each for each in self._writings if each.running or each.ended.status]
         self._written = self.outlet.delivered
         try:
             command = self._receiver.write_out()
         except Failure as failure:
             self._unreachable = failure
-            return []
+            return self._writings
         with open(os.devnull, "rb") as nothing:
-            self._writing = self._starter.start(command, nothing.fileno())
-        return [self._writing]
+            self._writings.append(self._starter.start(command, nothing.fileno()))
+        return self._writings
 
     def unwritten(self) -> Failure | None:
-        """Why what it got may not be on its disk, when all is over."""
+        """Why what it got may not be on its disk, when all is over. The kernel tells once what it could not write."""
         if self._unreachable:
             return self._unreachable
-        ended = self._writing.ended if self._writing else None
-        return CommandFailed(ended, "cannot write out the filesystem") if ended and ended.status else None
+        failed = next((ended for ended in _ended(self._writings) if ended.status), None)
+        return CommandFailed(failed, "cannot write out the filesystem") if failed else None
 
     def failure(self, send: Sequence[Ended], chain: Chain) -> Failure | None:
         """What went wrong with the last stream that it got, when all is over. SEND: how the senders ended."""

@@ -10,14 +10,15 @@ import json
 import os
 import signal
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
-from tests.real.liar import lying_btrfs, path_with
 from tests.real.machine import (
     Disk,
     RealTest,
     Result,
     child_running,
+    is_readonly,
     kill,
     names,
     random_file,
@@ -25,6 +26,7 @@ from tests.real.machine import (
     show,
     tree,
     wait_for,
+    with_program,
 )
 
 OUTSTANDING = ".outstanding_transfers"
@@ -118,8 +120,8 @@ class PowerCut(DiskTest):
 
     def test_after_a_run_that_was_killed_before_it_knew(self) -> None:
         """The next one finds the backup complete; before it says so, that has to be on the disk, too."""
-        lies = lying_btrfs(self.folder / "lies", '"filesystem sync"*) kill -9 $PPID; exit 1 ;;')
-        result = self.run_command(self.original, self.usb.path, env=path_with(lies))
+        killed = with_program(self.folder / "tools", "sync", "kill -9 $PPID; exit 1")
+        result = self.run_command(self.original, self.usb.path, env=killed)
         self.assertEqual(result.status, -signal.SIGKILL, result)
         newest = names(self.original / "snapshot")[-1]
         self.assertIn(newest, self.outstanding(self.original))
@@ -130,12 +132,82 @@ class PowerCut(DiskTest):
         self.assert_same(self.usb.path / newest, self.original / "snapshot" / newest)
 
     def test_what_cannot_be_written_out_was_not_sent(self) -> None:
-        lies = lying_btrfs(self.folder / "lies", '"filesystem sync"*) echo "ERROR: Input/output error" >&2; exit 1 ;;')
-        result = self.backup(self.original, self.usb.path, status=10, env=path_with(lies))
-        self.assertIn("btrfs filesystem sync: ERROR: Input/output error", result.err)
+        script = 'echo "sync: error syncing: Input/output error" >&2; exit 1'
+        failing = with_program(self.folder / "tools", "sync", script)
+        result = self.backup(self.original, self.usb.path, status=10, env=failing)
+        self.assertIn("cannot write out the filesystem: sync: error syncing: Input/output error", result.err)
         newest = names(self.original / "snapshot")[-1]
         self.assertEqual(self.outstanding(self.original)[newest], {"locks": [str(self.usb.path)]})
         self.assert_healed(self.original, self.usb.path)
+
+    def test_pulled_out_after_a_run_that_was_killed(self) -> None:
+        """The machine has been up all the time, and all the same the backup looks complete and lacks data."""
+        killed = with_program(self.folder / "tools", "sync", "kill -9 $PPID; exit 1")
+        result = self.run_command(self.original, self.usb.path, env=killed)
+        self.assertEqual(result.status, -signal.SIGKILL, result)
+        self.usb.die()
+        self.usb.come_back()
+        newest = names(self.original / "snapshot")[-1]
+        self.assertEqual(
+            show(self.usb.path / newest)["Received UUID"], show(self.original / "snapshot" / newest)["UUID"]
+        )
+        self.assertTrue(is_readonly(self.usb.path / newest))
+        self.assert_healed(self.original, self.usb.path)
+
+
+class Holey(DiskTest):
+    """A disk that takes what btrfs writes about files, and not what is in them."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.usb = self.folder / "usb"
+        lower = self.folder / "lower"
+        lower.mkdir()
+        sh("mount", "-t", "tmpfs", "-o", "size=400M", "none", lower)
+        self.addCleanup(sh, "umount", lower)
+        disk = Disk(lower, self.usb, 350, solid=True)
+        self.addCleanup(disk.unmount)
+        # Behind the first chunks, of 8 MiB of data and twice 32 MiB of metadata, come further ones for data.
+        sh("fallocate", "--punch-hole", "--offset", str(101 << 20), "--length", str(249 << 20), disk.image)
+        self.filler = lower / "filler"
+        self.fill()
+        self.original = self.source()
+        random_file(self.original / "large", 30)
+
+    def fill(self) -> None:
+        with self.filler.open("wb") as filler, suppress(OSError):
+            while True:
+                filler.write(bytes(1 << 20))
+                filler.flush()
+
+    def test_what_was_not_written_was_not_sent(self) -> None:
+        """`btrfs filesystem sync` is content with it."""
+        result = self.backup(self.original, self.usb, status=10)
+        self.assertIn("cannot write out the filesystem: sync: error syncing", result.err)
+        self.filler.unlink()
+        self.assert_healed(self.original, self.usb)
+
+    def test_nor_when_a_run_was_killed(self) -> None:
+        """The kernel tells once. The run that hears it does not believe what is there, nor does the one behind it."""
+        killed = with_program(self.folder / "tools", "sync", "kill -9 $PPID; exit 1")
+        self.assertEqual(self.run_command(self.original, self.usb, env=killed).status, -signal.SIGKILL)
+        result = self.backup("-S", self.original, self.usb, status=10)
+        self.assertIn("cannot write out the filesystem of", result.err)
+        self.filler.unlink()
+        self.assert_healed(self.original, self.usb)
+
+    def test_while_the_stream_comes(self) -> None:
+        """What was told to an earlier attempt to write counts at the end."""
+        random_file(self.original / "large", 140)
+        result = self.backup(self.original, self.usb, status=10)
+        self.assertRegex(result.err, "cannot write out the filesystem: sync: error syncing|No space left")
+
+    def test_restore(self) -> None:
+        nas = self.disk("nas").path
+        self.backup(self.original, nas)
+        result = self.backup("--restore", nas, self.usb / "home", status=1)
+        self.assertIn("cannot write out the filesystem: sync: error syncing", result.err)
+        self.assertEqual(names(self.usb), [])
 
 
 class Dying(DiskTest):

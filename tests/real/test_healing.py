@@ -403,11 +403,15 @@ class PowerLoss(RealTest):
         """An environment with a `btrfs` that runs SCRIPT first; $* are its arguments."""
         return with_program(self.folder / "tools", "btrfs", f'{script}\nexec $REAL "$@"')
 
+    def at_the_end(self, script: str) -> dict[str, str]:
+        """An environment with a program that runs SCRIPT when it is to have a filesystem on disk."""
+        return with_program(self.folder / "tools", "sync", script)
+
     def run_after_a_start(self, *arguments: object, status: int = 0) -> Result:
         """Run the command as on a machine that was started anew."""
         script = (
-            "import sys; from btrfs_backup import __main__; from btrfs_backup.system.host import Host\n"
-            f"Host.boot_id = '{uuid.uuid4()}'\n"
+            "import sys; from btrfs_backup import __main__; from btrfs_backup.system import endpoint\n"
+            f"endpoint.Folder.mounting = lambda folder, filesystem: '{uuid.uuid4()}-1'\n"
             "sys.exit(__main__.main())"
         )
         words = [sys.executable, "-c", script, *map(str, arguments)]
@@ -423,8 +427,7 @@ class PowerLoss(RealTest):
         (source / "file").write_bytes(os.urandom(9000))
         (source / "large").write_bytes(os.urandom(3_000_000))
         image = self.folder / "left.img"
-        at_the_end = f'case "$*" in "filesystem sync "*) cp {disk.image} {image}; kill -9 $PPID ;; esac'
-        self.backup(source, usb, status=-9, env=self.tools(at_the_end))
+        self.backup(source, usb, status=-9, env=self.at_the_end(f"cp {disk.image} {image}; kill -9 $PPID"))
         disk.unmount()
         shutil.copyfile(image, disk.image)
         disk.mount()
@@ -453,11 +456,11 @@ class PowerLoss(RealTest):
         home = self.disk("new").path / "home"
         result = self.backup("--restore", usb, home)
         self.assertIn(
-            f"passing over {new}: the machine may have gone down before it was on disk as a whole", result.err
+            f"passing over {new}: it may lack data: its machine may have gone down, or its disk been", result.err
         )
         self.assert_same(home / "snapshot" / old, usb / old)
         result = self.backup("--restore", usb / new, home.parent / "newer", status=1)
-        self.assertIn(f"'{new}' in '{usb}' cannot be restored: the machine may have gone down", result.err)
+        self.assertIn(f"'{new}' in '{usb}' cannot be restored: it may lack data: ", result.err)
         way = f"To take it all the same, remove its mark: rmdir {usb}/.{new}.*.receiving"
         self.assertIn(way, result.err)
         sh("sh", "-c", f"rmdir {usb}/.{new}.*.receiving")
@@ -468,11 +471,11 @@ class PowerLoss(RealTest):
         source, usb = self.source(), self.disk("usb").path
         for _ in range(2):
             self.backup("-q", source)
-        at_the_end = 'case "$*" in "filesystem sync "*) kill -9 $PPID ;; esac'
-        self.backup(source, usb, status=-9, env=self.tools(at_the_end))
+        self.backup(source, usb, status=-9, env=self.at_the_end("kill -9 $PPID"))
         taken = names(source / "snapshot")
         uuids = [show(usb / name)["UUID"] for name in taken]
         self.assertEqual(len(list(usb.glob(".*.receiving"))), 3)
+        self.assertNotRegex(self.backup("-S", "--dry-run", source, usb).out, "would (send|delete)")
         result = self.backup("-S", source, usb)
         self.assertNotIn("sending", result.err)
         self.assertEqual([show(usb / name)["UUID"] for name in taken], uuids)
@@ -481,24 +484,40 @@ class PowerLoss(RealTest):
     def test_what_cannot_be_written_out_stays_marked(self) -> None:
         """Also when it failed besides, and looks complete."""
         source, usb = self.source(), self.disk("usb").path
-        script = 'case "$*" in "filesystem sync "*) echo "ERROR: Input/output error" >&2; exit 1 ;; '
-        result = self.backup(source, usb, status=10, env=self.tools(script + 'receive*) $REAL "$@"; exit 1 ;; esac'))
+        self.at_the_end("echo 'ERROR: Input/output error' >&2; exit 1")
+        result = self.backup(source, usb, status=10, env=self.tools('case $* in receive*) $REAL "$@"; exit 1 ;; esac'))
         self.assertIn("sending", result.err)
         [name] = names(usb)
         self.assertTrue(is_readonly(usb / name))
-        self.assertEqual(len(list(usb.glob(f".{name}.*.receiving"))), 1)
-        self.backup(source, usb)
+        self.assertEqual(len(list(usb.glob(f".{name}.*.receiving"))), 2)
+        (self.folder / "tools" / "sync").unlink()
+        self.assertIn(f"deleting {name}, a transfer that was cut off", self.backup(source, usb).err)
         self.assert_complete(usb, source / "snapshot", names(source / "snapshot"))
 
     def test_marks_of_nothing(self) -> None:
         """Those of other prefixes stay."""
         source, usb = self.source(), self.disk("usb").path
         self.backup(source, usb)
-        boot = uuid.uuid4()
+        boot = f"{uuid.uuid4()}-1"
         for name in ("20200101-000000", "x-20200101-000000"):
             (usb / f".{name}.{boot}.receiving").mkdir()
         self.backup(source, usb)
         self.assertEqual([each.name for each in usb.glob(".*")], [f".x-20200101-000000.{boot}.receiving"])
+
+    def test_marks_of_another_source(self) -> None:
+        """Without prefixes, at the same time, in the same folder, which nobody should do: they stay."""
+        source, usb = self.source(), self.disk("usb").path
+        other = self.subvolume(source.parent / "other")
+        random_file(other / "large", 40)
+        command = self.start("--rate-limit", "20M", other, usb)
+        wait_for(lambda: len(names(usb)) == 1)
+        marks = list(usb.glob(".*"))
+        self.assertEqual(len(marks), 1)
+        time.sleep(1.1)  # so that the snapshots have different names
+        self.backup(source, usb)
+        self.assertTrue(marks[0].exists())
+        self.assertEqual(command.wait(60), 0)
+        self.assertEqual(list(usb.glob(".*")), [])
 
     def test_a_mark_that_cannot_be_removed(self) -> None:
         source, usb = self.source(), self.disk("usb").path

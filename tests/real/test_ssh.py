@@ -283,7 +283,7 @@ class Sudo(SshTest):
         """As the README has it."""
         server, source, nas = self.sshd(), self.source(), self.disk("nas").path
         self.user("/bin/sh")
-        programs = ("btrfs", "cat", "find", "mkdir", "readlink", "rmdir", "stat")
+        programs = ("btrfs", "cat", "find", "mkdir", "readlink", "rmdir", "stat", "sync")
         self.sudoers(f"{USER} ALL=(root) NOPASSWD: {', '.join(f'/usr/bin/{each}' for each in programs)}\n")
         url = server.url.replace("//", f"//{USER}@")
         for _ in range(2):

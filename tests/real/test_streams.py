@@ -248,7 +248,7 @@ class Wire(SshTest):
         self.assertAlmostEqual(proxy.moved / (20 << 20), 1, delta=0.05)
 
     def test_program_that_is_missing_there(self) -> None:
-        tools = self.tools("bash", "sh", "btrfs", "cat", "find", "readlink", "stat", "mkdir", "rmdir")
+        tools = self.tools("bash", "sh", "btrfs", "cat", "find", "readlink", "stat", "mkdir", "rmdir", "sync")
         server, source, nas = self.sshd(path=tools), self.source(), self.disk("nas").path
         result = self.backup(*server.arguments(), "--compress", "gzip", source, f"{server.url}{nas}")
         self.assertIn("warning: no program 'gzip' on 127.0.0.1: streams are not compressed", result.err)

@@ -66,7 +66,7 @@ class ArgvTest(unittest.TestCase):
             (btrfs.make_writable("/b/N", force=False), "btrfs property set -ts /b/N ro false"),
             (btrfs.make_writable("/b/N", force=True), "btrfs property set -f -ts /b/N ro false"),
             (btrfs.show("/b/N"), "btrfs subvolume show /b/N"),
-            (btrfs.write_out("/b"), "btrfs filesystem sync /b"),
+            (btrfs.commit("/b"), "btrfs filesystem sync /b"),
             (btrfs.get_readonly("/b/N"), "btrfs property get -ts /b/N ro"),
             (btrfs.list_children("/b"), "btrfs subvolume list -o -u -q -R /b"),
             (btrfs.list_children("/b", readonly_only=True), "btrfs subvolume list -o -u -q -R -r /b"),

@@ -158,7 +158,14 @@ class CheckerTest(unittest.TestCase):
     def test_importers(self) -> None:
         self.assertEqual(
             importers("shlex"),
-            ["commands/restore.py", "completion.py", "system/host.py", "system/process.py", "system/ssh.py"],
+            [
+                "commands/restore.py",
+                "completion.py",
+                "model/restore.py",
+                "system/host.py",
+                "system/process.py",
+                "system/ssh.py",
+            ],
         )
         self.assertIn("system/endpoint.py", importers("btrfs_backup.model.inventory"))
         self.assertEqual(importers("no_such_module"), [])

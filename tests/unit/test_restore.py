@@ -4,7 +4,7 @@ import unittest
 
 from btrfs_backup.errors import Failure
 from btrfs_backup.model import restore
-from btrfs_backup.model.inventory import Holdings, Inventory
+from btrfs_backup.model.inventory import UNWRITTEN, Holdings, Inventory
 from btrfs_backup.model.restore import Plan, Site
 from btrfs_backup.model.snapshot import Naming, Subvolume, is_backup_name
 
@@ -135,6 +135,17 @@ class RestorableTest(unittest.TestCase):
             restore.choose(held, C, "/usb")
         with self.assertRaisesRegex(Failure, f"no complete backup in '/usb': {C} is none: a part"):
             restore.choose(Holdings({}, (), held.foreign), "", "/usb")
+
+    def test_what_may_lack_data(self) -> None:
+        """What to type when it is all that there is, wherever it is."""
+        held = Holdings(named(backup(A)), (), {C: UNWRITTEN})
+        for place, wanted in (
+            ("/usb", f"rmdir /usb/.{C}.*.receiving"),
+            ("/my usb", f"rmdir '/my usb/.{C}.'*.receiving"),
+        ):
+            with self.subTest(place), self.assertRaises(Failure) as raised:
+                restore.choose(held, C, place)
+            self.assertTrue(raised.exception.hint.endswith(wanted), raised.exception.hint)
 
 
 class DecideTest(unittest.TestCase):
