@@ -475,7 +475,7 @@ class PowerLoss(RealTest):
         taken = names(source / "snapshot")
         uuids = [show(usb / name)["UUID"] for name in taken]
         self.assertEqual(len(list(usb.glob(".*.receiving"))), 3)
-        self.assertNotRegex(self.backup("-S", "--dry-run", source, usb).out, "would (send|delete)")
+        self.assertNotRegex(self.backup("-S", "--dry-run", source, usb).out, r"would (send \d|delete)")
         result = self.backup("-S", source, usb)
         self.assertNotIn("sending", result.err)
         self.assertEqual([show(usb / name)["UUID"] for name in taken], uuids)
