@@ -71,9 +71,9 @@ class Visit:
     @cached_property
     def mounting(self) -> str:
         """Which one of its filesystem this is (see model.mark). Raises Failure."""
-        return (
-            self.place.mounting(self.filesystem) if isinstance(self.place, Folder) and self.filesystem else mark.UNKNOWN
-        )
+        if not isinstance(self.place, Folder) or not self.filesystem:
+            return mark.UNKNOWN
+        return self.place.mounting(self.filesystem)
 
     def look(self, settings: Settings, snapshots: Snapshots, records: Records, settled: bool = False) -> None:
         """Find out what it holds and lacks; changes nothing. Raises Failure.
@@ -89,7 +89,7 @@ class Visit:
         seen = self.place.look(settings.naming, self.standing)
         self.marks = seen.marks
         if settled and seen.marks:
-            self.arrived = inventory.writable_out(seen, self.mounting)
+            self.arrived = inventory.not_lost(seen, self.mounting)
             seen = replace(seen, marks={name: each for name, each in seen.marks.items() if name not in self.arrived})
         self.holdings = inventory.backups(seen, snapshots, recorded)
         self.target = plan.target(self.identity, self.holdings, snapshots, settings.naming, settings.keep_backups)

@@ -78,8 +78,8 @@ def backups(inventory: Inventory, sources: Mapping[str, Subvolume], begun: Colle
     )
 
 
-def writable_out(inventory: Inventory, mounting: str) -> frozenset[str]:
-    """What is marked, has arrived, and can be had on disk, since its filesystem has had that MOUNTING ever since."""
+def not_lost(inventory: Inventory, mounting: str) -> frozenset[str]:
+    """What is marked, has arrived, and can be had on disk, since its filesystem has had that MOUNTING all the time."""
     if mounting == mark.UNKNOWN:
         return frozenset()
     return frozenset(

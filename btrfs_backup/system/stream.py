@@ -2,6 +2,7 @@
 
 import math
 import os
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -190,6 +191,7 @@ class _End:
         self._receiver = receiver
         self._writings: list[Child] = []
         self._unreachable: Failure | None = None
+        self._given_up = False
         self._written = 0  # bytes that had been delivered when the disk was last made to write
 
     def start(self, children: Children) -> None:
@@ -200,8 +202,18 @@ class _End:
         )
 
     def tick(self) -> None:
-        """Have the disk write while the stream goes on, or it has to do all of that at the end."""
-        if self.outlet.delivered - self._written > _UNWRITTEN and not any(each.running for each in self._writings[-1:]):
+        """Have the disk write while the stream goes on, or it has to do all of that at the end.
+
+        When it cannot, the rest of the stream, which may take hours, is of no use.
+        """
+        if any(each.running for each in self._writings):
+            return
+        if self.unwritten():
+            self._given_up = True
+            for child in self.children:
+                if child.running:
+                    child.signal(signal.SIGTERM)
+        elif self.outlet.delivered - self._written > _UNWRITTEN:
             self.write_out()
 
     def write_out(self) -> list[Child]:
@@ -228,6 +240,8 @@ class _End:
 
     def failure(self, send: Sequence[Ended], chain: Chain) -> Failure | None:
         """What went wrong with the last stream that it got, when all is over. SEND: how the senders ended."""
+        if self._given_up:
+            return None  # what it got is not on its disk, and that is all there is to tell
         receive = _ended(self.children)
         all_sent = all(not stage.status or stage.died_of_broken_pipe for stage in send)
         broken = chain.broken_stream if self.checked else None

@@ -197,10 +197,13 @@ class Holey(DiskTest):
         self.assert_healed(self.original, self.usb)
 
     def test_while_the_stream_comes(self) -> None:
-        """What was told to an earlier attempt to write counts at the end."""
+        """What was told to an earlier attempt to write counts at the end. Another disk is served."""
+        nas = self.disk("nas").path
         random_file(self.original / "large", 140)
-        result = self.backup(self.original, self.usb, status=10)
+        result = self.backup(self.original, self.usb, nas, status=10)
         self.assertRegex(result.err, "cannot write out the filesystem: sync: error syncing|No space left")
+        self.assertIn(f"{self.usb}: FAILED (disk full), sent nothing", result.err)
+        self.assert_complete(nas, self.original / "snapshot", names(self.original / "snapshot"))
 
     def test_restore(self) -> None:
         nas = self.disk("nas").path

@@ -216,9 +216,9 @@ class NamesTest(unittest.TestCase):
                 "gone": frozenset({"this"}),
             },
         )
-        self.assertEqual(inventory.writable_out(seen, "this"), {"a"})
+        self.assertEqual(inventory.not_lost(seen, "this"), {"a"})
         self.assertEqual(
-            inventory.writable_out(Inventory(seen.subvolumes, marks={"a": frozenset({mark.UNKNOWN})}), mark.UNKNOWN),
+            inventory.not_lost(Inventory(seen.subvolumes, marks={"a": frozenset({mark.UNKNOWN})}), mark.UNKNOWN),
             set(),
         )
 
