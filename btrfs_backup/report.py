@@ -151,7 +151,7 @@ def intentions(report: Report) -> list[str]:
 
 def _intended(tally: Tally) -> Iterator[str]:
     if tally.absent:
-        yield f"absent, {len(tally.outstanding)} outstanding ({_span(tally.outstanding)})"
+        yield f"absent, {len(tally.outstanding)} outstanding ({span(tally.outstanding)})"
         return
     for name in tally.cleared:
         yield f"would delete {name}, a transfer that was cut off"
@@ -221,7 +221,7 @@ def restored(report: Restoration) -> list[tuple[bool, str]]:
 
 def _line(tally: Tally, parts: list[str], noun: str) -> tuple[bool, str]:
     if tally.outstanding:
-        parts.append(f"{len(tally.outstanding)} outstanding ({_span(tally.outstanding)})")
+        parts.append(f"{len(tally.outstanding)} outstanding ({span(tally.outstanding)})")
     if tally.deleted:
         parts.append(f"deleted {plural(len(tally.deleted), noun)}")
     if tally.kept is not None:
@@ -243,7 +243,7 @@ def _verifying(tally: Tally) -> str:
     if not tally.verified:
         return f"{failed}compared nothing"
     names = [each.snapshot for each in tally.verified]
-    return f"{failed}compared {plural(len(names), 'backup')} ({_span(names)}): {findings(tally.verified)}"
+    return f"{failed}compared {plural(len(names), 'backup')} ({span(names)}): {findings(tally.verified)}"
 
 
 def findings(comparisons: "Sequence[Comparison]") -> str:
@@ -278,7 +278,7 @@ def _printable(text: str) -> str:
     )
 
 
-def _span(names: list[str]) -> str:
+def span(names: list[str]) -> str:
     return ", ".join(names) if len(names) <= 3 else f"{names[0]} to {names[-1]}"
 
 

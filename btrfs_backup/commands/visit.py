@@ -13,7 +13,7 @@ from btrfs_backup.model.location import Location, Scheme
 from btrfs_backup.model.plan import Batch, Snapshots, Target
 from btrfs_backup.model.snapshot import Naming, Subvolume
 from btrfs_backup.model.transfers import Records
-from btrfs_backup.report import Tally, plural
+from btrfs_backup.report import Tally, plural, span
 from btrfs_backup.settings import Settings
 from btrfs_backup.system.endpoint import Folder, Shell
 from btrfs_backup.system.host import Host, Hosts
@@ -102,6 +102,9 @@ class Visit:
         if isinstance(self.place, Shell):
             return
         self._settle_marks(self.place, snapshots)
+        recorded = transfers.owed(records.outstanding, settings.naming, self.identity)
+        if found := [name for name in recorded if name in self.holdings.complete]:
+            log.info("%s: on record as outstanding, and complete there: %s", self.identity, span(found))
         for name in self.leftovers(snapshots):
             self._delete_partial(self.place, name)
 

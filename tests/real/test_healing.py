@@ -478,6 +478,7 @@ class PowerLoss(RealTest):
         self.assertNotRegex(self.backup("-S", "--dry-run", source, usb).out, r"would (send \d|delete)")
         result = self.backup("-S", source, usb)
         self.assertNotIn("sending", result.err)
+        self.assertIn(f"{usb}: on record as outstanding, and complete there: {', '.join(taken)}", result.err)
         self.assertEqual([show(usb / name)["UUID"] for name in taken], uuids)
         self.assertEqual((record(source), list(usb.glob(".*"))), ({}, []))
 
