@@ -49,6 +49,10 @@ _ANYWHERE = (
         "unrecognized: -printf|invalid option -- 'z'|find: .?sha256sum.?: No such file",
         "To verify what is there takes find of GNU findutils, and sha256sum and stat of GNU coreutils.",
     ),
+    (
+        r"\.receiving.*: File exists",
+        "It is being sent there already: is the same folder named twice, by different paths?",
+    ),
     ("Input/output error", "The disk may be failing: see 'dmesg', and 'btrfs device stats' of that filesystem."),
 )
 _DOWN = (

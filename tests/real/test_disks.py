@@ -446,6 +446,17 @@ class Full(DiskTest):
         self.assert_healed(source, usb)
 
 
+class OneFolder(DiskTest):
+    def test_named_twice(self) -> None:
+        """By different paths. It is served once."""
+        source, usb = self.source(), self.disk("usb").path
+        (self.folder / "link").symlink_to(usb)
+        result = self.backup(source, usb, self.folder / "link", status=10)
+        self.assertIn("cannot mark a transfer in", result.err)
+        self.assertIn("is the same folder named twice, by different paths?", result.err)
+        self.assert_complete(usb, source / "snapshot", names(source / "snapshot"))
+
+
 class NotPermitted(DiskTest):
     def test_immutable_folder(self) -> None:
         """Nothing can be made or deleted in it, not even by root."""
