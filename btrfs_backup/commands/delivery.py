@@ -53,7 +53,7 @@ class Delivery:
             for each in visits:
                 if not each.broken:
                     each.fail(failure)
-        endings = {each.identity: ending for (each, _), ending in zip(ready, done.endings, strict=False)}
+        endings = _as_written([each for each, _ in ready], done.endings)
         for each in visits:
             with each.failing_alone():
                 if each.broken:
@@ -78,8 +78,6 @@ class Delivery:
     ) -> None:
         """Find out how far those BATCHES got at a destination that were streamed, and record it. Raises Failure."""
         assert each.target
-        if ending.unwritten:
-            each.distrust([batch.snapshot for batch in batches])
         # When that cannot be told, all of them stay on record.
         count, failure = each.outcome(
             batches[: len(streams)], ending.failure, ending.unwritten, self.snapshots, self.naming
@@ -150,3 +148,22 @@ class Delivery:
         folder = self.source.folder
         sender = self.streaming.sender(folder, batch.snapshot, batch.parent, destinations, compressed_data)
         return replace(sender, begin=tell)
+
+
+def _as_written(visits: Sequence[Visit], endings: Sequence[Ending]) -> dict[str, Ending]:
+    """The ENDINGS, by destination, with all reasons why the data may not be on disk.
+
+    What one on the same filesystem was told counts for all: the kernel tells it once.
+    """
+    told = {
+        (each.host, each.filesystem): end.unwritten for each, end in zip(visits, endings, strict=False) if end.unwritten
+    }
+    return {
+        each.identity: replace(
+            end,
+            unwritten=end.unwritten
+            or (told.get((each.host, each.filesystem)) if each.filesystem else None)
+            or each.mounted_anew(),
+        )
+        for each, end in zip(visits, endings, strict=False)
+    }

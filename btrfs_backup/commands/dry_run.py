@@ -81,7 +81,7 @@ class _DryRun:
 
     def _look(self, each: Visit) -> None:
         try:
-            each.look(self.settings, self.snapshots, self.records, settled=True)
+            each.look(self.settings, self.snapshots, self.records)
             each.tally.cleared = [
                 *each.leftovers(self.snapshots),
                 *(name for name in each.holdings.partial if each.target and name in each.target.missing),

@@ -3,11 +3,10 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, field
 
 from btrfs_backup.errors import Absent, Failure
-from btrfs_backup.model import inventory, mark, plan, retention, transfers
+from btrfs_backup.model import inventory, plan, retention, transfers
 from btrfs_backup.model.inventory import Holdings
 from btrfs_backup.model.location import Location, Scheme
 from btrfs_backup.model.plan import Batch, Snapshots, Target
@@ -26,7 +25,7 @@ log = logging.getLogger(__name__)
 class Visit:
     """target: None until it could be looked at. filesystem: its UUID, empty for a shell command.
 
-    marks: of transfers there (see model.mark). arrived: what is marked, and can be had on disk.
+    marks: names of what is marked there (see model.mark). mounting: of its filesystem, when something was last marked.
     strangers: backups there that may be of another source.
     broken: something failed, so that it gets nothing more in this run.
     """
@@ -38,8 +37,8 @@ class Visit:
     filesystem: str = ""
     holdings: Holdings = field(default_factory=Holdings)
     target: Target | None = None
-    marks: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    arrived: frozenset[str] = frozenset()
+    marks: frozenset[str] = frozenset()
+    mounting: str = ""
     strangers: frozenset[str] = frozenset()
     broken: bool = False
 
@@ -68,18 +67,8 @@ class Visit:
         except Failure as failure:
             self.fail(failure)
 
-    @cached_property
-    def mounting(self) -> str:
-        """Which one of its filesystem this is (see model.mark). Raises Failure."""
-        if not isinstance(self.place, Folder) or not self.filesystem:
-            return mark.UNKNOWN
-        return self.place.mounting(self.filesystem)
-
-    def look(self, settings: Settings, snapshots: Snapshots, records: Records, settled: bool = False) -> None:
-        """Find out what it holds and lacks; changes nothing. Raises Failure.
-
-        SETTLED: as if all of it were on disk that can be had there.
-        """
+    def look(self, settings: Settings, snapshots: Snapshots, records: Records) -> None:
+        """Find out what it holds and lacks; changes nothing. Raises Failure."""
         if isinstance(self.place, Shell):
             delivered = transfers.last_delivered(records.completed, self.identity)
             self.target = plan.unlisted_target(self.identity, delivered, snapshots, settings.naming)
@@ -88,9 +77,6 @@ class Visit:
         recorded = transfers.owed(records.outstanding, settings.naming, self.identity)
         seen = self.place.look(settings.naming, self.standing)
         self.marks = seen.marks
-        if settled and seen.marks:
-            self.arrived = inventory.not_lost(seen, self.mounting)
-            seen = replace(seen, marks={name: each for name, each in seen.marks.items() if name not in self.arrived})
         self.holdings = inventory.backups(seen, snapshots, recorded)
         self.target = plan.target(self.identity, self.holdings, snapshots, settings.naming, settings.keep_backups)
         self._beware_of_strangers(self.target, snapshots, settings.naming, records)
@@ -98,7 +84,7 @@ class Visit:
 
     def survey(self, settings: Settings, snapshots: Snapshots, records: Records) -> None:
         """Look, and clear up what it does not need. Raises Failure."""
-        self.look(settings, snapshots, records, settled=True)
+        self.look(settings, snapshots, records)
         if isinstance(self.place, Shell):
             return
         self._settle_marks(self.place, snapshots)
@@ -124,28 +110,16 @@ class Visit:
         return retention.decide(settings.keep_backups, settings.naming, held, protected)
 
     def _settle_marks(self, place: Folder, snapshots: Snapshots) -> None:
-        """Have on disk what has arrived; remove the marks of that, and of what is not there. Raises Failure.
+        """Remove the marks of what is not there. Raises Failure.
 
-        What lacks data is sent again, and keeps its mark until then. Of what is not ours to send, another source's run
-        may just have begun to.
+        What is there keeps its mark until it is deleted, and sent again. Of what is not ours to send, another source's
+        run may just have begun to.
         """
-        if self.arrived:
-            try:
-                place.write_out()
-            except Failure:
-                self.target = None  # nothing may be deleted for the sake of what is not on disk
-                self.distrust(sorted(self.arrived))
-                raise
-        gone = [
-            name
-            for name, mountings in self.marks.items()
-            if name not in self.holdings.partial and (name in snapshots or mountings != {self.mounting})
-        ]
-        self._unmark(place, sorted(self.arrived.union(gone)))
+        self._unmark(place, [name for name in self.marks if name in snapshots and name not in self.holdings.partial])
 
     def _unmark(self, place: Folder, names: Sequence[str]) -> None:
-        place.unmark([mark.mark(name, each) for name in names for each in sorted(self.marks.get(name, ()))])
-        self.marks = {name: mountings for name, mountings in self.marks.items() if name not in names}
+        place.unmark(sorted(self.marks.intersection(names)))
+        self.marks = self.marks.difference(names)
 
     def delivered(self, records: Records, naming: Naming) -> transfers.Completed:
         """What is to be on record of what it has got."""
@@ -169,18 +143,25 @@ class Visit:
     def mark(self, snapshots: Sequence[str]) -> None:
         """Mark them as not known to be on disk. Raises Failure."""
         if isinstance(self.place, Folder):
-            self.place.mark([mark.mark(name, self.mounting) for name in snapshots])
+            self.mounting = self.place.mounting(self.filesystem)
+            self.place.mark(snapshots)
 
     def unmark(self, snapshots: Sequence[str]) -> None:
         """They are on disk, or not there. Raises Failure."""
         if isinstance(self.place, Folder):
-            self.place.unmark([mark.mark(name, self.mounting) for name in snapshots])
+            self.place.unmark(snapshots)
 
-    def distrust(self, snapshots: Sequence[str]) -> None:
-        """They could not be written to disk: an attempt that succeeds later does not tell that they are there."""
-        if isinstance(self.place, Folder):
-            with self._if_possible():
-                self.place.mark([mark.mark(name, mark.UNKNOWN) for name in snapshots])
+    def mounted_anew(self) -> Failure | None:
+        """What to say when its filesystem may not be what it was when something was last marked, but mounted anew.
+
+        Then nobody knows what of that was on disk.
+        """
+        try:
+            if not isinstance(self.place, Folder) or self.place.mounting(self.filesystem) == self.mounting:
+                return None
+        except Failure as failure:
+            return failure
+        return Failure("its filesystem was mounted anew while data came in", "The next run sends it again.")
 
     def takes_compressed_data(self) -> bool:
         """Whether it can read send protocol 2; who restores what a shell command stored may not. Raises Failure."""
@@ -201,7 +182,7 @@ class Visit:
         """
         try:
             if unwritten:
-                raise unwritten
+                raise _failed_to_send(batches, unwritten) if batches else unwritten
             count, wrong = self._verify(batches, snapshots, naming)
         except Failure as blind:
             if not failed or len(batches) > 1:

@@ -4,7 +4,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from btrfs_backup.model import mark
 from btrfs_backup.model.snapshot import Subvolume
 
 UNWRITTEN = "it may lack data: its machine may have gone down, or its disk been pulled out or failed, too early"
@@ -23,22 +22,18 @@ class Inventory:
 
     subvolumes: by name, in the order of names.
     others: names of entries that are no subvolumes (files, plain directories).
-    marks: mountings in the marks of transfers that were not finished, by the name of the backup (see model.mark).
+    marks: names of the backups with a mark: their transfers were not finished (see model.mark).
     exists: whether the folder is there at all.
     """
 
     subvolumes: Mapping[str, Subvolume] = field(default_factory=dict)
     others: frozenset[str] = frozenset()
-    marks: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    marks: frozenset[str] = frozenset()
     exists: bool = True
 
     @property
     def names(self) -> frozenset[str]:
         return self.others.union(self.subvolumes)
-
-    @property
-    def readonly(self) -> frozenset[str]:
-        return frozenset(name for name, each in self.subvolumes.items() if each.readonly)
 
 
 @dataclass(frozen=True)
@@ -75,15 +70,6 @@ def backups(inventory: Inventory, sources: Mapping[str, Subvolume], begun: Colle
         {name: inventory.subvolumes[name] for name, (state, _) in states.items() if state is State.COMPLETE},
         tuple(name for name, (state, _) in states.items() if state is State.PARTIAL),
         {name: why for name, (state, why) in states.items() if state is State.FOREIGN} | _no_subvolumes(inventory),
-    )
-
-
-def not_lost(inventory: Inventory, mounting: str) -> frozenset[str]:
-    """What is marked, has arrived, and can be had on disk, since its filesystem has had that MOUNTING all the time."""
-    if mounting == mark.UNKNOWN:
-        return frozenset()
-    return frozenset(
-        name for name, mountings in inventory.marks.items() if mountings == {mounting} and name in inventory.readonly
     )
 
 

@@ -104,8 +104,8 @@ def choose(held: Holdings, wanted: str, place: str) -> Subvolume:
     if wanted in held.foreign:
         what_to_do = "Choose another backup; its folder as SOURCE means the newest complete one."
         if held.foreign[wanted] == inventory.UNWRITTEN:
-            marks = "*".join(map(shlex.quote, join(place, mark.mark(wanted, "\0")).split("\0")))
-            what_to_do += f"\n  To take it all the same, remove its mark: rmdir {marks}"
+            command = shlex.join(("rmdir", join(place, mark.mark(wanted))))
+            what_to_do += f"\n  To take it all the same, remove its mark: {command}"
         raise Failure(f"'{wanted}' in '{place}' cannot be restored: {held.foreign[wanted]}", what_to_do)
     if not wanted and not held.complete:
         newest = max(held.foreign)

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from posixpath import basename, join, relpath
 
@@ -95,7 +95,7 @@ class Folder:
         return Inventory(
             subvolumes={name: self._looked_at(subvolumes[name]) for name in sorted(ours) if ours[name]},
             others=frozenset(name for name in ours if not ours[name]),
-            marks=_marks(entries, naming),
+            marks=frozenset(name for name in map(mark.marked, entries) if name and name in naming),
         )
 
     def _without_uuids(self, name: str) -> Subvolume:
@@ -140,27 +140,28 @@ class Folder:
         return btrfs.parse_show(printed)
 
     def mounting(self, filesystem: str) -> str:
-        """Which mounting (see model.mark) of the FILESYSTEM, by its UUID, it is on. Raises Failure."""
+        """What is another one whenever the FILESYSTEM, by its UUID, is mounted anew. Raises Failure."""
         asked = (("cat", "--", _BOOT_ID), ("stat", "-c", "%i", "--", f"{_MOUNTED}/{filesystem}"))
-        boot, number = (os.fsdecode(ended.stdout).strip() for ended in self.host.ended_together(*asked))
-        return mark.mounting(boot, number)
+        return " ".join(os.fsdecode(ended.stdout).strip() for ended in self.host.ended_together(*asked))
 
-    def mark(self, marks: Sequence[str]) -> None:
-        """Make MARKS, by their names, of backups that are not known to be on disk. Raises Failure.
+    def mark(self, names: Sequence[str]) -> None:
+        """Mark the backups NAMES as not known to be on disk. Raises Failure.
 
-        Not the folder: when it is gone, so is its disk.
+        The folder has to exist: when it is gone, so is its disk.
         """
-        for some in portions(marks, self.at):
-            argv = ("mkdir", "--", *map(self.at, some))
-            self.host.run(argv, f"cannot mark a transfer in '{self.path}'")
+        for some in portions(names, self._mark):
+            self.host.run(("mkdir", "--", *map(self._mark, some)), f"cannot mark a transfer in '{self.path}'")
 
-    def unmark(self, marks: Sequence[str]) -> None:
-        """Remove MARKS, by their names, and have that on disk: a power cut must not bring them back. Raises Failure."""
+    def unmark(self, names: Sequence[str]) -> None:
+        """Remove the marks of NAMES, and have that on disk: a power cut must not bring them back. Raises Failure."""
         trying = f"cannot remove the mark of a transfer in '{self.path}'"
-        for some in portions(marks, self.at):
-            self.host.run(("rmdir", "--", *map(self.at, some)), trying)
-        if marks:
+        for some in portions(names, self._mark):
+            self.host.run(("rmdir", "--", *map(self._mark, some)), trying)
+        if names:
             self.write_out()
+
+    def _mark(self, name: str) -> str:
+        return self.at(mark.mark(name))
 
     def writing_out(self) -> Command:
         """What has all that its filesystem holds on disk. Raises Failure."""
@@ -235,15 +236,6 @@ def _entries(found: str) -> dict[str, bool]:
     """Every entry in what Folder._find prints, and whether it is a subvolume."""
     counts = Counter(found.split("\0")[:-1])
     return {basename(path): count == 2 for path, count in counts.items()}
-
-
-def _marks(entries: Iterable[str], naming: Naming) -> dict[str, frozenset[str]]:
-    """By the names of backups of NAMING the mountings in their marks."""
-    found: dict[str, frozenset[str]] = {}
-    for name, mounting in filter(None, map(mark.marked, entries)):
-        if name in naming:
-            found[name] = found.get(name, frozenset()) | {mounting}
-    return found
 
 
 def _subvolumes(rows: Sequence[tuple[str, Subvolume]], inside: str) -> dict[str, Subvolume]:

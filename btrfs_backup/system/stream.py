@@ -209,10 +209,9 @@ class _End:
         if any(each.running for each in self._writings):
             return
         if self.unwritten():
-            self._given_up = True
-            for child in self.children:
-                if child.running:
-                    child.signal(signal.SIGTERM)
+            for child in [each for each in self.children if each.running]:
+                self._given_up = True
+                child.signal(signal.SIGTERM)
         elif self.outlet.delivered - self._written > _UNWRITTEN:
             self.write_out()
 

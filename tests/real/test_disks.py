@@ -154,6 +154,20 @@ class PowerCut(DiskTest):
         self.assertTrue(is_readonly(self.usb.path / newest))
         self.assert_healed(self.original, self.usb.path)
 
+    def test_mounted_anew_in_the_middle(self) -> None:
+        """Writing out the new mounting says nothing of what came in before."""
+        script = (
+            f'case $* in receive*) $REAL "$@"; touch {self.folder}/received; sleep 2; exit ;; esac; exec $REAL "$@"'
+        )
+        command = self.start(self.original, self.usb.path, env=with_program(self.folder / "tools", "btrfs", script))
+        wait_for(lambda: (self.folder / "received").exists())
+        self.usb.die()
+        self.usb.come_back()
+        result = self.finished(command)
+        self.assertEqual(result.status, 10, result)
+        self.assertIn("its filesystem was mounted anew while data came in", result.err)
+        self.assert_healed(self.original, self.usb.path)
+
 
 class Holey(DiskTest):
     """A disk that takes what btrfs writes about files, and not what is in them."""
@@ -188,20 +202,27 @@ class Holey(DiskTest):
         self.assert_healed(self.original, self.usb)
 
     def test_nor_when_a_run_was_killed(self) -> None:
-        """The kernel tells once. The run that hears it does not believe what is there, nor does the one behind it."""
-        killed = with_program(self.folder / "tools", "sync", "kill -9 $PPID; exit 1")
+        """The kernel tells once, and the run that asked does not hear it."""
+        killed = with_program(self.folder / "tools", "sync", 'kill -9 $PPID; exec $REAL "$@"')
         self.assertEqual(self.run_command(self.original, self.usb, env=killed).status, -signal.SIGKILL)
-        result = self.backup("-S", self.original, self.usb, status=10)
-        self.assertIn("cannot write out the filesystem of", result.err)
         self.filler.unlink()
         self.assert_healed(self.original, self.usb)
+
+    def test_two_folders_on_it(self) -> None:
+        """The kernel tells one of those that ask for them."""
+        a, b = self.usb / "a", self.usb / "b"
+        result = self.backup(self.original, a, b, status=10)
+        for each in (a, b):
+            self.assertIn(f"{each}: FAILED", result.err)
+        self.filler.unlink()
+        self.assert_healed(self.original, a, b)
 
     def test_while_the_stream_comes(self) -> None:
         """What was told to an earlier attempt to write counts at the end. Another disk is served."""
         nas = self.disk("nas").path
         random_file(self.original / "large", 140)
         result = self.backup(self.original, self.usb, nas, status=10)
-        self.assertRegex(result.err, "cannot write out the filesystem: sync: error syncing|No space left")
+        self.assertIn("cannot write out the filesystem: sync: error syncing", result.err)
         self.assertIn(f"{self.usb}: FAILED (disk full), sent nothing", result.err)
         self.assert_complete(nas, self.original / "snapshot", names(self.original / "snapshot"))
 

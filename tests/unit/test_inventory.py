@@ -3,7 +3,7 @@
 import unittest
 from datetime import datetime, timezone
 
-from btrfs_backup.model import inventory, mark
+from btrfs_backup.model import inventory
 from btrfs_backup.model.inventory import Holdings, Inventory, State
 from btrfs_backup.model.snapshot import Subvolume
 
@@ -204,27 +204,9 @@ class NamesTest(unittest.TestCase):
         self.assertEqual(seen.names, {"a", "b"})
         self.assertEqual(Inventory().names, frozenset())
 
-    def test_what_can_be_had_on_disk(self) -> None:
-        """What is marked, has arrived, and belongs to the same mounting without a doubt."""
-        seen = Inventory(
-            subvolumes={name: entry("x", name != "under way", name=name) for name in ("a", "b", "c", "under way", "e")},
-            marks={
-                "a": frozenset({"this"}),
-                "b": frozenset({"another"}),
-                "c": frozenset({"this", mark.UNKNOWN}),
-                "under way": frozenset({"this"}),
-                "gone": frozenset({"this"}),
-            },
-        )
-        self.assertEqual(inventory.not_lost(seen, "this"), {"a"})
-        self.assertEqual(
-            inventory.not_lost(Inventory(seen.subvolumes, marks={"a": frozenset({mark.UNKNOWN})}), mark.UNKNOWN),
-            set(),
-        )
-
     def test_what_is_not_told(self) -> None:
         """A folder is there unless said otherwise, and on a filesystem that cannot be told."""
-        self.assertEqual(Inventory(), Inventory({}, frozenset(), {}, True))
+        self.assertEqual(Inventory(), Inventory({}, frozenset(), frozenset(), True))
 
 
 if __name__ == "__main__":

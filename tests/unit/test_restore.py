@@ -140,8 +140,8 @@ class RestorableTest(unittest.TestCase):
         """What to type when it is all that there is, wherever it is."""
         held = Holdings(named(backup(A)), (), {C: UNWRITTEN})
         for place, wanted in (
-            ("/usb", f"rmdir /usb/.{C}.*.receiving"),
-            ("/my usb", f"rmdir '/my usb/.{C}.'*.receiving"),
+            ("/usb", f"rmdir /usb/.{C}.receiving"),
+            ("/my usb", f"rmdir '/my usb/.{C}.receiving'"),
         ):
             with self.subTest(place), self.assertRaises(Failure) as raised:
                 restore.choose(held, C, place)
