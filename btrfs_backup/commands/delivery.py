@@ -78,10 +78,15 @@ class Delivery:
     ) -> None:
         """Find out how far those BATCHES got at a destination that were streamed, and record it. Raises Failure."""
         assert each.target
-        # When that cannot be told, all of them stay on record.
-        count, failure = each.outcome(
-            batches[: len(streams)], ending.failure, ending.unwritten, self.snapshots, self.naming
-        )
+        names = [] if ending.unwritten else [batch.snapshot for batch in batches]  # or they keep their marks
+        try:
+            count, failure = each.outcome(
+                batches[: len(streams)], ending.failure, ending.unwritten, self.snapshots, self.naming
+            )
+        except Failure:
+            # All of them stay on record. What there is of them is on disk; the next run will see what that is.
+            each.unmark_if_possible(names)
+            raise
         for batch, streamed in zip(batches[:count], streams, strict=False):
             each.target = plan.served(each.target, batch.snapshot)
             each.tally.sent.append(Sent(batch.snapshot, batch.parent, streamed.bytes, streamed.seconds))
@@ -95,7 +100,6 @@ class Delivery:
             each.target = plan.without_parent(each.target, useless)
         elif failure:
             each.fail(failure)
-        names = [] if ending.unwritten else [batch.snapshot for batch in batches]  # or they keep their marks
         if failing:
             each.clear_away(failing.snapshot, self.snapshots, names)
         else:

@@ -235,8 +235,12 @@ class Visit:
             left = self.place.show(snapshot)
             if inventory.judge(left, snapshots[snapshot], begun=True)[0] is inventory.State.PARTIAL:
                 self.place.delete([snapshot])
+        self.unmark_if_possible(marked)
+
+    def unmark_if_possible(self, snapshots: Sequence[str]) -> None:
+        """Like `unmark`; when that fails, the next run sends them again."""
         with self._if_possible():
-            self.unmark(marked)
+            self.unmark(snapshots)
 
     @contextmanager
     def _if_possible(self) -> Iterator[None]:
