@@ -12,25 +12,20 @@ from functools import partial
 from types import FrameType
 from typing import NoReturn
 
-from btrfs_backup import cli
+from btrfs_backup.cli import parser
 from btrfs_backup.errors import Failure, Interrupted
-from btrfs_backup.report import (
-    Exit,
-    Report,
-    Restoration,
-    Survey,
-    Tally,
+from btrfs_backup.model.settings import Settings
+from btrfs_backup.report import terminal
+from btrfs_backup.report.outcome import Exit, Report, Restoration, Survey, Tally, exit_status
+from btrfs_backup.report.terminal import harmless
+from btrfs_backup.report.text import (
     differences,
-    exit_status,
-    harmless,
     intentions,
     restore_intentions,
     restored,
     summary,
     verification_summary,
 )
-from btrfs_backup.settings import Settings
-from btrfs_backup.system import output, progress
 
 log = logging.getLogger("btrfs_backup")
 
@@ -43,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Whoever reads our help through a pipe may have seen enough. In a run it is different.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
-        settings = cli.parse(sys.argv[1:] if argv is None else argv)
+        settings = parser.parse(sys.argv[1:] if argv is None else argv)
     except Failure as failure:
         log.error("%s", failure)
         return exit_status(None, failure)
@@ -72,13 +67,13 @@ def _carry_out(settings: Settings) -> int:
     status = exit_status(task.about, ended_by)
     try:
         if settings.json:
-            from btrfs_backup.document import document
+            from btrfs_backup.report.document import document
 
             ended, interrupted = datetime.now().astimezone(), isinstance(ended_by, Interrupted)
-            output.line(document(task.name, began, ended, status, error, task.about, interrupted))
+            terminal.line(document(task.name, began, ended, status, error, task.about, interrupted))
         elif not isinstance(ended_by, Failure):
             for line in task.print() if task.print else ():
-                output.line(line)
+                terminal.line(line)
     except Failure as failure:
         log.error("%s", failure)
         status = status or Exit.FAILED
@@ -112,7 +107,7 @@ def _task(settings: Settings) -> _Task:
         import shutil
 
         from btrfs_backup.commands.status import look_around
-        from btrfs_backup.table import table
+        from btrfs_backup.report.table import table
 
         survey = Survey(source)
         width = shutil.get_terminal_size().columns
@@ -120,7 +115,7 @@ def _task(settings: Settings) -> _Task:
             "status",
             survey,
             lambda: look_around(settings, survey),
-            print=lambda: table(survey, width, output.in_colour()),
+            print=lambda: table(survey, width, terminal.in_colour()),
         )
     report = Report(source)
     if settings.verify:
@@ -203,7 +198,7 @@ class _Handler(logging.StreamHandler):  # type: ignore[type-arg]  # subscriptabl
     """Messages do not run into the progress line."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        progress.clear()
+        terminal.clear()
         super().emit(record)
 
 

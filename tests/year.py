@@ -21,9 +21,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from btrfs_backup import cli
+from btrfs_backup.cli import parser as cli
 from btrfs_backup.commands.backup import backup
-from btrfs_backup.report import Report, Tally
+from btrfs_backup.report.outcome import Report, Tally
 from tests.real.liar import lying_btrfs, path_with
 from tests.real.machine import RealTest, names, sh
 

@@ -8,18 +8,19 @@ from btrfs_backup.commands.outset import enlist, forgotten, open_source
 from btrfs_backup.commands.prune import prune
 from btrfs_backup.commands.visit import Visit, fail, occupied
 from btrfs_backup.errors import Failure, MissingProgram, StateFileBroken
-from btrfs_backup.model import inventory, plan, retention, transfers
+from btrfs_backup.model import inventory, plan, retention
+from btrfs_backup.model import records as transfers
 from btrfs_backup.model.plan import Lineage
-from btrfs_backup.report import Report, Tally
-from btrfs_backup.settings import Settings
+from btrfs_backup.model.settings import Settings
+from btrfs_backup.report.outcome import Report, Tally
 from btrfs_backup.system import files
 from btrfs_backup.system.btrfs import DOUBT
-from btrfs_backup.system.endpoint import Folder
+from btrfs_backup.system.folder import Folder
 from btrfs_backup.system.host import Hosts
+from btrfs_backup.system.paths import Standing, examine
 from btrfs_backup.system.process import CommandFailed
 from btrfs_backup.system.source import Source
 from btrfs_backup.system.ssh import Access
-from btrfs_backup.system.standing import Standing, examine
 from btrfs_backup.system.statefile import StateFiles
 
 log = logging.getLogger(__name__)

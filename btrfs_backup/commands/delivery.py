@@ -7,14 +7,16 @@ from dataclasses import replace
 from btrfs_backup.commands.streaming import Streaming
 from btrfs_backup.commands.visit import Visit
 from btrfs_backup.errors import Failure
-from btrfs_backup.model import plan, transfers
+from btrfs_backup.model import plan
+from btrfs_backup.model import records as transfers
 from btrfs_backup.model.plan import Batch, Snapshots
-from btrfs_backup.report import Sent, pace
-from btrfs_backup.settings import Settings
-from btrfs_backup.system.endpoint import Sending, Shell, parent_is_to_blame
+from btrfs_backup.model.settings import Settings
+from btrfs_backup.report.outcome import Sent
+from btrfs_backup.report.text import pace
+from btrfs_backup.system.folder import Sending, Shell, parent_is_to_blame
 from btrfs_backup.system.source import Source
 from btrfs_backup.system.statefile import StateFiles
-from btrfs_backup.system.stream import Ending, Receiver, Sender, Streamed, Transferred
+from btrfs_backup.system.transfer import Ending, Receiver, Sender, Streamed, Transferred
 
 log = logging.getLogger(__name__)
 

@@ -7,18 +7,19 @@ from datetime import datetime
 from btrfs_backup.commands.outset import enlist, forgotten, open_source
 from btrfs_backup.commands.visit import Visit, fail, occupied
 from btrfs_backup.errors import Failure, StateFileBroken
-from btrfs_backup.model import inventory, plan, retention, transfers
+from btrfs_backup.model import inventory, plan, retention
+from btrfs_backup.model import records as transfers
 from btrfs_backup.model.plan import Batch, Lineage, Snapshots
+from btrfs_backup.model.records import Records
+from btrfs_backup.model.settings import Settings
 from btrfs_backup.model.snapshot import Subvolume
-from btrfs_backup.model.transfers import Records
-from btrfs_backup.report import Report, Sent, Tally
-from btrfs_backup.settings import Settings
-from btrfs_backup.system import stream
-from btrfs_backup.system.endpoint import Folder
+from btrfs_backup.report.outcome import Report, Sent, Tally
+from btrfs_backup.system import transfer as stream
+from btrfs_backup.system.folder import Folder
 from btrfs_backup.system.host import Hosts
+from btrfs_backup.system.paths import Standing
 from btrfs_backup.system.source import Source
 from btrfs_backup.system.ssh import Access
-from btrfs_backup.system.standing import Standing
 from btrfs_backup.system.statefile import StateFiles
 
 log = logging.getLogger(__name__)

@@ -4,15 +4,16 @@ from collections.abc import Iterator, Sequence
 
 from btrfs_backup.commands.visit import Visit, fail, visit
 from btrfs_backup.errors import Failure, UsageError
-from btrfs_backup.model import location, transfers
+from btrfs_backup.model import location
+from btrfs_backup.model import records as transfers
 from btrfs_backup.model.location import Location, Scheme
-from btrfs_backup.model.transfers import Records
-from btrfs_backup.report import Report, Tally
-from btrfs_backup.settings import Settings
-from btrfs_backup.system.endpoint import Folder
+from btrfs_backup.model.records import Records
+from btrfs_backup.model.settings import Settings
+from btrfs_backup.report.outcome import Report, Tally
+from btrfs_backup.system.folder import Folder
 from btrfs_backup.system.host import Hosts
+from btrfs_backup.system.paths import Standing, examine
 from btrfs_backup.system.source import Source
-from btrfs_backup.system.standing import Standing, examine
 from btrfs_backup.system.statefile import OUTSTANDING
 
 

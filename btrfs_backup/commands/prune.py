@@ -5,9 +5,10 @@ import logging
 from btrfs_backup.commands.visit import fail
 from btrfs_backup.errors import Failure
 from btrfs_backup.model import retention
-from btrfs_backup.report import Tally, plural
-from btrfs_backup.settings import Settings
-from btrfs_backup.system.endpoint import Folder
+from btrfs_backup.model.settings import Settings
+from btrfs_backup.report.outcome import Tally
+from btrfs_backup.report.text import plural
+from btrfs_backup.system.folder import Folder
 
 log = logging.getLogger(__name__)
 

@@ -11,19 +11,21 @@ from posixpath import basename, dirname, join
 from btrfs_backup.commands.streaming import Streaming
 from btrfs_backup.errors import Failure, LockHeld
 from btrfs_backup.model import inventory
-from btrfs_backup.model import restore as model
+from btrfs_backup.model import restoration as model
 from btrfs_backup.model.inventory import Holdings
 from btrfs_backup.model.location import Location
-from btrfs_backup.model.restore import Plan, Site
+from btrfs_backup.model.restoration import Plan, Site
+from btrfs_backup.model.settings import Settings
 from btrfs_backup.model.snapshot import Naming, Subvolume, is_backup_name
-from btrfs_backup.report import Restoration, Sent, pace
-from btrfs_backup.settings import Settings
-from btrfs_backup.system import btrfs, files, filetools, statefile, stream
-from btrfs_backup.system.endpoint import Folder, parent_is_to_blame
+from btrfs_backup.report.outcome import Restoration, Sent
+from btrfs_backup.report.text import pace
+from btrfs_backup.system import btrfs, files, filetools, statefile
+from btrfs_backup.system import transfer as stream
+from btrfs_backup.system.folder import Folder, parent_is_to_blame
 from btrfs_backup.system.host import Host, Hosts
+from btrfs_backup.system.paths import Standing, examine
 from btrfs_backup.system.ssh import Access
-from btrfs_backup.system.standing import Standing, examine
-from btrfs_backup.system.stream import Receiver, Transferred
+from btrfs_backup.system.transfer import Receiver, Transferred
 
 log = logging.getLogger(__name__)
 

@@ -8,14 +8,16 @@ from datetime import datetime
 from btrfs_backup.commands.outset import enlist, open_source
 from btrfs_backup.commands.visit import Visit
 from btrfs_backup.errors import Failure, UsageError
-from btrfs_backup.model import inventory, location, retention, status, transfers
+from btrfs_backup.model import inventory, location, retention
+from btrfs_backup.model import records as transfers
+from btrfs_backup.model import survey as status
 from btrfs_backup.model.location import Location
 from btrfs_backup.model.plan import Snapshots
-from btrfs_backup.model.status import View
-from btrfs_backup.model.transfers import Records
-from btrfs_backup.report import Report, Survey
-from btrfs_backup.settings import Settings
-from btrfs_backup.system.endpoint import Shell
+from btrfs_backup.model.records import Records
+from btrfs_backup.model.settings import Settings
+from btrfs_backup.model.survey import View
+from btrfs_backup.report.outcome import Report, Survey
+from btrfs_backup.system.folder import Shell
 from btrfs_backup.system.host import Hosts
 from btrfs_backup.system.ssh import Access
 from btrfs_backup.system.statefile import StateFiles

@@ -3,11 +3,12 @@
 import logging
 from collections.abc import Iterable, Sequence
 
-from btrfs_backup.settings import Settings
-from btrfs_backup.system import progress, stream
-from btrfs_backup.system.endpoint import Folder, Sending
+from btrfs_backup.model.settings import Settings
+from btrfs_backup.report import terminal
+from btrfs_backup.system import transfer as stream
+from btrfs_backup.system.folder import Folder, Sending
 from btrfs_backup.system.host import Host
-from btrfs_backup.system.stream import Receiver, Sender, Transferred
+from btrfs_backup.system.transfer import Receiver, Sender, Transferred
 
 log = logging.getLogger(__name__)
 
@@ -28,9 +29,9 @@ class Streaming:
     ) -> Sender:
         """What writes the stream of a snapshot, with progress when that is wanted and can be shown. Raises Failure."""
         pipeline = folder.sender(name, parent, self.sending(folder.host, compressed_data))
-        if not (self._settings.progress and progress.possible()):
+        if not (self._settings.progress and terminal.possible()):
             return Sender(pipeline)
-        watch = progress.Progress(name, tuple(destinations))
+        watch = terminal.Progress(name, tuple(destinations))
         return Sender(pipeline, folder.estimate(name, parent), watch=watch)
 
     def transfer(self, senders: Iterable[Sender], receivers: Sequence[Receiver]) -> Transferred:
@@ -38,7 +39,7 @@ class Streaming:
         try:
             return stream.transfer(senders, receivers, self._settings.rate_limit)
         finally:
-            progress.clear()
+            terminal.clear()
 
     def _compression(self, host: Host) -> str:
         """How streams are compressed on their way from or to HOST. Raises Failure when it cannot be reached."""

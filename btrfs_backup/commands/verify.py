@@ -11,12 +11,15 @@ from btrfs_backup.errors import Failure, StateFileBroken
 from btrfs_backup.model import inventory, manifest
 from btrfs_backup.model.location import Scheme
 from btrfs_backup.model.manifest import Comparison
+from btrfs_backup.model.records import Records
+from btrfs_backup.model.settings import Settings
 from btrfs_backup.model.snapshot import Naming, Subvolume
-from btrfs_backup.model.transfers import Records
-from btrfs_backup.report import Report, Tally, findings, progress_line
-from btrfs_backup.settings import Settings
-from btrfs_backup.system import progress, trees
-from btrfs_backup.system.endpoint import Folder
+from btrfs_backup.report import terminal
+from btrfs_backup.report.outcome import Report, Tally
+from btrfs_backup.report.terminal import progress_line
+from btrfs_backup.report.text import findings
+from btrfs_backup.system import trees
+from btrfs_backup.system.folder import Folder
 from btrfs_backup.system.host import Host, Hosts
 from btrfs_backup.system.source import Source
 from btrfs_backup.system.ssh import Access
@@ -149,7 +152,7 @@ def _compare(name: str, ours: _Side, destinations: Sequence[_Side], settings: Se
             ours.fail(failure)
             return
         finally:
-            progress.clear()
+            terminal.clear()
         whole = [each for each in sides if _is_whole(each, name, read[each])]
         if ours in whole:
             results = {each: _result(name, ours, each, read) for each in whole[1:]}
@@ -159,17 +162,17 @@ def _compare(name: str, ours: _Side, destinations: Sequence[_Side], settings: Se
 
 
 def _watch(name: str, settings: Settings) -> trees.Watch | None:
-    if not (settings.progress and progress.possible()):
+    if not (settings.progress and terminal.possible()):
         return None
-    rate = progress.Rate()
+    rate = terminal.Rate()
 
     def show(reading: Reading) -> None:
         if reading.files is None:
-            progress.show(f"comparing {name}, listed {reading.listed} entries")
+            terminal.show(f"comparing {name}, listed {reading.listed} entries")
             return
         title = f"comparing {name}, {reading.files} of {reading.all_files} files"
         speed = rate(reading.seconds, reading.bytes)
-        progress.show(progress_line(title, reading.bytes, speed, reading.all_bytes, {}))
+        terminal.show(progress_line(title, reading.bytes, speed, reading.all_bytes, {}))
 
     return show
 

@@ -6,17 +6,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from btrfs_backup.errors import Absent, Failure
-from btrfs_backup.model import inventory, plan, retention, transfers
+from btrfs_backup.model import inventory, plan, retention
+from btrfs_backup.model import records as transfers
 from btrfs_backup.model.inventory import Holdings
 from btrfs_backup.model.location import Location, Scheme
 from btrfs_backup.model.plan import Batch, Snapshots, Target
+from btrfs_backup.model.records import Records
+from btrfs_backup.model.settings import Settings
 from btrfs_backup.model.snapshot import Naming, Subvolume
-from btrfs_backup.model.transfers import Records
-from btrfs_backup.report import Tally, plural, span
-from btrfs_backup.settings import Settings
-from btrfs_backup.system.endpoint import Folder, Shell
+from btrfs_backup.report.outcome import Tally
+from btrfs_backup.report.text import plural, span
+from btrfs_backup.system.folder import Folder, Shell
 from btrfs_backup.system.host import Host, Hosts
-from btrfs_backup.system.standing import Standing, examine
+from btrfs_backup.system.paths import Standing, examine
 
 log = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from posixpath import join, split
 from btrfs_backup.errors import Failure
 from btrfs_backup.model.snapshot import STUB_INODE, Naming, Subvolume, is_backup_name
 from btrfs_backup.system import btrfs, hints
-from btrfs_backup.system.endpoint import Folder, portions
+from btrfs_backup.system.folder import Folder, portions
 from btrfs_backup.system.host import Host
-from btrfs_backup.system.standing import Standing, examine
+from btrfs_backup.system.paths import Standing, examine
 
 
 @dataclass(frozen=True)

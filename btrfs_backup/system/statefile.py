@@ -5,8 +5,8 @@ from posixpath import join
 from typing import TypeVar
 
 from btrfs_backup.errors import Failure, StateFileBroken
-from btrfs_backup.model import transfers
-from btrfs_backup.model.transfers import Completed, Outstanding, Records
+from btrfs_backup.model import records as transfers
+from btrfs_backup.model.records import Completed, Outstanding, Records
 from btrfs_backup.system import files, hints
 from btrfs_backup.system.host import Host
 

@@ -11,8 +11,8 @@ import tempfile
 import unittest
 from pathlib import Path
 
-from btrfs_backup import cli
-from btrfs_backup.options import groups
+from btrfs_backup.cli import parser as cli
+from btrfs_backup.cli.options import groups
 from tests.real.machine import TOP
 
 PROMPT = "ready> "

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
 
-from btrfs_backup import cli
+from btrfs_backup.cli import parser as cli
 from btrfs_backup.commands.backup import backup
-from btrfs_backup.report import Report, Tally
-from btrfs_backup.settings import Settings
+from btrfs_backup.model.settings import Settings
+from btrfs_backup.report.outcome import Report, Tally
 from tests import year
 from tests.real.machine import RealTest, names
 

@@ -5,7 +5,7 @@ import os
 import unittest
 from collections.abc import Mapping
 
-from btrfs_backup.argfiles import Reader, expand
+from btrfs_backup.cli.argfiles import Reader, expand
 from btrfs_backup.errors import UsageError
 
 CWD = "/home/anna"

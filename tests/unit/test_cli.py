@@ -7,7 +7,9 @@ import unittest
 from collections.abc import Sequence
 from typing import Any
 
-from btrfs_backup import __version__, argfiles, cli, completion, manpage
+from btrfs_backup import __version__
+from btrfs_backup.cli import argfiles, completion, manpage
+from btrfs_backup.cli import parser as cli
 from btrfs_backup.errors import UsageError
 from btrfs_backup.model.retention import KEEP_ALL, Policy
 from btrfs_backup.model.snapshot import Naming

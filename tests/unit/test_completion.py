@@ -4,8 +4,9 @@ import argparse
 import re
 import unittest
 
-from btrfs_backup import cli, completion
-from btrfs_backup.options import Option, groups
+from btrfs_backup.cli import completion
+from btrfs_backup.cli import parser as cli
+from btrfs_backup.cli.options import Option, groups
 
 
 def options() -> list[Option]:

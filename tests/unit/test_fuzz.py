@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 
-from btrfs_backup import argfiles, cli
+from btrfs_backup.cli import argfiles
+from btrfs_backup.cli import parser as cli
 from btrfs_backup.errors import Failure, UsageError
-from btrfs_backup.model import inventory, location, retention, transfers
+from btrfs_backup.model import inventory, location, retention
+from btrfs_backup.model import records as transfers
 from btrfs_backup.model.crc32c import crc32c
 from btrfs_backup.model.inventory import State
 from btrfs_backup.model.location import Scheme

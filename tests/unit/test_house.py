@@ -93,10 +93,16 @@ class RulesTest(unittest.TestCase):
 
     def test_pure_modules_at_the_front_desk(self) -> None:
         """Settings, errors, argument files and printed texts know no more of the machine than the model."""
-        for name in ("settings.py", "errors.py", "argfiles.py", "options.py", "completion.py", "manpage.py"):
+        for name in ("errors.py", *(f"cli/{name}.py" for name in ("argfiles", "options", "completion", "manpage"))):
             with self.subTest(name):
                 found = impurities(tree(PACKAGE / name), "btrfs_backup")
-                self.assertEqual([each for each in found if not each.startswith("btrfs_backup.options.")], [])
+                self.assertEqual([each for each in found if not each.startswith("btrfs_backup.cli.options.")], [])
+
+    def test_the_machine_knows_nothing_of_the_front_desk(self) -> None:
+        for path in sorted((PACKAGE / "system").glob("*.py")):
+            with self.subTest(path.name):
+                rooms = {name.split(".")[1] for name in imported(path) if name.startswith("btrfs_backup.")}
+                self.assertLessEqual(rooms, {"system", "model", "errors"})
 
     def test_parsers_are_pure(self) -> None:
         for name in ("btrfs.py", "filetools.py", "mounts.py"):
@@ -159,15 +165,15 @@ class CheckerTest(unittest.TestCase):
         self.assertEqual(
             importers("shlex"),
             [
+                "cli/completion.py",
                 "commands/restore.py",
-                "completion.py",
-                "model/restore.py",
+                "model/restoration.py",
                 "system/host.py",
                 "system/process.py",
                 "system/ssh.py",
             ],
         )
-        self.assertIn("system/endpoint.py", importers("btrfs_backup.model.inventory"))
+        self.assertIn("system/folder.py", importers("btrfs_backup.model.inventory"))
         self.assertEqual(importers("no_such_module"), [])
 
 

@@ -6,8 +6,9 @@ import shutil
 import subprocess
 import unittest
 
-from btrfs_backup import cli, manpage
-from btrfs_backup.options import Option, groups
+from btrfs_backup.cli import manpage
+from btrfs_backup.cli import parser as cli
+from btrfs_backup.cli.options import Option, groups
 
 SIGNS = {"(rs": "\\", "-": "-", "(aq": "'", "(dq": '"', "(ga": "`", "(ha": "^", "(ti": "~", "&": ""}
 

@@ -2,7 +2,7 @@
 
 import unittest
 
-from btrfs_backup import cli
+from btrfs_backup.cli import parser as cli
 from btrfs_backup.model import mark
 
 

@@ -14,12 +14,13 @@ from datetime import datetime
 from pathlib import Path
 from unittest import mock
 
-from btrfs_backup import argfiles, cli
-from btrfs_backup.document import document
+from btrfs_backup.cli import argfiles
+from btrfs_backup.cli import parser as cli
 from btrfs_backup.errors import Failure
 from btrfs_backup.model.manifest import Comparison, Difference
-from btrfs_backup.model.status import Place, Row
-from btrfs_backup.report import Report, Restoration, Sent, Survey, Tally
+from btrfs_backup.model.survey import Place, Row
+from btrfs_backup.report.document import document
+from btrfs_backup.report.outcome import Report, Restoration, Sent, Survey, Tally
 
 README = (Path(__file__).parents[2] / "README.rst").read_text(encoding="utf-8")
 NOW = datetime(2026, 1, 4).astimezone()

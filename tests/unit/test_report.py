@@ -6,17 +6,13 @@ from datetime import datetime
 
 from btrfs_backup.errors import Failure, Interrupted, LockHeld, StateFileBroken, UsageError
 from btrfs_backup.model.manifest import Comparison, Difference
-from btrfs_backup.report import (
-    Report,
-    Restoration,
-    Sent,
-    Tally,
+from btrfs_backup.report.outcome import Report, Restoration, Sent, Tally, exit_status
+from btrfs_backup.report.terminal import progress_line
+from btrfs_backup.report.text import (
     differences,
-    exit_status,
     intentions,
     pace,
     plural,
-    progress_line,
     restore_intentions,
     restored,
     size,

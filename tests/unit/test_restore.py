@@ -3,9 +3,9 @@
 import unittest
 
 from btrfs_backup.errors import Failure
-from btrfs_backup.model import restore
+from btrfs_backup.model import restoration as restore
 from btrfs_backup.model.inventory import UNWRITTEN, Holdings, Inventory
-from btrfs_backup.model.restore import Plan, Site
+from btrfs_backup.model.restoration import Plan, Site
 from btrfs_backup.model.snapshot import Naming, Subvolume, is_backup_name
 
 A, B, C, D = (f"2026010{day}-120000" for day in (1, 2, 3, 4))

@@ -5,17 +5,17 @@ import unittest
 from datetime import datetime, timedelta, timezone
 
 from btrfs_backup import __version__
-from btrfs_backup.document import document
 from btrfs_backup.errors import Failure
-from btrfs_backup.model import status
+from btrfs_backup.model import survey as status
 from btrfs_backup.model.inventory import Holdings
 from btrfs_backup.model.manifest import Comparison, Difference
 from btrfs_backup.model.plan import Snapshots, Target
+from btrfs_backup.model.records import Locks, Records
 from btrfs_backup.model.snapshot import Naming, Subvolume
-from btrfs_backup.model.status import Row, View
-from btrfs_backup.model.transfers import Locks, Records
-from btrfs_backup.report import Report, Restoration, Sent, Survey, Tally
-from btrfs_backup.table import age, table
+from btrfs_backup.model.survey import Row, View
+from btrfs_backup.report.document import document
+from btrfs_backup.report.outcome import Report, Restoration, Sent, Survey, Tally
+from btrfs_backup.report.table import age, table
 
 NAMING = Naming()
 A, B, C, D = (f"2026010{day}-120000" for day in (1, 2, 3, 4))

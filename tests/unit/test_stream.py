@@ -12,10 +12,10 @@ from pathlib import Path
 from unittest import mock
 
 from btrfs_backup.errors import Failure, Interrupted, MissingProgram
-from btrfs_backup.system import stream
+from btrfs_backup.system import transfer as stream
 from btrfs_backup.system.pipes import Chain, Outlet
 from btrfs_backup.system.process import Command, Ended
-from btrfs_backup.system.stream import Ending, Receiver, Sender
+from btrfs_backup.system.transfer import Ending, Receiver, Sender
 from tests.unit.test_sendstream import HEADER, STREAM, frame
 
 MUCH = 1_500_000
@@ -186,7 +186,7 @@ class Transfers(unittest.TestCase):
     def test_no_further_stream_after_a_long_one(self) -> None:
         """The sender that has been started ahead is dropped."""
         senders, begun = self.ahead()
-        with mock.patch("btrfs_backup.system.stream.time.monotonic", side_effect=lambda: 100 * (len(begun) == 2)):
+        with mock.patch("btrfs_backup.system.transfer.time.monotonic", side_effect=lambda: 100 * (len(begun) == 2)):
             done = stream.transfer(senders, [shell('[ "$(cat)" = "onetwo" ]')])
         self.assertEqual(done.endings, (Ending(None),))
         self.assertEqual((begun, len(done.streams)), (["one", "two"], 2))
@@ -195,7 +195,7 @@ class Transfers(unittest.TestCase):
         """And at the end once more."""
         folder = self.folder()
         receiver = Receiver(shell(f"cat >{folder}/data").pipeline, disk(f"wc -c <{folder}/data >>{folder}/written"))
-        with mock.patch("btrfs_backup.system.stream._UNWRITTEN", 100):
+        with mock.patch("btrfs_backup.system.transfer._UNWRITTEN", 100):
             written = f"[ $(cat {folder}/written 2>/dev/null | wc -l) = $step ]"
             wait = f"for try in $(seq 500); do {written} && break; sleep 0.01; done"
             slow = f"for step in 1 2; do head -c 1000 /dev/zero; {wait}; done; printf end"
@@ -208,7 +208,7 @@ class Transfers(unittest.TestCase):
         flag = self.folder() / "failed"
         once = disk(f"[ -e {flag} ] || {{ touch {flag}; echo bad >&2; exit 1; }}")
         endless = sender("while head -c 1000 /dev/zero; do sleep 0.01; done 2>/dev/null")
-        with mock.patch("btrfs_backup.system.stream._UNWRITTEN", 100):
+        with mock.patch("btrfs_backup.system.transfer._UNWRITTEN", 100):
             [ending] = stream.transfer([Sender((endless,))], [Receiver(shell("cat >/dev/null").pipeline, once)]).endings
         assert ending.unwritten and not ending.failure
         self.assertEqual(ending.unwritten.message, "cannot write out the filesystem: the sender: bad")

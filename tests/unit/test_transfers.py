@@ -4,9 +4,9 @@ import json
 import unittest
 from collections.abc import Callable, Iterable
 
-from btrfs_backup.model import transfers
+from btrfs_backup.model import records as transfers
+from btrfs_backup.model.records import Completed, Locks, Outstanding, Records
 from btrfs_backup.model.snapshot import Naming
-from btrfs_backup.model.transfers import Completed, Locks, Outstanding, Records
 
 NAMING = Naming()
 HOME = Naming("home-")

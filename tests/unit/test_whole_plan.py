@@ -5,10 +5,11 @@ import unittest
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from btrfs_backup.model import inventory, plan, retention, transfers
+from btrfs_backup.model import inventory, plan, retention
+from btrfs_backup.model import records as transfers
 from btrfs_backup.model.inventory import Inventory
+from btrfs_backup.model.records import Records
 from btrfs_backup.model.snapshot import Naming, Subvolume
-from btrfs_backup.model.transfers import Records
 
 NAMING = Naming("home-")
 POLICIES = ["all", "1", "2", "3", "2 3h", "1 2d", "3h 2d 1w", "5 1m"]

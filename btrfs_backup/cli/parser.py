@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import NoReturn
 
-from btrfs_backup import __version__, argfiles, usage
+from btrfs_backup import __version__
+from btrfs_backup.cli import argfiles, checks
 from btrfs_backup.errors import UsageError
 from btrfs_backup.model import location, retention
+from btrfs_backup.model.settings import Settings
 from btrfs_backup.model.snapshot import Naming
-from btrfs_backup.settings import Settings
-from btrfs_backup.system import output
 
 LONGEST_PREFIX = 170  # bytes; a transfer is marked by a longer name (see model.mark), which has 255 at most
 
@@ -315,17 +315,18 @@ def parse(argv: Sequence[str]) -> Settings:
     cwd = os.getcwd()
     arguments = parser().parse_intermixed_args(_without_double_dash(argfiles.expand(argv, _read, cwd)))
     if arguments.print_completion or arguments.print_man:
-        from btrfs_backup import completion, manpage
+        from btrfs_backup.cli import completion, manpage
+        from btrfs_backup.report import terminal
 
         shell = arguments.print_completion
         text = completion.script(parser(), shell) if shell else manpage.page(parser(), __version__)
-        output.line(text.removesuffix("\n"))
+        terminal.line(text.removesuffix("\n"))
         raise SystemExit(0)
     if arguments.source is None:
-        example = usage.RESTORE_EXAMPLE if arguments.restore else "btrfs-backup /home /mnt/usb/home"
+        example = checks.RESTORE_EXAMPLE if arguments.restore else "btrfs-backup /home /mnt/usb/home"
         raise UsageError("no SOURCE is given", f"Example: {example}; see 'btrfs-backup --help'.")
     policy = (arguments.num_snapshots, arguments.num_backups) != (retention.KEEP_ALL, retention.KEEP_ALL)
-    usage.check_words([arguments.source, *arguments.destinations], policy, bool(arguments.verify))
+    checks.check_words([arguments.source, *arguments.destinations], policy, bool(arguments.verify))
     destinations = dict.fromkeys(location.parse(spelling, cwd) for spelling in arguments.destinations)
     settings = Settings(
         source=location.parse(arguments.source, cwd),
@@ -360,7 +361,7 @@ def parse(argv: Sequence[str]) -> Settings:
         restore=arguments.restore,
         verify=arguments.verify,
     )
-    usage.check(settings)
+    checks.check(settings)
     return settings
 
 

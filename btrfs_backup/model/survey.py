@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from btrfs_backup.model import transfers
+from btrfs_backup.model import records as transfers
 from btrfs_backup.model.inventory import Holdings
 from btrfs_backup.model.plan import Snapshots, Target
+from btrfs_backup.model.records import Records
 from btrfs_backup.model.snapshot import Naming
-from btrfs_backup.model.transfers import Records
 
 COMPLETE, MISSING, PARTIAL, FOREIGN = "complete", "missing", "partial", "foreign"
 OUTSTANDING, DELIVERED, UNKNOWN, NOTHING = "outstanding", "delivered", "unknown", "-"

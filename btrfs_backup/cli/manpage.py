@@ -4,7 +4,7 @@ import argparse
 import re
 from collections.abc import Iterator
 
-from btrfs_backup.options import Option, groups
+from btrfs_backup.cli.options import Option, groups
 
 # So that what is copied from the page is what was meant; groff makes typographic signs of these.
 _SIGNS = {"\\": r"\(rs", "-": r"\-", "'": r"\(aq", '"': r"\(dq", "`": r"\(ga", "^": r"\(ha", "~": r"\(ti"}

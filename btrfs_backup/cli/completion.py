@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable
 from shlex import quote
 
-from btrfs_backup.options import Option, groups
+from btrfs_backup.cli.options import Option, groups
 
 # Not by COMP_WORDS, for which Readline breaks words at '=' and '@'. What it puts in place of a word is behind the '=';
 # it writes '@' with a backslash.

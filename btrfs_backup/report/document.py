@@ -7,8 +7,8 @@ from typing import Any
 
 from btrfs_backup import __version__
 from btrfs_backup.errors import Failure
-from btrfs_backup.model.status import Place
-from btrfs_backup.report import Report, Restoration, Sent, Survey, Tally
+from btrfs_backup.model.survey import Place
+from btrfs_backup.report.outcome import Report, Restoration, Sent, Survey, Tally
 
 Value = Mapping[str, Any]
 

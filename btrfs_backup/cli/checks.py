@@ -8,8 +8,8 @@ from posixpath import basename
 from btrfs_backup.errors import UsageError
 from btrfs_backup.model import retention
 from btrfs_backup.model.location import Scheme
+from btrfs_backup.model.settings import Settings
 from btrfs_backup.model.snapshot import is_backup_name
-from btrfs_backup.settings import Settings
 
 RESTORE_EXAMPLE = "btrfs-backup --restore /mnt/usb/home /home"
 

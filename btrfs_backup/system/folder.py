@@ -14,8 +14,8 @@ from btrfs_backup.system import btrfs, ssh
 from btrfs_backup.system.btrfs import Argv
 from btrfs_backup.system.host import Host
 from btrfs_backup.system.mounts import Mount
+from btrfs_backup.system.paths import Standing
 from btrfs_backup.system.process import Command, CommandFailed, Pipeline
-from btrfs_backup.system.standing import Standing
 
 # A login shell gets a command line as one argument, of 128 KiB at most (execve(2), MAX_ARG_STRLEN).
 _LONGEST_LINE = 120_000

@@ -1,135 +1,12 @@
-"""What a run came to: summary lines and the exit status. Pure."""
+"""What a run came to, in lines for people. Pure."""
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
-from enum import IntEnum
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from btrfs_backup.errors import Failure, Interrupted, LockHeld, UsageError
+from btrfs_backup.report.outcome import Report, Restoration, Sent, Tally
 
 if TYPE_CHECKING:  # few runs need them
     from btrfs_backup.model.manifest import Comparison
-    from btrfs_backup.model.status import Place, Row
-
-_LAG = 4_000_000  # bytes that a destination may be behind another one before it is worth telling
-
-
-class Exit(IntEnum):
-    DONE = 0
-    NOTHING_DONE = 1
-    USAGE = 2
-    LOCKED = 3
-    FAILED = 10
-    SIGNAL = 128  # plus the number of the signal
-
-
-@dataclass(frozen=True)
-class Sent:
-    """A transfer that ended well, or would take place. parent: None when it was sent in full.
-
-    bytes, seconds: None where they are not known before.
-    """
-
-    snapshot: str
-    parent: str | None
-    bytes: int | None
-    seconds: float | None
-
-
-@dataclass
-class Tally:
-    """What happened at one place: the source, or a destination. Grows during the run.
-
-    kept: names of snapshots or backups there at the end, each with the reasons; None when it is not known.
-    absent: it was not there, and that is no failure.
-    verified: what came of the comparison of its backups.
-    cleared: names of cut-off transfers that would be deleted. free: bytes that are free there, where that was asked.
-    """
-
-    place: str
-    sent: list[Sent] = field(default_factory=list)
-    deleted: list[str] = field(default_factory=list)
-    kept: dict[str, list[str]] | None = None
-    outstanding: list[str] = field(default_factory=list)
-    failures: list[Failure] = field(default_factory=list)
-    absent: bool = False
-    verified: "list[Comparison]" = field(default_factory=list)
-    cleared: list[str] = field(default_factory=list)
-    free: int | None = None
-
-    @property
-    def failed(self) -> bool:
-        return bool(self.failures) or any(each.differences for each in self.verified)
-
-
-@dataclass
-class Report:
-    """What happened in a run. snapshot: the one that was taken."""
-
-    source: Tally
-    snapshot: str | None = None
-    destinations: list[Tally] = field(default_factory=list)
-
-    @property
-    def failed(self) -> bool:
-        return any(tally.failed for tally in (self.source, *self.destinations))
-
-
-@dataclass
-class Survey:
-    """What is where: a row for each snapshot, its columns the source and the PLACES."""
-
-    source: Tally
-    destinations: list[Tally] = field(default_factory=list)
-    rows: "list[Row]" = field(default_factory=list)
-    places: "list[Place]" = field(default_factory=list)
-
-    @property
-    def failed(self) -> bool:
-        return any(place.too_old for place in self.places) or any(
-            tally.failed for tally in (self.source, *self.destinations)
-        )
-
-
-@dataclass
-class Restoration:
-    """What became of a restore. source: the folder of the backup; destination: the subvolume to create.
-
-    taken: when the snapshot was taken; copy: path of the read-only copy; sent: None when nothing had to travel;
-    go_on: the command that makes the next backup; done: the destination is there, and whole.
-    intended: how it would get there, in a dry run; free: bytes that are free there, where that was asked.
-    """
-
-    source: str
-    destination: str
-    backup: str = ""
-    taken: datetime | None = None
-    copy: str = ""
-    sent: Sent | None = None
-    go_on: str = ""
-    done: bool = False
-    intended: str = ""
-    free: int | None = None
-    failures: list[Failure] = field(default_factory=list)
-
-    @property
-    def failed(self) -> bool:
-        return bool(self.failures)
-
-
-def exit_status(report: Report | Survey | Restoration | None, ended_by: BaseException | None) -> int:
-    """The status for a run that came to REPORT or was ended by an error before it had done its work."""
-    if isinstance(ended_by, Interrupted):
-        return Exit.SIGNAL + ended_by.signum
-    if isinstance(ended_by, UsageError):
-        return Exit.USAGE
-    if isinstance(ended_by, LockHeld):
-        return Exit.LOCKED
-    if ended_by:
-        return Exit.NOTHING_DONE
-    return Exit.FAILED if report and report.failed else Exit.DONE
 
 
 def summary(report: Report) -> list[tuple[bool, str]]:
@@ -262,11 +139,6 @@ def differences(report: Report) -> Iterator[str]:
                 yield _printable(f"{tally.place} {comparison.snapshot}: {each.path or '.'}: {each.what}")
 
 
-def harmless(text: str) -> str:
-    """TEXT without what plays with a terminal: names and other machines' words may hold anything. Colours stay."""
-    return re.sub(r"\x1b(?!\[3?[0-3]m)|[^\n\t\x1b -~\xa0-\U0010ffff]", lambda odd: repr(odd[0])[1:-1], text)
-
-
 def _printable(text: str) -> str:
     return "".join(
         f"\\x{ord(each) - 0xDC00:02x}"  # a byte that is not UTF-8
@@ -290,34 +162,6 @@ def _sending(tally: Tally) -> str:
     incremental = sum(1 for sent in tally.sent if sent.parent)
     how = f"{incremental} incremental, " if incremental else ""
     return f"sent {plural(len(tally.sent), 'snapshot')} ({how}{size(sum(sent.bytes or 0 for sent in tally.sent))})"
-
-
-def progress_line(
-    name: str, moved: int, rate: float, total: int | None, delivered: Mapping[str, int], arrived: bool = False
-) -> str:
-    """How a transfer of NAME gets on. moved: bytes so far, of TOTAL if that is known; rate: bytes a second.
-
-    delivered: bytes that each destination has taken; one that lags behind the others is named. arrived: all of them
-    have taken all, and their disks still write.
-    """
-    line = f"{name}: {size(moved)}"
-    if arrived:
-        return f"{line}, being written to disk"
-    if total:
-        # What is still to come is an estimate: the data may be compressed.
-        line += f" of {size(total)} ({min(99, moved * 100 // total)} %)"
-    line += f", {size(rate)}/s"
-    if total and total > moved and rate >= 1:
-        line += f", {_duration((total - moved) / rate)} left"
-    ahead = max(delivered.values(), default=0)
-    behind = [f"{place} at {size(count)}" for place, count in delivered.items() if ahead - count > _LAG]
-    return line + (f"; behind: {', '.join(behind)}" if behind else "")
-
-
-def _duration(seconds: float) -> str:
-    minutes, second = divmod(int(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
 
 
 def plural(count: int, noun: str) -> str:

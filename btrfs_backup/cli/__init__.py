@@ -1,0 +1,1 @@
+"""The front desk: what was asked for, and what can be asked for."""
