@@ -3,10 +3,11 @@
 import itertools
 import logging
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from posixpath import basename, dirname, join
+from typing import Any
 
 from btrfs_backup.commands.streaming import Streaming
 from btrfs_backup.errors import Failure, LockHeld
@@ -14,24 +15,26 @@ from btrfs_backup.model import inventory
 from btrfs_backup.model import restoration as model
 from btrfs_backup.model.inventory import Holdings
 from btrfs_backup.model.location import Location
+from btrfs_backup.model.outcome import Restoration, Sent
 from btrfs_backup.model.restoration import Plan, Site
 from btrfs_backup.model.settings import Settings
 from btrfs_backup.model.snapshot import Naming, Subvolume, is_backup_name
-from btrfs_backup.report.outcome import Restoration, Sent
 from btrfs_backup.report.text import pace
-from btrfs_backup.system import btrfs, files, filetools, statefile
+from btrfs_backup.system import btrfs, filetools, lock, state
 from btrfs_backup.system import transfer as stream
 from btrfs_backup.system.folder import Folder, parent_is_to_blame
 from btrfs_backup.system.host import Host, Hosts
-from btrfs_backup.system.paths import Standing, examine
+from btrfs_backup.system.paths import PathInfo, examine
 from btrfs_backup.system.ssh import Access
 from btrfs_backup.system.transfer import Receiver, Transferred
 
 log = logging.getLogger(__name__)
 
+Publish = Callable[[Restoration], None]
 
-def restore(settings: Settings, report: Restoration) -> None:
-    """Make the destination of the backup, and write down in REPORT what happened.
+
+def restore(settings: Settings, publish: Publish) -> None:
+    """Make the destination of the backup, and PUBLISH what came of it so far.
 
     Raises Failure when it could not be done: then nothing of it is left. Raises LockHeld when another run is at work.
     """
@@ -42,13 +45,19 @@ def restore(settings: Settings, report: Restoration) -> None:
         if not settings.dry_run:
             place.clear_leftovers()
         plan = survey(settings, backup, place)
-        report.source = replace(settings.source, path=backup.folder.path).identity
-        report.backup, report.taken, report.copy = plan.name, backup.naming.time(plan.name), plan.copy
-        report.go_on = _next_backup(settings, backup, plan, report)
+        report = Restoration(
+            replace(settings.source, path=backup.folder.path).identity,
+            location.identity,
+            plan.name,
+            backup.naming.time(plan.name),
+            plan.copy,
+        )
+        report = replace(report, go_on=_next_backup(settings, backup, plan, report))
         if settings.dry_run:
-            _tell_plan(backup, place, plan, report)
+            publish(_with_plan(backup, place, plan, report))
             return
-        _Restore(settings, backup, place, plan, report).carry_out()
+        publish(report)
+        _Restore(settings, backup, place, plan, report, publish).carry_out()
 
 
 # --- the backup ------------------------------------------------------------------------------------------------------
@@ -56,14 +65,13 @@ def restore(settings: Settings, report: Restoration) -> None:
 
 @dataclass(frozen=True)
 class Backup:
-    """The backup to restore, one of those that FOLDER (with its standing) has under names of NAMING.
+    """The backup to restore, one of those that FOLDER has under names of NAMING.
 
     beside: all that can be sent from there. own: the folder is the snapshot folder of a source.
     """
 
     chosen: Subvolume
     folder: Folder
-    standing: Standing
     naming: Naming
     beside: Holdings
     own: bool
@@ -82,21 +90,21 @@ def find_backup(settings: Settings, host: Host) -> Backup:
     naming = model.naming_of(wanted, settings.naming) if wanted else settings.naming
     if wanted:
         standing = examine(host, dirname(standing.path))
-    folder = Folder(host, standing.path)
+    folder = Folder(host, standing.path, standing)
     entries = folder.names()
-    held = folder.look(naming, standing)
+    held = folder.inventory(naming)
     if not held.names:
         raise model.no_backups(folder.path, naming, entries)
-    own = not statefile.NAMES.isdisjoint(entries)
+    own = not state.NAMES.isdisjoint(entries)
     beside = model.restorable(held, snapshots=own or bool(wanted))
     chosen = model.choose(beside, wanted, folder.path)
     for name, why in beside.foreign.items():
         if not wanted and name > chosen.name:
             log.warning("%s: passing over %s: %s", folder.path, name, why)
-    return Backup(chosen, folder, standing, naming, beside, own or not chosen.received_uuid)
+    return Backup(chosen, folder, naming, beside, own or not chosen.received_uuid)
 
 
-def _standing_of_source(settings: Settings, host: Host) -> Standing:
+def _standing_of_source(settings: Settings, host: Host) -> PathInfo:
     standing = examine(host, settings.source.path)
     if not standing.exists:
         raise Failure(
@@ -126,17 +134,17 @@ class Place:
     host: Host
     location: Location
     site: Site
-    standing: Standing
+    standing: PathInfo
     missing: bool = False
     lock_wait: float = 0.0
 
     @property
     def stage(self) -> Folder:
-        return Folder(self.host, self.site.stage)
+        return Folder(self.host, self.site.stage, self.standing)
 
     @property
     def folder(self) -> Folder:
-        return Folder(self.host, self.site.folder)
+        return Folder(self.host, self.site.folder, self.standing)
 
     def clear_leftovers(self) -> None:
         """Remove what a try that was killed has left. Raises Failure."""
@@ -154,7 +162,7 @@ class Place:
         folder = self.stage if self.site.inside else self.folder
         folder.create()
         try:
-            with files.lock(self.host, folder.path, self.lock_wait):
+            with lock.lock(self.host, folder.path, self.lock_wait):
                 yield
         except LockHeld:
             raise
@@ -220,7 +228,7 @@ def find_place(settings: Settings, host: Host, location: Location) -> Place:
     return Place(host, location, Site(destination, folder), standing, missing, settings.lock_wait)
 
 
-def _parent(settings: Settings, host: Host, path: str, what: str) -> Standing:
+def _parent(settings: Settings, host: Host, path: str, what: str) -> PathInfo:
     """The folder that PATH is to be made in. Raises Failure."""
     folder = dirname(path)
     standing = examine(host, folder)
@@ -237,10 +245,10 @@ def _parent(settings: Settings, host: Host, path: str, what: str) -> Standing:
     return standing
 
 
-def _same_filesystem(host: Host, one: Standing, other: Standing) -> bool:
+def _same_filesystem(host: Host, one: PathInfo, other: PathInfo) -> bool:
     if one.mount.point == other.mount.point:
         return True
-    return Folder(host, one.path).filesystem(one) == Folder(host, other.path).filesystem(other)
+    return Folder(host, one.path, one).filesystem() == Folder(host, other.path, other).filesystem()
 
 
 # --- what is to be done ----------------------------------------------------------------------------------------------
@@ -253,7 +261,7 @@ def survey(settings: Settings, backup: Backup, place: Place) -> Plan:
     if place.site.inside:
         _check_way(backup, place.site)
     elif not place.missing:
-        held = inventory.snapshots(place.folder.look(backup.naming, place.standing))
+        held = inventory.snapshots(place.folder.inventory(backup.naming))
     visible = _visible(backup, place)
     return model.decide(backup.chosen, backup.beside.complete, place.site, held, visible, settings.incremental)
 
@@ -271,17 +279,17 @@ def _check_way(backup: Backup, site: Site) -> None:
 
 def _visible(backup: Backup, place: Place) -> bool:
     """Whether a receiver at PLACE can build upon the backup itself."""
-    if backup.folder.host != place.host or not _same_filesystem(place.host, backup.standing, place.standing):
+    if backup.folder.host != place.host or not _same_filesystem(place.host, backup.folder.info, place.standing):
         return False
-    return place.standing.mount.shows(backup.standing.mount.inside(backup.path))
+    return place.standing.mount.shows(backup.folder.info.mount.inside(backup.path))
 
 
-def _tell_plan(backup: Backup, place: Place, plan: Plan, report: Restoration) -> None:
-    report.intended = plan.how
-    report.free = place.folder.free(place.standing)
-    if not plan.there:
-        size = stream.measure(backup.folder.estimate(plan.name, plan.parent))
-        report.sent = Sent(plan.name, plan.parent, size, None)
+def _with_plan(backup: Backup, place: Place, plan: Plan, report: Restoration) -> Restoration:
+    report = replace(report, intended=plan.how, free=place.folder.free())
+    if plan.there:
+        return report
+    size = stream.measure(backup.folder.estimate(plan.name, plan.parent))
+    return replace(report, sent=Sent(plan.name, plan.parent, size, None))
 
 
 # --- doing it --------------------------------------------------------------------------------------------------------
@@ -290,13 +298,22 @@ def _tell_plan(backup: Backup, place: Place, plan: Plan, report: Restoration) ->
 class _Restore:
     """Carries out a plan."""
 
-    def __init__(self, settings: Settings, backup: Backup, place: Place, plan: Plan, report: Restoration) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        backup: Backup,
+        place: Place,
+        plan: Plan,
+        report: Restoration,
+        publish: Publish,
+    ) -> None:
         self.settings = settings
         self.backup = backup
         self.place = place
         self.host = place.host
         self.plan = plan
         self.report = report
+        self._publish = publish
         self.streaming = Streaming(settings)
         self._placing = False
 
@@ -304,11 +321,15 @@ class _Restore:
         with self.place.locked():
             try:
                 self._bring()
-                self.report.done = True
+                self._report(done=True)
                 self._clear_up()
             except BaseException:
                 self._undo()
                 raise
+
+    def _report(self, **changes: Any) -> None:
+        self.report = replace(self.report, **changes)
+        self._publish(self.report)
 
     def _bring(self) -> None:
         """The destination comes last and in one step, so that it is there with its copy, or not at all."""
@@ -327,7 +348,7 @@ class _Restore:
             return
         # What was received cannot be moved into another folder; a read-only snapshot of it has its received UUID, too.
         staged = self.place.stage.at(basename(site.destination))
-        copies = Folder(self.host, site.folder_in(staged))
+        copies = replace(self.place.stage, path=site.folder_in(staged))
         self._snapshot(self.place.stage.at(name), staged, readonly=False)
         copies.create()
         # They would look like snapshots that are no subvolumes.
@@ -338,7 +359,7 @@ class _Restore:
         # Into the folder, not onto the name: mv refuses when something of that name has come there in the meantime.
         self.host.run(("mv", "--", staged, dirname(site.destination)), f"cannot move '{staged}' to its place")
         # Snapshots write out what they are taken of; this does it for the move.
-        Folder(self.host, site.destination).write_out()
+        replace(self.place.stage, path=site.destination).write_out()
 
     def _receive(self) -> None:
         """Bring the backup into the stage. Raises Failure unless it is complete there."""
@@ -357,7 +378,7 @@ class _Restore:
         if wrong := inventory.arrived(stage.show(name), self.backup.chosen, bool(self.plan.parent)):
             raise Failure(f"{name} has arrived, but {wrong}", "Nothing of it is kept. Try again, in full with '-I'.")
         [streamed] = done.streams
-        self.report.sent = Sent(name, self.plan.parent, streamed.bytes, streamed.seconds)
+        self._report(sent=Sent(name, self.plan.parent, streamed.bytes, streamed.seconds))
         log.info("%s: received %s: %s", self.place.location, name, pace(streamed.bytes, streamed.seconds))
 
     def _stream(self) -> Transferred:
@@ -397,7 +418,7 @@ class _Restore:
         site, name = self.plan.site, self.plan.name
         try:
             # A signal may have come right after the last step.
-            self.report.done = self._placing and examine(self.host, site.destination).exists
+            self._report(done=self._placing and examine(self.host, site.destination).exists)
             if examine(self.host, site.stage).exists:
                 self.place.clear_stage()
             if not (site.inside or self.plan.there or self.report.done):
@@ -413,7 +434,7 @@ class _Restore:
             if not self.plan.there:
                 self.place.clear_stage()
         except Failure as failure:
-            self.report.failures.append(failure)
+            self._report(failures=(*self.report.failures, failure))
             log.error("%s: %s", self.place.location, failure)
 
 

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from btrfs_backup.model import survey as status
-from btrfs_backup.model.survey import Place, Row
-from btrfs_backup.report.outcome import Survey
-from btrfs_backup.report.text import plural
+from btrfs_backup.model.outcome import Place, Row, Survey, plural
 
 _RED, _GREEN, _YELLOW, _PLAIN = "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[0m"
 _COLOURS = {

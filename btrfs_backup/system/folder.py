@@ -14,7 +14,7 @@ from btrfs_backup.system import btrfs, ssh
 from btrfs_backup.system.btrfs import Argv
 from btrfs_backup.system.host import Host
 from btrfs_backup.system.mounts import Mount
-from btrfs_backup.system.paths import Standing
+from btrfs_backup.system.paths import PathInfo, examine
 from btrfs_backup.system.process import Command, CommandFailed, Pipeline
 
 # A login shell gets a command line as one argument, of 128 KiB at most (execve(2), MAX_ARG_STRLEN).
@@ -36,18 +36,34 @@ class Sending:
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder that holds snapshots or backups. path: absolute, on HOST."""
+    """A folder that holds snapshots or backups. path: absolute, on HOST; info: what was found at the path."""
 
     host: Host
     path: str
+    info: PathInfo
 
     def at(self, name: str) -> str:
         return join(self.path, name)
 
-    def free(self, standing: Standing) -> int | None:
+    @property
+    def exists(self) -> bool:
+        return self.info.exists
+
+    def inside(self, name: str) -> "Folder":
+        """The folder NAME in it, which exists."""
+        return Folder(self.host, self.at(name), replace(self.info, path=join(self.info.path, name), exists=True))
+
+    def free(self) -> int | None:
         """Bytes that are free on its filesystem, None when that cannot be told. Raises Failure."""
-        ended = self.host.ended(btrfs.usage(standing.path))
+        ended = self.host.ended(btrfs.usage(self.info.path))
         return None if ended.status else btrfs.parse_usage(os.fsdecode(ended.stdout))
+
+    def created(self) -> "Folder":
+        """It, made with its parents when it is missing. Raises Failure."""
+        if self.exists:
+            return self
+        self.create()
+        return look(self.host, self.path)
 
     def create(self) -> None:
         """Make it, with its parents. Raises Failure."""
@@ -57,22 +73,22 @@ class Folder:
         """Remove it; it has to be empty. Raises Failure."""
         self.host.run(("rmdir", "--", self.path), f"cannot remove the folder '{self.path}'")
 
-    def filesystem(self, standing: Standing) -> str:
+    def filesystem(self) -> str:
         """UUID of the filesystem that it is on. Raises Failure."""
         # Works for mount points only. Seen: it overlooks one while other filesystems are mounted and unmounted.
-        argv = btrfs.filesystem_show(standing.mount.point)
+        argv = btrfs.filesystem_show(self.info.mount.point)
         ended = self.host.ended(argv)
         trying = f"cannot identify the filesystem of '{self.path}'"
         printed = self.host.run(argv, trying) if ended.status else os.fsdecode(ended.stdout)
         return btrfs.parse_filesystem_uuid(printed)
 
-    def look(self, naming: Naming, standing: Standing, names_suffice: bool = False) -> Inventory:
+    def inventory(self, naming: Naming, names_suffice: bool = False) -> Inventory:
         """What it holds under names of NAMING. Raises Failure.
 
         The number of processes does not depend on how much that is, but for what seems to be cut off. When
         NAMES_SUFFICE, a user without the right to list subvolumes gets them without UUIDs, one process for each.
         """
-        if not standing.exists:
+        if not self.exists:
             return Inventory(exists=False)
         lists = [btrfs.list_children(self.path), btrfs.list_children(self.path, readonly_only=True)]
         endings = self.host.ended_together(self._find(), *lists)
@@ -86,7 +102,7 @@ class Folder:
         if without_rights:
             subvolumes = {name: self._without_uuids(name) for name in ours if ours[name]}
         else:
-            subvolumes = _subvolumes(btrfs.parse_list(listed, readonly), standing.mount.inside(standing.path))
+            subvolumes = _subvolumes(btrfs.parse_list(listed, readonly), self.info.mount.inside(self.info.path))
         if unlisted := sorted(name for name, is_subvolume in ours.items() if is_subvolume and name not in subvolumes):
             raise Failure(
                 f"'{self.at(unlisted[0])}' is a subvolume, but 'btrfs subvolume list' does not show it once",
@@ -103,8 +119,8 @@ class Folder:
         return Subvolume(name, "", readonly="ro=true" in self.host.run(btrfs.get_readonly(self.at(name)), trying))
 
     def names(self) -> list[str]:
-        """The names of all its entries. Raises Failure."""
-        return list(self._entries())
+        """The names of all its entries, none when it does not exist. Raises Failure."""
+        return list(self._entries()) if self.exists else []
 
     def _entries(self) -> dict[str, bool]:
         return _entries(self.host.run(self._find(), f"cannot list '{self.path}'"))
@@ -230,6 +246,11 @@ class Folder:
 
     def _parent(self, name: str | None) -> str | None:
         return self.at(name) if name else None
+
+
+def look(host: Host, path: str) -> Folder:
+    """The folder at PATH, which need not exist. Changes nothing. Raises Failure."""
+    return Folder(host, path, examine(host, path))
 
 
 def _entries(found: str) -> dict[str, bool]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from posixpath import dirname
 
 from btrfs_backup.errors import Failure
-from btrfs_backup.system import btrfs, files, mounts
+from btrfs_backup.system import btrfs, mounts
 from btrfs_backup.system.btrfs import Argv
 from btrfs_backup.system.host import Host
 from btrfs_backup.system.mounts import Mount
@@ -15,7 +15,7 @@ from btrfs_backup.system.process import CommandFailed
 
 
 @dataclass(frozen=True)
-class Standing:
+class PathInfo:
     """What is at a path, or at its nearest existing parent folder.
 
     path: the path itself or that parent, without symbolic links; exists: whether it is the path itself.
@@ -32,7 +32,7 @@ class Standing:
         return self.mount.type == "btrfs"
 
 
-def examine(host: Host, path: str) -> Standing:
+def examine(host: Host, path: str) -> PathInfo:
     """Look where the absolute PATH stands. Changes nothing. Raises Failure."""
     ancestors = [path]
     while ancestors[-1] != "/":
@@ -57,10 +57,10 @@ def examine(host: Host, path: str) -> Standing:
     if resolved.status:
         raise CommandFailed(resolved, f"cannot resolve '{nearest}'")
     real = os.fsdecode(resolved.stdout).removesuffix("\n")
-    mount = mounts.find(mounts.parse(files.read(host, mounts.MOUNTINFO) or ""), real)
+    mount = mounts.find(mounts.parse(host.read(mounts.MOUNTINFO) or ""), real)
     if not mount:
         raise Failure(f"cannot find out on which filesystem '{nearest}' is", f"Is {mounts.MOUNTINFO} readable?")
-    return Standing(
+    return PathInfo(
         real,
         exists=nearest == path,
         is_directory=stat.S_ISDIR(int(mode, 16)),
