@@ -38,7 +38,7 @@ def _place(each: Destination, world: World) -> Place:
         known = records.of(world.records, each.identity, records.NEWEST)
         newest = world.naming.newest(fact.snapshot for fact in known)
     taken, max_age = world.naming.time(newest) if newest else None, world.settings.max_age
-    age = world.now - taken if taken else None
+    age = world.moment - taken if taken else None
     too_old = max_age is not None and (age is None or age > max_age)
     return Place(
         each.identity, each.target is not None, newest, age, tuple(sorted(owed)), too_old, each.outcome.failures

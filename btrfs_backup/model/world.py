@@ -168,7 +168,7 @@ class World:
     """
 
     settings: Settings
-    now: datetime
+    moment: datetime
     subvolume: Subvolume
     snapshots: Snapshots
     entries: frozenset[str]
@@ -193,7 +193,7 @@ class World:
         """The step that is to be carried out next; None when all is done."""
         if self.settings.take_snapshot and not self.took and not self.settings.status:
             names = [*self.entries, *(each.snapshot for each in self.records)]
-            return Take(self.naming.next(self.now, names), self.naming.newest(self.entries))
+            return Take(self.naming.next(self.moment, names), self.naming.newest(self.entries))
         settings = self.settings
         unlooked = tuple(each.identity for each in self.destinations if not each.looked)
         if unlooked and (settings.transfer or settings.status or settings.keep_backups != retention.KEEP_ALL):
@@ -244,7 +244,7 @@ class World:
         world = replace(self, step=step, before=self.records)
         match step:
             case Take(name):
-                if ahead := self.naming.ahead(self.now, [*self.entries, *(each.snapshot for each in self.records)]):
+                if ahead := self.naming.ahead(self.moment, [*self.entries, *(each.snapshot for each in self.records)]):
                     what = f"snapshot {ahead} lies in the future: is the clock right? Names go on from there"
                     world = world._telling("warning", "", what)
             case Clear(destination, names):
