@@ -324,7 +324,7 @@ class ShellCommand:
         [batch] = batches
         prefix, source = self.settings.naming.prefix, self.settings.source.identity
         command = self.shell.receiver(batch.snapshot, batch.parent, prefix, source)
-        return ShellReception(batch, Receiver((command,), checked=True))
+        return ShellReception(batch, Receiver((command,), checked=True), self.location)
 
     def delete(self, names: Sequence[str]) -> Deleted:
         return Deleted()
@@ -336,10 +336,7 @@ class ShellReception:
 
     batch: Batch
     receiver: Receiver
-
-    @property
-    def disk(self) -> object:
-        return self
+    disk: object
 
     def cancel(self) -> None:
         return None

@@ -17,7 +17,22 @@ from btrfs_backup.model.plan import Batch
 from btrfs_backup.model.records import Records
 from btrfs_backup.model.settings import Settings
 from btrfs_backup.model.snapshot import Subvolume
-from btrfs_backup.model.world import Came, Clear, Delete, Deleted, Delivery, Look, Seen, Send, Step, Take, Taken, World
+from btrfs_backup.model.world import (
+    Came,
+    Clear,
+    Delete,
+    Deleted,
+    Delivery,
+    List,
+    Listed,
+    Look,
+    Seen,
+    Send,
+    Step,
+    Take,
+    Taken,
+    World,
+)
 from btrfs_backup.report.text import pace
 from btrfs_backup.system import folder, state, transfer
 from btrfs_backup.system.host import Hosts
@@ -94,8 +109,7 @@ class Real:
         self._saved, broken = (
             state.read(there.host, there.path, not self._looks_only) if there.exists else (records.NONE, ())
         )
-        held = there.inventory(self.settings.naming, names_suffice=True)
-        return world.begin(self.settings, self._clock(), self._source.describe(), held, entries, self._saved, broken)
+        return world.begin(self.settings, self._clock(), entries, self._saved, broken)
 
     def save(self, known: Records) -> Failure | None:
         if self._looks_only or known == self._saved:
@@ -111,6 +125,8 @@ class Real:
         match step:
             case Take():
                 return self._take(step)
+            case List():
+                return self._list()
             case Look(destinations):
                 return {each: self._look(each, now) for each in destinations}
             case Clear(name, names):
@@ -132,14 +148,24 @@ class Real:
         source = self._source
         try:
             source.snapshot(step.name)
-            nested = tuple(source.nested())
-            known = step.before is not None and source.are_known(nested, step.before)
-            return Taken(source.folder.show(step.name), nested, known)
         except MissingProgram:
             raise
         except Failure as failure:
             if isinstance(failure, CommandFailed) and failure.lacks_rights:
                 raise  # whoever may not do this may do nothing else
+            return failure
+        try:
+            nested = tuple(source.nested())
+            return Taken(nested, step.before is not None and source.are_known(nested, step.before))
+        except Failure as failure:
+            log.debug("cannot look for nested subvolumes: %s", failure)
+            return Taken()
+
+    def _list(self) -> Listed | Failure:
+        try:
+            held = self._source.folder.inventory(self.settings.naming, names_suffice=True)
+            return Listed(self._source.describe(), held)
+        except Failure as failure:
             return failure
 
     def _look(self, name: str, now: World) -> Seen | Failure:
@@ -206,8 +232,10 @@ class Supposed(Real):
 
     def perform(self, step: Step, now: World) -> Came:
         match step:
-            case Take(name):
-                return Taken(Subvolume(name, "", now.subvolume.uuid))
+            case Take():
+                return Taken()
+            case List():
+                return self._listed(super()._list(), now.taken)
             case Look():
                 return super().perform(step, now)
             case Clear():
@@ -217,6 +245,13 @@ class Supposed(Real):
                 return dict.fromkeys(step.destinations, Delivery(sent))
             case Delete():
                 return Deleted()
+
+    def _listed(self, listed: Listed | Failure, taken: str | None) -> Listed | Failure:
+        """LISTED, and the snapshot that would be TAKEN."""
+        if not taken or isinstance(listed, Failure):
+            return listed
+        imagined = {**listed.folder.subvolumes, taken: Subvolume(taken, "", listed.subvolume.uuid)}
+        return replace(listed, folder=replace(listed.folder, subvolumes=imagined))
 
     def _estimate(self, batch: Batch, now: World) -> int | None:
         """Bytes of its stream; None for what does not exist yet."""

@@ -33,12 +33,24 @@ class Take:
 
 @dataclass(frozen=True)
 class Taken:
-    """A snapshot that was taken. nested: writable subvolumes in the source, which it does not hold; known: all of
-    them were there when the snapshot before it was taken."""
+    """A snapshot was taken. nested: writable subvolumes in the source, which it does not hold; known: all of them were
+    there when the snapshot before it was taken."""
 
-    snapshot: Subvolume
     nested: tuple[str, ...] = ()
     known: bool = False
+
+
+@dataclass(frozen=True)
+class List:
+    """List the snapshots that there are."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What there is at the source: the SUBVOLUME that is backed up, and what the FOLDER of its snapshots holds."""
+
+    subvolume: Subvolume
+    folder: Inventory
 
 
 @dataclass(frozen=True)
@@ -116,9 +128,9 @@ class Deleted:
     unfinished: Failure | None = None
 
 
-Step = Take | Look | Clear | Send | Delete
+Step = Take | List | Look | Clear | Send | Delete
 # What comes of each of them, in this order.
-Came = Taken | Mapping[str, "Seen | Failure"] | Mapping[str, Delivery] | Deleted | Failure | None
+Came = Taken | Listed | Mapping[str, "Seen | Failure"] | Mapping[str, Delivery] | Deleted | Failure | None
 
 
 @dataclass(frozen=True)
@@ -159,26 +171,29 @@ class Destination:
 class World:
     """All that is known in a run, and what came of it so far.
 
-    subvolume: what is backed up; snapshots: those there are of it; entries: all names in their folder.
+    entries: all names in the folder of the snapshots; subvolume: what is backed up; snapshots: those there are of it,
+    both as soon as they are LISTED.
     source: what came of the run there; taken: the snapshot that was taken.
     records: what is true of outstanding and delivered snapshots; before: the same when the current step began.
     step: the current one, None when it is not to be carried out.
-    unsaved: the records could not be written. frozen: so nothing is deleted at the source.
+    ended: nothing more can be done. unsaved: the records could not be written. frozen: so nothing is deleted at the source.
     messages: everything that was to be told so far.
     """
 
     settings: Settings
     moment: datetime
-    subvolume: Subvolume
-    snapshots: Snapshots
     entries: frozenset[str]
     source: Outcome
     records: Records
+    listed: bool = False
+    subvolume: Subvolume = Subvolume("", "")
+    snapshots: Snapshots = field(default_factory=dict)
     before: Records = frozenset()
     destinations: tuple[Destination, ...] = ()
     took: bool = False
     taken: str | None = None
     step: Step | None = None
+    ended: bool = False
     unsaved: Failure | None = None
     frozen: bool = False
     messages: tuple[Message, ...] = ()
@@ -194,11 +209,13 @@ class World:
         if self.settings.take_snapshot and not self.took and not self.settings.status:
             names = [*self.entries, *(each.snapshot for each in self.records)]
             return Take(self.naming.next(self.moment, names), self.naming.newest(self.entries))
+        if not self.listed:
+            return List()
         settings = self.settings
         unlooked = tuple(each.identity for each in self.destinations if not each.looked)
         if unlooked and (settings.transfer or settings.status or settings.keep_backups != retention.KEEP_ALL):
             return Look(unlooked)
-        if settings.status:
+        if settings.status or self.ended:
             return None
         return next(self._steps(), None)
 
@@ -297,11 +314,13 @@ class World:
         match step, outcome:
             case Take(name), Taken() | Failure():
                 return self._took(name, outcome)
+            case List(), Listed() | Failure():
+                return self._listed(outcome)
             case Look(), dict():
                 world = self
                 for destination, seen in outcome.items():
                     world = world._looked(destination, seen)
-                return world._refusing_nothing()
+                return world
             case Clear(destination, names), Failure() | None:
                 return self._cleared(destination, names, outcome)
             case Send(), dict():
@@ -318,25 +337,35 @@ class World:
     def _took(self, name: str, outcome: Taken | Failure) -> "World":
         world = replace(self, took=True)
         if isinstance(outcome, Failure):
-            return world._failing("", outcome)._refusing_nothing()
-        if not outcome.snapshot.readonly:
-            why = f"the snapshot {name} cannot be used as one: it is writable"
-            return world._failing("", Failure(why, "Is the program 'btrfs' in PATH the one of btrfs-progs?"))
-        snapshots = {**self.snapshots, name: replace(outcome.snapshot, name=name)}
-        world = replace(world, taken=name, snapshots=snapshots, entries=self.entries | {name})
-        world = world._telling("info", self.source.place, f"took snapshot {name}")
+            return world._failing("", outcome)
+        world = replace(world, taken=name)._telling("info", self.source.place, f"took snapshot {name}")
         if nested := outcome.nested:
             some = ", ".join(nested[:3]) + (f" and {len(nested) - 3} more" if len(nested) > 3 else "")
             what = f"nested subvolumes are in no snapshot, and need backups of their own: {some}"
             world = world._telling("info" if outcome.known else "warning", self.settings.source.path, what)
         return world
 
-    def _refusing_nothing(self) -> "World":
-        """Raises Failure when the first snapshot could not be taken."""
-        if self.settings.take_snapshot and not self.taken and not self.snapshots:
+    def _listed(self, outcome: Listed | Failure) -> "World":
+        world = replace(self, listed=True)
+        if isinstance(outcome, Failure):
+            if not self.taken:
+                raise outcome
+            return replace(world, ended=True, destinations=())._failing("", outcome)
+        held = inventory.snapshots(outcome.folder)
+        world = replace(world, subvolume=outcome.subvolume, snapshots=held.complete)
+        for name, why in held.foreign.items():
+            world = world._telling("warning", self.settings.folder_path, f"leaving {name} alone: {why}")
+        if self.taken and self.taken not in held.complete:
+            why = held.foreign.get(self.taken, "it is not there")
+            failure = Failure(
+                f"the snapshot {self.taken} cannot be used as one: {why}",
+                "Is the program 'btrfs' in PATH the one of btrfs-progs?",
+            )
+            world = replace(world, taken=None)._failing("", failure)
+        if self.settings.take_snapshot and not world.taken and not world.snapshots and not self.settings.status:
             place = self.settings.folder_path
             raise Failure(f"there is no snapshot in '{place}' either", "Nothing is sent or pruned without one.")
-        return self
+        return world
 
     # --- looking ---
 
@@ -553,32 +582,18 @@ def occupied(place: str, name: str, why: str) -> Failure:
 
 def begin(
     settings: Settings,
-    now: datetime,
-    subvolume: Subvolume,
-    folder: Inventory,
+    moment: datetime,
     entries: frozenset[str],
     known: Records,
     broken: tuple[Failure, ...] = (),
 ) -> World:
-    """The world when a run begins. FOLDER and its ENTRIES: of the snapshots; KNOWN: the records.
+    """The world when a run begins. ENTRIES: of the folder of snapshots; KNOWN: the records.
 
     broken: why some of these could not be read. Then nothing is deleted at the source.
     """
-    held = inventory.snapshots(folder)
-    world = World(
-        settings,
-        now,
-        subvolume,
-        held.complete,
-        entries,
-        Outcome(settings.source.identity),
-        known,
-        frozen=bool(broken),
-    )
+    world = World(settings, moment, entries, Outcome(settings.source.identity), known, frozen=bool(broken))
     for failure in broken:
         world = world._failing("", failure)
-    for name, why in held.foreign.items():
-        world = world._telling("warning", settings.folder_path, f"leaving {name} alone: {why}")
     wanted = dict.fromkeys(settings.destinations)
     if settings.locked_dests or (settings.status and not wanted):
         kinds = (records.OWED, records.PARENT, records.BLOCKED, *([records.NEWEST] if settings.status else []))
