@@ -34,7 +34,7 @@ from btrfs_backup.model.world import (
     World,
 )
 from btrfs_backup.report.text import pace
-from btrfs_backup.system import folder, state, transfer
+from btrfs_backup.system import hints, state, transfer
 from btrfs_backup.system.host import Hosts
 from btrfs_backup.system.lock import lock
 from btrfs_backup.system.process import CommandFailed
@@ -164,9 +164,18 @@ class Real:
     def _list(self) -> Listed | Failure:
         try:
             held = self._source.folder.inventory(self.settings.naming, names_suffice=True)
-            return Listed(self._source.describe(), held)
+            return Listed(self._described(), held)
         except Failure as failure:
             return failure
+
+    def _described(self) -> Subvolume:
+        """What btrfs tells of the source, nothing when one may not ask. Raises Failure."""
+        try:
+            return self._source.describe()
+        except CommandFailed as failure:
+            if failure.lacks_rights or hints.wants_rights(failure.ended.said):
+                return Subvolume("", "")
+            raise
 
     def _look(self, name: str, now: World) -> Seen | Failure:
         place = next(each.location for each in now.destinations if each.identity == name)
@@ -274,7 +283,7 @@ def _as_written(ready: Sequence[Reception], endings: Sequence[Ending]) -> list[E
 def open_source(settings: Settings, hosts: Hosts) -> Source:
     """The source, checked, with its snapshot folder, which a run may have to make. Raises Failure."""
     host = hosts.at(settings.source)
-    source = Source(host, settings.source.path, folder.look(host, settings.folder_path))
+    source = Source(host, settings.source.path, settings.folder_path)
     if settings.fs_checks:
         source.check(settings.naming)
     there = source.folder

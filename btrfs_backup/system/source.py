@@ -16,11 +16,11 @@ from btrfs_backup.system.paths import PathInfo, examine
 
 @dataclass(frozen=True)
 class Source:
-    """The subvolume to back up (absolute path on HOST) and the folder of its snapshots."""
+    """The subvolume to back up and the folder of its snapshots: absolute paths on HOST."""
 
     host: Host
     path: str
-    folder: Folder
+    folder_path: str
 
     def check(self, naming: Naming) -> None:
         """Raises Failure unless it is a subvolume."""
@@ -55,6 +55,11 @@ class Source:
                 f"the snapshot folder '{self.folder.path}' is not on the filesystem of the source",
                 "A snapshot has to be there: choose another folder with '-f', or mount what is missing.",
             )
+
+    @cached_property
+    def folder(self) -> Folder:
+        """The folder of its snapshots, which need not exist. Raises Failure."""
+        return look(self.host, self.folder_path)
 
     @cached_property
     def _info(self) -> PathInfo:
@@ -97,7 +102,8 @@ class Source:
     def with_folder(self) -> "Source":
         """It, its folder of snapshots made when it is missing. Raises Failure."""
         with self._read_only_is_a_reason():
-            return replace(self, folder=self.folder.created())
+            self.folder.created()
+            return replace(self)
 
     def snapshot(self, name: str) -> None:
         """Make the read-only snapshot NAME. Raises Failure."""
