@@ -4,6 +4,8 @@ import json
 import unittest
 from datetime import datetime, timedelta, timezone
 
+from btrfs_backup.report.outcome import Report, Restoration, Sent, Survey, Tally
+
 from btrfs_backup import __version__
 from btrfs_backup.errors import Failure
 from btrfs_backup.model import survey as status
@@ -14,7 +16,6 @@ from btrfs_backup.model.records import Locks, Records
 from btrfs_backup.model.snapshot import Naming, Subvolume
 from btrfs_backup.model.survey import Row, View
 from btrfs_backup.report.document import document
-from btrfs_backup.report.outcome import Report, Restoration, Sent, Survey, Tally
 from btrfs_backup.report.table import age, table
 
 NAMING = Naming()
