@@ -37,10 +37,6 @@ class LockHeld(Failure):
     """Another run works on the same snapshot folder."""
 
 
-class StateFileBroken(Failure):
-    """A state file cannot be read or does not parse."""
-
-
 class Interrupted(BaseException):
     """A signal asks the program to end. Not an Exception, so that no handler of failures swallows it."""
 

@@ -189,8 +189,8 @@ def format_outstanding(records: Records) -> str:
 def parse_completed(text: str) -> Records:
     """What was delivered; empty text means nothing. Raises ValueError.
 
-    {destination: {filesystem UUID: {"newest": [snapshot, ...], "backups": {UUID: name, ...}, "blocked": [...]}}}; of
-    version 1.0.0 the list of the newest alone.
+    {destination: {filesystem UUID: {"newest": [snapshot, ...], "backups": {UUID: name, ...}, "blocked": [...]}}}; in
+    the first version of the file a list of the newest stands for the innermost object.
     """
     facts = set()
     for destination, disks in _object(text).items():

@@ -175,8 +175,9 @@ class World:
     both as soon as they are LISTED.
     source: what came of the run there; taken: the snapshot that was taken.
     records: what is true of outstanding and delivered snapshots; before: the same when the current step began.
-    step: the current one, None when it is not to be carried out.
-    ended: nothing more can be done. unsaved: the records could not be written. frozen: so nothing is deleted at the source.
+    step: the one that is begun, None when it is not to be carried out, or has been.
+    ended: nothing more can be done. unsaved: the records could not be written. frozen: nothing is deleted at the
+    source, since not all that is needed is on record.
     messages: everything that was to be told so far.
     """
 
@@ -186,7 +187,7 @@ class World:
     source: Outcome
     records: Records
     listed: bool = False
-    subvolume: Subvolume = Subvolume("", "")
+    subvolume: Subvolume = field(default_factory=lambda: Subvolume("", ""))
     snapshots: Snapshots = field(default_factory=dict)
     before: Records = frozenset()
     destinations: tuple[Destination, ...] = ()
@@ -211,11 +212,13 @@ class World:
             return Take(self.naming.next(self.moment, names), self.naming.newest(self.entries))
         if not self.listed:
             return List()
+        if self.ended:
+            return None
         settings = self.settings
         unlooked = tuple(each.identity for each in self.destinations if not each.looked)
         if unlooked and (settings.transfer or settings.status or settings.keep_backups != retention.KEEP_ALL):
             return Look(unlooked)
-        if settings.status or self.ended:
+        if settings.status:
             return None
         return next(self._steps(), None)
 
@@ -320,7 +323,8 @@ class World:
                 world = self
                 for destination, seen in outcome.items():
                     world = world._looked(destination, seen)
-                return world
+                # --status shows them as they are, and not as a run would have them.
+                return replace(world, records=self.records) if self.settings.status else world
             case Clear(destination, names), Failure() | None:
                 return self._cleared(destination, names, outcome)
             case Send(), dict():
@@ -350,7 +354,7 @@ class World:
         if isinstance(outcome, Failure):
             if not self.taken:
                 raise outcome
-            return replace(world, ended=True, destinations=())._failing("", outcome)
+            return replace(world, ended=True)._failing("", outcome)
         held = inventory.snapshots(outcome.folder)
         world = replace(world, subvolume=outcome.subvolume, snapshots=held.complete)
         for name, why in held.foreign.items():
@@ -404,7 +408,7 @@ class World:
         world = world._changing(destination, lambda each: looked)
         for level, what in self._remarks(looked, target, newest):
             world = world._telling(level, destination, what)
-        if self.settings.transfer:
+        if self.settings.transfer and not self.settings.status:
             for name, why in target.occupied.items():
                 world = world._failing(destination, occupied(destination, name, why), broken=False)
         return world._reconciled(target)

@@ -51,7 +51,7 @@ def _grid(rows: Sequence[Row], places: Sequence[Place], width: int, colour: bool
 def _short(reason: str, places: Sequence[Place]) -> str:
     """Destinations by their numbers, filesystems by the beginning of their UUIDs."""
     for number, place in enumerate(places, 1):
-        reason = re.sub(rf"\b(to|for) {re.escape(place.location)}( \(|$)", rf"\1 {number}\2", reason)
+        reason = re.sub(rf"\b(to|for) {re.escape(place.location)}( \(|,|$)", rf"\1 {number}\2", reason)
     return re.sub(r"\(filesystem ([0-9a-f]{8})[-0-9a-f]*\)", r"(disk \1)", reason)
 
 
