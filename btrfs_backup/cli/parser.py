@@ -96,6 +96,11 @@ def _add_places(parser: argparse.ArgumentParser) -> None:
         help="add every destination that the record of failed transfers names, but for shell commands",
     )
     group.add_argument(
+        "--adopt",
+        action="store_true",
+        help="count the backups at each DEST that cannot be proved to be of this source as its own, from then on",
+    )
+    group.add_argument(
         "--skip-absent-dests",
         action="store_true",
         help="a destination that is not there (disk not plugged in, host down) is reported, but is no failure",
@@ -342,6 +347,7 @@ def parse(argv: Sequence[str]) -> Settings:
         convert_rw=arguments.convert_rw,
         remove_locks=arguments.remove_locks,
         locked_dests=arguments.locked_dests,
+        adopt=arguments.adopt,
         skip_absent=arguments.skip_absent_dests,
         lock_wait=arguments.lock_wait,
         fs_checks=not arguments.skip_fs_checks,

@@ -1,9 +1,10 @@
 """What a run does at a destination: a folder of backups, or a shell command."""
 
 import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from btrfs_backup.errors import Absent, Failure
@@ -14,14 +15,18 @@ from btrfs_backup.model.plan import Batch
 from btrfs_backup.model.records import Records
 from btrfs_backup.model.settings import Settings
 from btrfs_backup.model.snapshot import Subvolume
-from btrfs_backup.model.world import Deleted, Delivery, Seen
-from btrfs_backup.system import folder
+from btrfs_backup.model.world import Clear, Delete, Deleted, Delivery, Destination, Seen, Send, World
+from btrfs_backup.system import folder, stages
 from btrfs_backup.system.folder import Folder, Sending, Shell, parent_is_to_blame
 from btrfs_backup.system.host import Host, Hosts
 from btrfs_backup.system.paths import PathInfo
+from btrfs_backup.system.stages import Attempt
 from btrfs_backup.system.transfer import Ending, Receiver, Streamed
 
 log = logging.getLogger(__name__)
+
+_PATIENCE = 5.0  # seconds for the receiver of a dead run to end
+_GLANCE = 0.5
 
 
 class Reception(Protocol):
@@ -32,7 +37,7 @@ class Reception(Protocol):
     @property
     def disk(self) -> object: ...
     def arrived(self, streams: Sequence[Streamed], ending: Ending) -> Delivery:
-        """What came of the STREAMS there, and of those that were not begun. Whatever else is there is cleared away."""
+        """What came of the STREAMS there; nothing else of them is left."""
 
     def cancel(self) -> None:
         """Nothing was sent after all."""
@@ -50,14 +55,14 @@ class Endpoint(Protocol):
     def seen(self, source: Folder) -> Seen:
         """What it holds; SOURCE: the folder of the snapshots. Changes nothing. Raises Failure."""
 
-    def clear(self, names: Sequence[str]) -> None:
-        """Delete what is left of transfers of NAMES. Raises Failure."""
+    def clear(self, step: Clear, known: Destination) -> None:
+        """Delete what is left of transfers that were cut off. Raises Failure."""
 
-    def ready(self, batches: Sequence[Batch], snapshots: Mapping[str, Subvolume], how: Sending) -> Reception:
-        """Make it ready for BATCHES. Raises Failure."""
+    def ready(self, step: Send, now: World, how: Sending, scope: ExitStack) -> Reception:
+        """Make it ready for what is sent, as long as the SCOPE lasts. Raises Failure."""
 
-    def delete(self, names: Sequence[str]) -> Deleted:
-        """Delete the backups NAMES."""
+    def delete(self, step: Delete) -> Deleted:
+        """Delete backups."""
 
 
 def find(location: Location, hosts: Hosts, settings: Settings, known: Records) -> Endpoint:
@@ -122,154 +127,150 @@ class BackupFolder:
         return self.host.can_receive_compressed_data
 
     def seen(self, source: Folder) -> Seen:
+        held = self.folder.inventory(self.settings.naming)
+        patience = 0 if self.settings.status or self.settings.dry_run else _PATIENCE
+        while patience > 0 and any(each.holder for each in held.stages):
+            # The receiver of a run that is dead ends as soon as it has read what was left.
+            time.sleep(_GLANCE)
+            patience -= _GLANCE
+            held = self.folder.inventory(self.settings.naming)
         here, there = (self.host, self.folder.info.mount.device), (source.host, source.info.mount.device)
-        return Seen(
-            self.filesystem,
-            self.folder.inventory(self.settings.naming),
-            beside_source=here == there,
-            free=self.folder.free() if self.settings.dry_run else None,
-        )
+        free = self.folder.free() if self.settings.dry_run else None
+        return Seen(self.filesystem, held, beside_source=here == there, free=free)
 
-    def clear(self, names: Sequence[str]) -> None:
-        for failure in self.folder.delete(names).values():
+    def clear(self, step: Clear, known: Destination) -> None:
+        held = known.seen.inventory.subvolumes
+        for failure in self.folder.delete([held[name] for name in step.names if name in held]).values():
             raise failure
-        marks = self.folder.inventory(self.settings.naming).marks
-        self.folder.unmark(sorted(marks.intersection(names)))
+        for left in step.stages:
+            stages.remove(self.folder, left)
 
-    def ready(self, batches: Sequence[Batch], snapshots: Mapping[str, Subvolume], how: Sending) -> "FolderReception":
+    def ready(self, step: Send, now: World, how: Sending, scope: ExitStack) -> "FolderReception":
         there = self.folder.created()
         if not self.folder.exists:
             log.info("%s: created", self.location)
-        mounting = there.mounting(self.filesystem)
-        there.mark([batch.snapshot for batch in batches])
-        return FolderReception(
-            self, there, batches, snapshots, mounting, Receiver(there.receiver(how), there.writing_out)
-        )
+        known = now.at(self.location.identity)
+        foreign = frozenset(each.entry for each in known.seen.inventory.stages if each.foreign)
+        attempt = scope.enter_context(stages.opened(there, step.batches[0].snapshot, foreign))
+        reception = FolderReception(self, attempt, step.batches, now.snapshots, known.holdings.complete, how)
+        if attempt.mounting[0] != self.filesystem:
+            reception.cancel()
+            raise Failure("another filesystem is there by now than the one that was looked at", "Run it again.")
+        return reception
 
-    def delete(self, names: Sequence[str]) -> Deleted:
-        return delete(self.folder, names, self.settings)
+    def delete(self, step: Delete) -> Deleted:
+        try:
+            if step.subvolumes and self.folder.filesystem() != self.filesystem:
+                raise Failure("another filesystem is there by now than the one that was looked at", "Run it again.")
+        except Failure as failure:
+            return Deleted({each.name: failure for each in step.subvolumes})
+        return delete(self.folder, step.subvolumes, self.settings)
 
 
 @dataclass(frozen=True)
 class FolderReception:
-    """The reception of BATCHES of SNAPSHOTS in a folder. mounting: of its filesystem, when it began."""
+    """The reception of BATCHES of SNAPSHOTS in a stage of a folder that HELD those backups before."""
 
     at: BackupFolder
-    folder: Folder
+    attempt: Attempt
     batches: Sequence[Batch]
     snapshots: Mapping[str, Subvolume]
-    mounting: str
-    receiver: Receiver
+    held: Mapping[str, Subvolume]
+    how: Sending
+
+    @property
+    def receiver(self) -> Receiver:
+        return Receiver(self.attempt.receiver(self.how), self.attempt.folder.writing_out)
 
     @property
     def disk(self) -> object:
         return self.at.host, self.at.filesystem
 
-    @property
-    def _names(self) -> list[str]:
-        return [batch.snapshot for batch in self.batches]
-
     def cancel(self) -> None:
-        self._unmark_if_possible(self._names)
+        with self._if_possible():
+            self.attempt.remove(())
 
     def arrived(self, streams: Sequence[Streamed], ending: Ending) -> Delivery:
-        unwritten = ending.unwritten or self._mounted_anew()
         sent = self.batches[: len(streams)]
-        names = [] if unwritten else self._names  # or they keep their marks
+        unwritten = ending.unwritten or self.attempt.remounted()
+        failed = unwritten or ending.failure
+        found: Mapping[str, Subvolume] = {}
         try:
-            count, failure = self._outcome(sent, ending.failure, unwritten)
+            found, count, wrong, misled = self._proved(sent, streams)
         except Failure as blind:
-            # All of them stay on record. What there is of them is on disk; the next run sees what that is.
-            self._unmark_if_possible(names)
-            return Delivery(failure=blind, unknown=True)
-        arrived = tuple(
-            Sent(batch.snapshot, batch.parent, streamed.bytes, streamed.seconds)
-            for batch, streamed in zip(sent[:count], streams, strict=False)
-        )
-        failing = self.batches[count] if failure else None
-        blamed = bool(failing and not unwritten and parent_is_to_blame(ending.failure) and self._unmoved())
-        if failing:
-            self._clear_away(failing.snapshot, names)
-        else:
-            try:
-                self.folder.unmark(names)
-            except Failure as stuck:
-                failure = stuck
-        return Delivery(arrived, failure, blamed)
-
-    def _mounted_anew(self) -> Failure | None:
-        """What to say when its filesystem may not be what it was when the transfer began, but mounted anew.
-
-        Then nobody knows what of that was on disk.
-        """
-        try:
-            if self.folder.mounting(self.at.filesystem) == self.mounting:
-                return None
-        except Failure as failure:
-            return failure
-        return Failure("its filesystem was mounted anew while data came in", "The next run sends it again.")
-
-    def _outcome(
-        self, sent: Sequence[Batch], failed: Failure | None, unwritten: Failure | None
-    ) -> tuple[int, Failure | None]:
-        """How many of those SENT arrived, and what went wrong with the one behind these.
-
-        failed: what made their transfer end early; unwritten: why they may not be on disk. Raises Failure when it
-        cannot be told what is at the destination.
-        """
-        try:
-            if unwritten:
-                raise _failed_to_send(sent, unwritten) if sent else unwritten
-            count, wrong = self._verified(sent)
-        except Failure as blind:
-            if not failed or len(sent) > 1:
-                raise _failed_to_send(sent, failed) if failed else blind from None
-            count, wrong = 0, blind.message
-        if failed:
+            count, wrong, misled = 0, blind.message, False
+        if unwritten:
+            count = 0
+        elif failed:
             # When all of them look well, it was the last one.
             count = min(count, len(sent) - 1)
-            return count, _failed_to_send(sent[count : count + 1], failed)
-        if not wrong:
-            return count, None
-        name = sent[count].snapshot
-        look = self.at.host.typed("btrfs", "subvolume", "show", f"{self.at.location.path}/{name}")
-        return count, Failure(f"{name} has arrived, but {wrong}", f"Look at it: {look}")
-
-    def _verified(self, sent: Sequence[Batch]) -> tuple[int, str]:
-        """How many of those SENT, from the first on, are complete backups, and what is wrong with the next one."""
-        held: Mapping[str, Subvolume]
-        if len(sent) == 1:
-            held = {batch.snapshot: self.folder.show(batch.snapshot) for batch in sent}
-        else:
-            held = self.folder.inventory(self.at.settings.naming).subvolumes
-        for number, batch in enumerate(sent):
-            entry, snapshot = held.get(batch.snapshot), self.snapshots[batch.snapshot]
-            wrong = inventory.arrived(entry, snapshot, bool(batch.parent)) if entry else "it is not there"
-            if wrong:
-                return number, wrong
-        return len(sent), ""
-
-    def _unmoved(self) -> bool:
-        """Whether its disk is still where it was seen."""
+        failure, blamed = None, False
+        if failed:
+            failure = _failed_to_send(sent[count : count + 1] if count < len(sent) and not unwritten else sent, failed)
+            blamed = parent_is_to_blame(ending.failure) and not unwritten
+        elif count < len(sent):
+            name = sent[count].snapshot
+            failure, blamed = Failure(f"{name} has arrived, but {wrong}", "Nothing of it is kept."), misled
+        delivery = self._published(sent[:count], streams, found, failure, blamed)
         try:
-            return folder.look(self.folder.host, self.folder.path) == self.folder
-        except Failure:
-            return False
+            self.attempt.remove(list(found.values()))
+        except Failure as stuck:
+            if not delivery.failure:
+                return replace(delivery, failure=stuck)
+            log.debug("%s: left as it is: %s", self.at.location, stuck)
+        return delivery
 
-    def _clear_away(self, snapshot: str, marked: Sequence[str]) -> None:
-        """Delete what a failed transfer left, so that its space is free, and the marks of all that were MARKED for it.
+    def _proved(
+        self, sent: Sequence[Batch], streams: Sequence[Streamed]
+    ) -> tuple[Mapping[str, Subvolume], int, str, bool]:
+        """What came in, how many of those SENT are exactly what was expected, from the first on, what is wrong with
+        the next one, and whether its parent is. Raises Failure."""
+        found, other = self.attempt.contents()
+        if wrong := stages.holds_only([batch.snapshot for batch in self.batches], found, other):
+            return found, 0, wrong, False
+        for number, (batch, stream) in enumerate(zip(sent, streams, strict=False)):
+            entry = found.get(batch.snapshot)
+            if not entry:
+                return found, number, "it is not there", False
+            parent = found.get(batch.parent) or self.held.get(batch.parent) if batch.parent else None
+            wrong = inventory.received(entry, self.snapshots[batch.snapshot], parent.uuid if parent else "")
+            if wrong:
+                return found, number, wrong, bool(parent) and entry.parent_uuid != (parent.uuid if parent else "")
+            if parent and batch.parent and batch.parent not in found and stream.built_on is not None:
+                before = self.attempt.folder.show(batch.parent)
+                if before.uuid != parent.uuid or before.sent_transid not in (None, stream.built_on):
+                    return found, number, f"{batch.parent}, which it builds upon, was changed after it was sent", True
+        return found, len(sent), "", False
 
-        When that fails, the next run does it.
-        """
-        with self._if_possible():
-            left = self.folder.show(snapshot)
-            if inventory.judge(left, self.snapshots[snapshot], begun=True)[0] is inventory.State.PARTIAL:
-                self.folder.delete([snapshot])
-        self._unmark_if_possible(marked)
-
-    def _unmark_if_possible(self, names: Sequence[str]) -> None:
-        with self._if_possible():
-            self.folder.unmark(names)
+    def _published(
+        self,
+        arrived: Sequence[Batch],
+        streams: Sequence[Streamed],
+        found: Mapping[str, Subvolume],
+        failure: Failure | None,
+        blamed: bool,
+    ) -> Delivery:
+        """The delivery of those that ARRIVED, when they have their names."""
+        names = [batch.snapshot for batch in arrived]
+        try:
+            self.attempt.publish(names)
+            _, there = self.attempt.folder.found() if names else ({}, {})
+        except Failure as stuck:
+            return Delivery(failure=stuck, unknown=True)
+        for name in names:
+            own = there.get(name)
+            if (
+                not own
+                or own.parent_uuid != found[name].uuid
+                or inventory.received(own, self.snapshots[name], found[name].uuid)
+            ):
+                wrong = f"{name} has arrived, but '{self.attempt.folder.at(name)}' is not what was published there"
+                return Delivery(failure=Failure(wrong, "Does somebody else work in that folder?"), unknown=True)
+        sent = tuple(
+            Sent(batch.snapshot, batch.parent, streamed.bytes, streamed.seconds)
+            for batch, streamed in zip(arrived, streams, strict=False)
+        )
+        return Delivery(sent, tuple(there[name] for name in names), failure, blamed)
 
     @contextmanager
     def _if_possible(self) -> Iterator[None]:
@@ -279,11 +280,11 @@ class FolderReception:
             log.debug("%s: left as it is: %s", self.at.location, failure)
 
 
-def delete(there: Folder, names: Sequence[str], settings: Settings) -> Deleted:
-    """Delete the subvolumes NAMES in a folder."""
-    failures = there.delete(names, settings.convert_rw)
+def delete(there: Folder, judged: Sequence[Subvolume], settings: Settings) -> Deleted:
+    """Delete the subvolumes that were JUDGED in a folder."""
+    failures = there.delete(judged, settings.convert_rw)
     try:
-        if settings.sync and len(failures) < len(names):
+        if settings.sync and len(failures) < len(judged):
             there.sync()
     except Failure as failure:
         return Deleted(failures, failure)
@@ -291,6 +292,8 @@ def delete(there: Folder, names: Sequence[str], settings: Settings) -> Deleted:
 
 
 def _failed_to_send(batches: Sequence[Batch], failed: Failure) -> Failure:
+    if not batches:
+        return failed
     names = " to ".join(dict.fromkeys((batches[0].snapshot, batches[-1].snapshot)))
     return Failure(f"sending {names} failed: {failed.message}", failed.hint, failed.brief)
 
@@ -317,16 +320,16 @@ class ShellCommand:
     def seen(self, source: Folder) -> Seen:
         return Seen(listed=False)
 
-    def clear(self, names: Sequence[str]) -> None:
+    def clear(self, step: Clear, known: Destination) -> None:
         return None
 
-    def ready(self, batches: Sequence[Batch], snapshots: Mapping[str, Subvolume], how: Sending) -> "ShellReception":
-        [batch] = batches
+    def ready(self, step: Send, now: World, how: Sending, scope: ExitStack) -> "ShellReception":
+        [batch] = step.batches
         prefix, source = self.settings.naming.prefix, self.settings.source.identity
         command = self.shell.receiver(batch.snapshot, batch.parent, prefix, source)
         return ShellReception(batch, Receiver((command,), checked=True), self.location)
 
-    def delete(self, names: Sequence[str]) -> Deleted:
+    def delete(self, step: Delete) -> Deleted:
         return Deleted()
 
 

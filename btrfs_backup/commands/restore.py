@@ -4,7 +4,7 @@ import itertools
 import logging
 import shlex
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from posixpath import basename, dirname, join
 from typing import Any
@@ -20,12 +20,13 @@ from btrfs_backup.model.restoration import Plan, Site
 from btrfs_backup.model.settings import Settings
 from btrfs_backup.model.snapshot import Naming, Subvolume, is_backup_name
 from btrfs_backup.report.text import pace
-from btrfs_backup.system import btrfs, filetools, lock, state
+from btrfs_backup.system import btrfs, filetools, lock, stages, state
 from btrfs_backup.system import transfer as stream
 from btrfs_backup.system.folder import Folder, parent_is_to_blame
 from btrfs_backup.system.host import Host, Hosts
 from btrfs_backup.system.paths import PathInfo, examine
 from btrfs_backup.system.ssh import Access
+from btrfs_backup.system.stages import Attempt
 from btrfs_backup.system.transfer import Receiver, Transferred
 
 log = logging.getLogger(__name__)
@@ -42,8 +43,6 @@ def restore(settings: Settings, publish: Publish) -> None:
     with Hosts(Access(settings.ssh_options, settings.ssh_sudo)) as hosts:
         backup = find_backup(settings, hosts.at(settings.source))
         place = find_place(settings, hosts.at(location), location)
-        if not settings.dry_run:
-            place.clear_leftovers()
         plan = survey(settings, backup, place)
         report = Restoration(
             replace(settings.source, path=backup.folder.path).identity,
@@ -139,45 +138,55 @@ class Place:
     lock_wait: float = 0.0
 
     @property
-    def stage(self) -> Folder:
-        return Folder(self.host, self.site.stage, self.standing)
+    def home(self) -> Folder:
+        """The folder in which the stage is made: beside the destination, or that of the copies."""
+        return Folder(
+            self.host, dirname(self.site.destination) if self.site.inside else self.site.folder, self.standing
+        )
 
     @property
     def folder(self) -> Folder:
         return Folder(self.host, self.site.folder, self.standing)
 
-    def clear_leftovers(self) -> None:
-        """Remove what a try that was killed has left. Raises Failure."""
-        if not self.missing and examine(self.host, self.site.stage).exists:
-            with self.locked():
-                self.clear_stage()
+    def clear_leftovers(self, name: str) -> frozenset[str]:
+        """Remove what a try to restore NAME that was killed has left; the stages that are something else.
+
+        Raises Failure, LockHeld when it is alive.
+        """
+        foreign = set()
+        for left in [] if self.missing else stages.left(self.home, self.staged_as(name)):
+            if left.foreign:
+                log.warning("%s: leaving %s alone: %s", self.location, self.home.at(left.entry), left.foreign)
+                foreign.add(left.entry)
+                continue
+            stages.remove(self.home, left)
             log.info("%s: removed what a restore that was cut off had left", self.location)
+        return frozenset(foreign)
+
+    def staged_as(self, name: str) -> str:
+        """What the stage is called after: the destination, or the backup NAME beside the other copies."""
+        return basename(self.site.destination) if self.site.inside else name
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other runs off the folder of copies, or off the stage when that folder is in it; made when missing.
+        """Keep other runs off the folder of copies, unless that is in the destination; made when missing.
 
         Raises LockHeld.
         """
-        folder = self.stage if self.site.inside else self.folder
-        folder.create()
+        if self.site.inside:
+            yield
+            return
+        self.folder.create()
         try:
-            with lock.lock(self.host, folder.path, self.lock_wait):
+            with lock.lock(self.host, self.folder.path, self.lock_wait):
                 yield
         except LockHeld:
             raise
         except BaseException:
-            if self.site.inside or self.missing:
+            if self.missing:
                 with suppress(Failure):
-                    folder.remove()
+                    self.folder.remove()
             raise
-
-    def clear_stage(self) -> None:
-        """Delete what restores make there, and the stage itself. Raises Failure."""
-        below = self.stage.subvolumes_below(self.standing.mount, lambda name: model.is_leftover(name, self.site))
-        for failure in self.stage.delete(below).values():
-            raise failure
-        self.stage.remove()
 
     def check_absent(self, settings: Settings) -> None:
         """Raises Failure when the destination exists."""
@@ -316,10 +325,16 @@ class _Restore:
         self._publish = publish
         self.streaming = Streaming(settings)
         self._placing = False
+        self._attempt: Attempt | None = None
 
     def carry_out(self) -> None:
-        with self.place.locked():
+        name = self.plan.name
+        with self.place.locked(), ExitStack() as scope:
+            foreign = self.place.clear_leftovers(name)
             try:
+                if not self.plan.there:
+                    opened = stages.opened(self.place.home, self.place.staged_as(name), foreign)
+                    self._attempt = scope.enter_context(opened)
                 self._bring()
                 self._report(done=True)
                 self._clear_up()
@@ -335,60 +350,90 @@ class _Restore:
         """The destination comes last and in one step, so that it is there with its copy, or not at all."""
         site, name = self.plan.site, self.plan.name
         log.info("%s: restoring %s, %s", self.place.location, name, self.plan.how)
-        if not self.plan.there:
-            self.place.stage.create()
-            self._receive()
+        if self._attempt:
+            self._receive(self._attempt)
         if not site.inside:
-            if not self.plan.there:
-                self._snapshot(self.place.stage.at(name), self.plan.copy)
+            if self._attempt:
+                self._attempt.publish([name])
                 self._verify(self.place.folder)
             self.place.check_absent(self.settings)
             self._placing = True
             self._snapshot(self.plan.copy, site.destination, readonly=False)
             return
         # What was received cannot be moved into another folder; a read-only snapshot of it has its received UUID, too.
-        staged = self.place.stage.at(basename(site.destination))
-        copies = replace(self.place.stage, path=site.folder_in(staged))
-        self._snapshot(self.place.stage.at(name), staged, readonly=False)
+        assert self._attempt
+        received = join(self._attempt.path, name)
+        staged = join(self._attempt.path, basename(site.destination))
+        copies = replace(self.place.home, path=site.folder_in(staged))
+        self._snapshot(received, staged, readonly=False)
         copies.create()
         # They would look like snapshots that are no subvolumes.
         self.host.run(filetools.remove_stubs(copies.path), f"cannot clear the folder '{copies.path}'")
-        self._snapshot(self.place.stage.at(name), copies.at(name))
+        self._snapshot(received, copies.at(name))
         self._verify(copies)
         self._placing = True
         # Into the folder, not onto the name: mv refuses when something of that name has come there in the meantime.
         self.host.run(("mv", "--", staged, dirname(site.destination)), f"cannot move '{staged}' to its place")
         # Snapshots write out what they are taken of; this does it for the move.
-        replace(self.place.stage, path=site.destination).write_out()
+        self.place.home.write_out()
 
-    def _receive(self) -> None:
+    def _receive(self, attempt: Attempt) -> None:
         """Bring the backup into the stage. Raises Failure unless it is complete there."""
-        name, stage = self.plan.name, self.place.stage
-        done = self._stream()
-        if self.plan.parent and parent_is_to_blame(failed := done.endings[0].failure):
-            log.warning("%s: restoring %s failed: %s\n  Sending it in full.", self.place.location, name, failed)
-            for failure in stage.delete([name]).values():
+        name = self.plan.name
+        done = self._stream(attempt)
+        if self.plan.parent and (wrong := self._unusable(attempt, done)):
+            log.warning("%s: restoring %s failed: %s\n  Sending it in full.", self.place.location, name, wrong)
+            found, _ = attempt.contents()
+            for failure in self.place.home.delete(list(found.values())).values():
                 raise failure
             self.plan = replace(self.plan, parent=None)
-            done = self._stream()
+            done = self._stream(attempt)
         [ending] = done.endings
-        if failed := ending.failure or ending.unwritten:
+        if failed := ending.failure or ending.unwritten or attempt.remounted():
             in_full = "With '-I' it is sent in full." if self.plan.parent else ""
             raise Failure(f"restoring {name} failed: {failed.message}", failed.hint or in_full)
-        if wrong := inventory.arrived(stage.show(name), self.backup.chosen, bool(self.plan.parent)):
+        if wrong := self._wrong(attempt):
             raise Failure(f"{name} has arrived, but {wrong}", "Nothing of it is kept. Try again, in full with '-I'.")
         [streamed] = done.streams
         self._report(sent=Sent(name, self.plan.parent, streamed.bytes, streamed.seconds))
         log.info("%s: received %s: %s", self.place.location, name, pace(streamed.bytes, streamed.seconds))
 
-    def _stream(self) -> Transferred:
+    def _unusable(self, attempt: Attempt, done: Transferred) -> Failure | str:
+        """Why the parent of the increment is of no use, or nothing. Raises Failure."""
+        [ending] = done.endings
+        if ending.failure:
+            return ending.failure if parent_is_to_blame(ending.failure) else ""
+        return self._wrong(attempt) or self._changed(done)
+
+    def _wrong(self, attempt: Attempt) -> str:
+        """What is wrong with what has come; empty when nothing is. Raises Failure."""
+        name, parent = self.plan.name, self.plan.parent
+        found, other = attempt.contents()
+        if wrong := stages.holds_only([name], found, other):
+            return wrong
+        if name not in found:
+            return "it is not there"
+        return inventory.received(found[name], self.backup.chosen, self._held(parent).uuid if parent else "")
+
+    def _held(self, parent: str) -> Subvolume:
+        """The PARENT at the destination: in the folder of copies, or the backup itself. Raises Failure."""
+        return self.backup.chosen if parent == self.plan.name else self.place.folder.show(parent)
+
+    def _changed(self, done: Transferred) -> str:
+        parent, [stream] = self.plan.parent, done.streams
+        if not parent or parent == self.plan.name or stream.built_on is None:
+            return ""
+        same = self._held(parent).sent_transid in (None, stream.built_on)
+        return "" if same else f"{parent}, which it builds upon, was changed after it was sent"
+
+    def _stream(self, attempt: Attempt) -> Transferred:
         """Raises Failure when a command cannot be started."""
         compressed_data = self._compressed_data()
         sender = self.streaming.sender(
             self.backup.folder, self.plan.name, self.plan.parent, [self.report.destination], compressed_data
         )
-        how, stage = self.streaming.sending(self.host, compressed_data), self.place.stage
-        return self.streaming.transfer([sender], [Receiver(stage.receiver(how), stage.writing_out)])
+        how = self.streaming.sending(self.host, compressed_data)
+        return self.streaming.transfer([sender], [Receiver(attempt.receiver(how), self.place.home.writing_out)])
 
     def _compressed_data(self) -> bool:
         """Whether the compressed data of the filesystem can be sent as it is."""
@@ -419,20 +464,23 @@ class _Restore:
         try:
             # A signal may have come right after the last step.
             self._report(done=self._placing and examine(self.host, site.destination).exists)
-            if examine(self.host, site.stage).exists:
-                self.place.clear_stage()
+            self._remove_attempt()
             if not (site.inside or self.plan.there or self.report.done):
-                for failure in self.place.folder.delete([name]).values():
+                held = self.place.folder.listed()
+                for failure in self.place.folder.delete([held[name]] if name in held else []).values():
                     raise failure
         except Failure as failure:
-            log.warning(
-                "%s: '%s' could not be removed; the next try does it: %s", self.place.location, site.stage, failure
-            )
+            log.warning("%s: not all could be removed; the next try does it: %s", self.place.location, failure)
+
+    def _remove_attempt(self) -> None:
+        """Remove the stage with what is in it. Raises Failure."""
+        if self._attempt:
+            found, _ = self._attempt.contents()
+            self._attempt.remove(list(found.values()))
 
     def _clear_up(self) -> None:
         try:
-            if not self.plan.there:
-                self.place.clear_stage()
+            self._remove_attempt()
         except Failure as failure:
             self._report(failures=(*self.report.failures, failure))
             log.error("%s: %s", self.place.location, failure)

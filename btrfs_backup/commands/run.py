@@ -129,18 +129,18 @@ class Real:
                 return self._list()
             case Look(destinations):
                 return {each: self._look(each, now) for each in destinations}
-            case Clear(name, names):
+            case Clear(name):
                 try:
-                    self._endpoints[name].clear(names)
+                    self._endpoints[name].clear(step, now.at(name))
                 except Failure as failure:
                     return failure
                 return None
             case Send():
                 return self._send(step, now)
-            case Delete("", verdict):
-                return destination.delete(self._source.folder, verdict.dropped, self.settings)
-            case Delete(name, verdict):
-                return self._endpoints[name].delete(verdict.dropped)
+            case Delete("", _, judged):
+                return destination.delete(self._source.folder, judged, self.settings)
+            case Delete(name):
+                return self._endpoints[name].delete(step)
 
     # --- taking and looking ---
 
@@ -189,13 +189,17 @@ class Real:
     # --- sending ---
 
     def _send(self, step: Send, now: World) -> Mapping[str, Delivery]:
+        with ExitStack() as scope:
+            return self._sent(step, now, scope)
+
+    def _sent(self, step: Send, now: World, scope: ExitStack) -> Mapping[str, Delivery]:
         compressed_data = self._compressed_data(step.destinations)
         came: dict[str, Delivery] = {}
         ready: dict[str, Reception] = {}
         for name in step.destinations:
             try:
                 how = self._streaming.sending(self._endpoints[name].host, compressed_data)
-                ready[name] = self._endpoints[name].ready(step.batches, now.snapshots, how)
+                ready[name] = self._endpoints[name].ready(step, now, how, scope)
             except Failure as failure:
                 came[name] = Delivery(failure=failure)
         if not ready:
@@ -251,7 +255,8 @@ class Supposed(Real):
                 return None
             case Send(batches):
                 sent = tuple(Sent(each.snapshot, each.parent, self._estimate(each, now), None) for each in batches)
-                return dict.fromkeys(step.destinations, Delivery(sent))
+                there = tuple(Subvolume(each.snapshot, each.snapshot) for each in sent)
+                return dict.fromkeys(step.destinations, Delivery(sent, there))
             case Delete():
                 return Deleted()
 

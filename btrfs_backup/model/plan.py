@@ -57,7 +57,7 @@ def target(
     lacking = [name for name in snapshots if name in wanted and name not in holdings.complete]
     return Target(
         destination,
-        tuple(name for name in lacking if name not in holdings.foreign),
+        tuple(name for name in lacking if name not in holdings.foreign and name not in holdings.under_way),
         frozenset(snapshots).intersection(holdings.complete),
         {name: holdings.foreign[name] for name in lacking if name in holdings.foreign},
     )
@@ -79,13 +79,21 @@ def leftovers(target: Target, holdings: Holdings, snapshots: Snapshots) -> list[
     return [name for name in holdings.partial if name in snapshots and name not in target.missing]
 
 
-def strangers(target: Target, holdings: Holdings, delivered: str | None) -> frozenset[str]:
-    """Backups that may be of another source than this one, by somebody's mistake.
+def strangers(complete: Snapshots, snapshots: Snapshots, known: Collection[str]) -> frozenset[str]:
+    """Names of those COMPLETE backups at a destination that cannot be proved to be of the source of SNAPSHOTS.
 
-    This one has the snapshot of none of them. DELIVERED: its newest one that is on record there. A source that was made
-    anew, or has lost its snapshots and records, looks the same.
+    Proved are those whose snapshot the source still has, those KNOWN from the records, by UUID, and those linked to
+    them: versions before 1.1 received each increment as a snapshot of its parent.
     """
-    return frozenset() if target.common or delivered else frozenset(holdings.complete)
+    chain = {each.uuid: each.parent_uuid for each in complete.values()}
+    ours = {each.uuid for name, each in complete.items() if name in snapshots or each.uuid in known}
+    reached = ours
+    while reached:
+        older = {chain[uuid] for uuid in reached if chain.get(uuid) in chain}
+        newer = {uuid for uuid, parent in chain.items() if parent in reached}
+        reached = (older | newer) - ours
+        ours = ours | reached
+    return frozenset(name for name, each in complete.items() if each.uuid not in ours)
 
 
 def served(target: Target, snapshot: str) -> Target:

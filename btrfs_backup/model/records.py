@@ -4,7 +4,7 @@ They are kept in two files, of which btrfs-backup 0.3.1 knows the first. Every f
 """
 
 import json
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from btrfs_backup.model import location
 from btrfs_backup.model.snapshot import Naming, prefix_of
 
 OWED, PARENT = "locks", "parent_locks"
-NEWEST, BACKUP, BLOCKED = "newest", "backups", "blocked"
+NEWEST, BACKUP, BLOCKED, OTHER, STAGED = "newest", "backups", "blocked", "others", "staged"
 
 
 class Fact(NamedTuple):
@@ -23,7 +23,9 @@ class Fact(NamedTuple):
     NEWEST: SNAPSHOT is the newest one known to have arrived, of its prefix; on the FILESYSTEM with that UUID, since
         disks are swapped at one mount point (empty for shell commands).
     BACKUP: the backup under that name there, with that UUID, is of this source.
+    OTHER: the same cannot be proved to be of this source, and that was told.
     BLOCKED: SNAPSHOT could not be sent there: something else has its name.
+    STAGED: nothing of versions before 1.1 is unfinished there (see model.stage); of no snapshot.
     """
 
     kind: str
@@ -122,6 +124,41 @@ def last_delivered(records: Records, destination: str, filesystem: str = "") -> 
     return frozenset(each.snapshot for each in of(records, destination, NEWEST) if each.filesystem == filesystem)
 
 
+def holds(
+    records: Records,
+    destination: str,
+    filesystem: str,
+    naming: Naming,
+    ours: Mapping[str, str],
+    others: Mapping[str, str],
+) -> Records:
+    """DESTINATION holds on FILESYSTEM just these backups of this naming, names by UUID: OURS, and OTHERS."""
+    known = of(records, destination, BACKUP, OTHER)
+    old = {each for each in known if each.filesystem == filesystem and each.snapshot in naming}
+    new = {Fact(BACKUP, destination, name, filesystem, uuid) for uuid, name in ours.items()}
+    return records - old | new | {Fact(OTHER, destination, name, filesystem, uuid) for uuid, name in others.items()}
+
+
+def backups(records: Records) -> frozenset[str]:
+    """The UUIDs of all backups that are of this source, wherever they are."""
+    return frozenset(each.uuid for each in records if each.kind == BACKUP)
+
+
+def told(records: Records, destination: str, filesystem: str) -> frozenset[tuple[str, str]]:
+    """The backups there, name and UUID, of which it was told that they cannot be proved to be of this source."""
+    known = of(records, destination, OTHER)
+    return frozenset((each.snapshot, each.uuid) for each in known if each.filesystem == filesystem)
+
+
+def staged(records: Records, destination: str, filesystem: str) -> Records:
+    """Nothing of older versions is unfinished at DESTINATION on FILESYSTEM."""
+    return records | {Fact(STAGED, destination, "", filesystem)}
+
+
+def is_staged(records: Records, destination: str, filesystem: str) -> bool:
+    return Fact(STAGED, destination, "", filesystem) in records
+
+
 def filesystems(records: Records, destination: str) -> frozenset[str]:
     """The UUIDs of the filesystems on which DESTINATION has got something."""
     return frozenset(each.filesystem for each in of(records, destination, NEWEST, BACKUP))
@@ -189,40 +226,48 @@ def format_outstanding(records: Records) -> str:
 def parse_completed(text: str) -> Records:
     """What was delivered; empty text means nothing. Raises ValueError.
 
-    {destination: {filesystem UUID: {"newest": [snapshot, ...], "backups": {UUID: name, ...}, "blocked": [...]}}}; in
-    the first version of the file a list of the newest stands for the innermost object.
+    {destination: {filesystem UUID: {"newest": [snapshot, ...], "blocked": [snapshot, ...], "backups": {UUID: name},
+    "others": {UUID: name}}}}; before version 1.1 the list of the newest alone.
     """
     facts = set()
     for destination, disks in _object(text).items():
         if not isinstance(disks, dict):
             raise ValueError(f"the entry of '{destination}' is not of the form {{filesystem: {{...}}}}")
         for filesystem, entry in disks.items():
-            facts |= set(_delivered(destination, filesystem, {NEWEST: entry} if isinstance(entry, list) else entry))
+            facts |= set(_delivered(destination, filesystem, entry))
     return frozenset(facts)
 
 
 def _delivered(destination: str, filesystem: str, entry: object) -> Iterator[Fact]:
-    if not isinstance(entry, dict) or not entry.keys() <= {NEWEST, BACKUP, BLOCKED}:
+    if isinstance(entry, list):
+        yield from (Fact(NEWEST, destination, name, filesystem) for name in _strings(entry, destination))
+        return
+    if not isinstance(entry, dict) or not entry.keys() <= {NEWEST, BLOCKED, BACKUP, OTHER}:
         raise ValueError(f"the entry of '{destination}' holds something else than a list of names")
-    backups = entry.get(BACKUP, {})
-    if not isinstance(backups, dict):
-        raise ValueError(f"the backups of '{destination}' are not of the form {{UUID: name}}")
+    yield Fact(STAGED, destination, "", filesystem)
     for kind in (NEWEST, BLOCKED):
         yield from (Fact(kind, destination, name, filesystem) for name in _strings(entry.get(kind, []), destination))
-    for uuid, name in zip(backups, _strings(list(backups.values()), destination), strict=True):
-        yield Fact(BACKUP, destination, name, filesystem, uuid)
+    for kind in (BACKUP, OTHER):
+        backups = entry.get(kind, {})
+        if not isinstance(backups, dict):
+            raise ValueError(f"the backups of '{destination}' are not of the form {{UUID: name}}")
+        for uuid, name in zip(backups, _strings(list(backups.values()), destination), strict=True):
+            yield Fact(kind, destination, name, filesystem, uuid)
 
 
 def format_completed(records: Records) -> str:
-    delivered = sorted((each for each in records if each.kind in (NEWEST, BACKUP, BLOCKED)), key=_disk)
+    delivered = sorted((each for each in records if each.kind not in (OWED, PARENT)), key=_disk)
     entries: dict[str, dict[str, object]] = {}
     for (destination, filesystem), group in groupby(delivered, _disk):
         own = sorted(group)
-        backups = {each.uuid: each.snapshot for each in own if each.kind == BACKUP}
         lists = {kind: [each.snapshot for each in own if each.kind == kind] for kind in (NEWEST, BLOCKED)}
-        entries.setdefault(destination, {})[filesystem] = {
-            kind: value for kind, value in {**lists, BACKUP: backups}.items() if value
-        }
+        maps = {kind: {each.uuid: each.snapshot for each in own if each.kind == kind} for kind in (BACKUP, OTHER)}
+        # As it was before version 1.1, as long as something of that may be unfinished there.
+        entries.setdefault(destination, {})[filesystem] = (
+            {kind: value for kind, value in {**lists, **maps}.items() if value}
+            if any(each.kind == STAGED for each in own)
+            else lists[NEWEST]
+        )
     return _format(entries)
 
 

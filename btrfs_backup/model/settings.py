@@ -24,6 +24,7 @@ class Settings:
     convert_rw: bool
     remove_locks: bool
     locked_dests: bool
+    adopt: bool
     skip_absent: bool
     lock_wait: float  # seconds
     fs_checks: bool

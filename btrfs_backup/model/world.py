@@ -19,6 +19,7 @@ from btrfs_backup.model.records import Records
 from btrfs_backup.model.retention import Verdict
 from btrfs_backup.model.settings import Settings
 from btrfs_backup.model.snapshot import Naming, Subvolume
+from btrfs_backup.model.stage import Stage
 
 # --- steps, and what comes of them -----------------------------------------------------------------------------------
 
@@ -77,10 +78,11 @@ class Seen:
 
 @dataclass(frozen=True)
 class Clear:
-    """Delete at DESTINATION what is left of transfers of NAMES that were cut off."""
+    """Delete at DESTINATION what is left of transfers of NAMES that were cut off, and their STAGES."""
 
     destination: str
     names: tuple[str, ...]
+    stages: tuple[Stage, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -98,12 +100,13 @@ class Send:
 class Delivery:
     """What arrived of a Send at one destination.
 
-    arrived: the first so many of its batches. failure: what went wrong with the next one.
-    blames_parent: that was for want of its parent.
+    arrived: the first so many of its batches; published: what they are there.
+    failure: what went wrong with the next one; blames_parent: its parent is of no use there.
     unknown: it cannot be told what is there, so that all of them may be.
     """
 
     arrived: tuple[Sent, ...] = ()
+    published: tuple[Subvolume, ...] = ()
     failure: Failure | None = None
     blames_parent: bool = False
     unknown: bool = False
@@ -111,10 +114,11 @@ class Delivery:
 
 @dataclass(frozen=True)
 class Delete:
-    """Delete what the VERDICT drops, at a destination or, when that is empty, at the source."""
+    """Delete what the VERDICT drops, at a destination or, when that is empty, at the source: those SUBVOLUMES."""
 
     destination: str
     verdict: Verdict
+    subvolumes: tuple[Subvolume, ...]
 
 
 @dataclass(frozen=True)
@@ -149,8 +153,8 @@ class Message:
 class Destination:
     """A destination in a run. target: what it lacks, None until it was looked at; looked: that was tried.
 
-    broken: something failed, so that nothing more is sent there.
-    strangers: backups there that may be of another source.
+    broken: something failed, so that nothing more is sent there. stages: those that are left of transfers.
+    strangers: backups there that cannot be proved to be of this source.
     """
 
     location: Location
@@ -160,6 +164,7 @@ class Destination:
     holdings: Holdings = field(default_factory=Holdings)
     target: Target | None = None
     broken: bool = False
+    stages: tuple[Stage, ...] = ()
     strangers: frozenset[str] = frozenset()
 
     @property
@@ -224,8 +229,10 @@ class World:
 
     def _steps(self) -> Iterator[Step]:
         for each in self.destinations:
-            if parts := tuple(name for name in each.holdings.partial if name in self.snapshots and not each.broken):
-                yield Clear(each.identity, parts)
+            parts = tuple(name for name in each.holdings.partial if name in self.snapshots)
+            stages = tuple(left for left in each.stages if left.name in self.snapshots)
+            if (parts or stages) and not each.broken:
+                yield Clear(each.identity, parts, stages)
         if self.settings.transfer:
             lineage = Lineage(self.subvolume, self.snapshots) if self.settings.incremental else None
             waiting = [each.target for each in self.destinations if each.target and not each.broken]
@@ -234,17 +241,20 @@ class World:
         for each in self.destinations:
             # Also where a transfer failed: that frees space.
             if each.target and each.seen.listed and each.outcome.kept is None:
-                yield Delete(each.identity, self._verdict(each))
+                verdict = self._verdict(each)
+                judged = tuple(each.holdings.complete[name] for name in verdict.dropped)
+                yield Delete(each.identity, verdict, judged)
         if not self.frozen and self.source.kept is None:
-            yield Delete("", self.verdict())
+            verdict = self.verdict()
+            yield Delete("", verdict, tuple(self.snapshots[name] for name in verdict.dropped))
 
     def _verdict(self, each: Destination) -> Verdict:
         """Which backups retention keeps at a destination, and why."""
         common = each.target.common if each.target else frozenset()
-        protected = {name: ["perhaps of another source"] for name in each.strangers}
+        protected = {}
         if newest := self.naming.newest(common):
             protected[newest] = ["newest that the source has, too"]
-        held = common.union(each.holdings.complete)
+        held = common.union(each.holdings.complete) - each.strangers
         return retention.decide(self.settings.keep_backups, self.naming, held, protected)
 
     def verdict(self) -> Verdict:
@@ -267,7 +277,7 @@ class World:
                 if ahead := self.naming.ahead(self.moment, [*self.entries, *(each.snapshot for each in self.records)]):
                     what = f"snapshot {ahead} lies in the future: is the clock right? Names go on from there"
                     world = world._telling("warning", "", what)
-            case Clear(destination, names):
+            case Clear(destination, names, _):
                 for name in names:
                     world = world._telling("info", destination, f"deleting {name}, a transfer that was cut off")
             case Send(batches):
@@ -276,7 +286,7 @@ class World:
                     for destination in batch.destinations:
                         begun = records.begin(begun, destination, batch.snapshot, batch.parent)
                 world = replace(world, records=begun)
-            case Delete(destination, verdict):
+            case Delete(destination, verdict, _):
                 for kept in verdict.kept:
                     what = f"keeping {kept.name}: {', '.join(kept.because)}"
                     world = world._telling("debug", destination or self.source.place, what)
@@ -306,7 +316,7 @@ class World:
             case Send(batches):
                 for destination in batches[0].destinations:
                     world = world._failing(destination, told)
-            case Clear(destination, _) | Delete(destination, _):
+            case Clear(destination, _, _) | Delete(destination, _, _):
                 world = world._failing(destination, told)
             case _:
                 world = world._failing("", told)
@@ -325,8 +335,8 @@ class World:
                     world = world._looked(destination, seen)
                 # --status shows them as they are, and not as a run would have them.
                 return replace(world, records=self.records) if self.settings.status else world
-            case Clear(destination, names), Failure() | None:
-                return self._cleared(destination, names, outcome)
+            case Clear(destination, names, stages), Failure() | None:
+                return self._cleared(destination, names, stages, outcome)
             case Send(), dict():
                 world = self
                 for destination, delivery in outcome.items():
@@ -391,21 +401,37 @@ class World:
                 target
             )
         recorded = records.owed(self.records, self.naming, destination)
-        holdings = inventory.backups(seen.inventory, self.snapshots, recorded)
-        target = plan.target(destination, holdings, self.snapshots, self.naming, self.settings.keep_backups)
+        old = not records.is_staged(self.records, destination, seen.filesystem)
+        holdings = inventory.backups(seen.inventory, self.snapshots, recorded, old)
+        known = records.backups(self.records)
+        strangers = plan.strangers(holdings.complete, self.snapshots, known)
+        if self.settings.adopt and strangers:
+            adopted = f"adopted {plural(len(strangers), 'backup')}: {span(sorted(strangers))}"
+            world, strangers = world._telling("info", destination, adopted), frozenset()
+        ours = {name: each for name, each in holdings.complete.items() if name not in strangers}
+        target = plan.target(
+            destination,
+            replace(holdings, complete=ours),
+            self.snapshots,
+            self.naming,
+            self.settings.keep_backups,
+        )
         delivered_there = records.last_delivered(self.records, destination, seen.filesystem)
         newest = self.naming.newest(delivered_there)
-        strangers = plan.strangers(target, holdings, newest)
         looked = Destination(
-            self._at(destination).location,
-            replace(self._at(destination).outcome, free=seen.free),
+            self.at(destination).location,
+            replace(self.at(destination).outcome, free=seen.free),
             looked=True,
             seen=seen,
             holdings=holdings,
             target=target,
+            stages=tuple(left for left in seen.inventory.stages if not (left.foreign or left.holder)),
             strangers=strangers,
         )
         world = world._changing(destination, lambda each: looked)
+        for name in sorted(holdings.under_way.keys() & self.snapshots.keys()):
+            if self.settings.transfer and name not in holdings.complete:
+                world = world._failing(destination, _under_way(name, holdings.under_way[name]), broken=False)
         for level, what in self._remarks(looked, target, newest):
             world = world._telling(level, destination, what)
         if self.settings.transfer and not self.settings.status:
@@ -420,13 +446,20 @@ class World:
             known = records.filesystems(self.records, each.identity)
             what = "on the same filesystem as the source: that is no protection against a dead disk"
             yield "info" if known else "warning", what
-        if each.strangers:
+        told = records.told(self.records, each.identity, each.seen.filesystem)
+        if strangers := [
+            name for name in sorted(each.strangers) if (name, each.holdings.complete[name].uuid) not in told
+        ]:
             yield (
                 "warning",
-                f"its {plural(len(each.strangers), 'backup')} may be of another source: no snapshot here is among "
-                "them\n  Are they? Then use another folder or a prefix ('-p'): '-n' deletes them, too, once a backup "
-                "of this source is there.",
+                f"{plural(len(strangers), 'backup')} there cannot be proved to be of this source, and '-n' neither "
+                f"counts nor deletes {'it' if len(strangers) == 1 else 'them'}: {span(strangers)}\n"
+                "  Of another source? Then use another folder or a prefix ('-p'). Of this one, whose records were "
+                "lost? Then '--adopt' counts them from then on.",
             )
+        for left in each.seen.inventory.stages:
+            if left.foreign:
+                yield "warning", f"leaving {left.entry} alone: {left.foreign}"
         if delivered in self.snapshots and delivered in target.missing and delivered not in each.holdings.partial:
             yield "warning", f"{delivered} was delivered there, and somebody has deleted it"
         for name, why in each.holdings.foreign.items():
@@ -447,29 +480,46 @@ class World:
     def _reconciled(self, target: Target) -> "World":
         """The records agree with what was seen of a destination."""
         known = records.reconcile(self.records, self.naming, target.destination, target.missing)
-        filesystem = self._at(target.destination).seen.filesystem
+        filesystem = self.at(target.destination).seen.filesystem
         known = records.blocked(known, target.destination, filesystem, self.naming, target.occupied)
-        return replace(self, records=known)._delivered(target.destination)
+        return replace(self, records=known)._delivered(target.destination)._staged(target.destination)
+
+    def _staged(self, destination: str) -> "World":
+        """When nothing of an older version is left there, all that has a name at a destination is whole."""
+        each = self.at(destination)
+        if each.seen.listed and not each.holdings.partial:
+            return replace(self, records=records.staged(self.records, destination, each.seen.filesystem))
+        return self
 
     def _delivered(self, destination: str) -> "World":
         """The newest snapshot that a destination has is on record."""
-        each = self._at(destination)
+        each = self.at(destination)
         newest = self.naming.newest(each.target.common) if each.target else None
         known = records.delivered(self.records, destination, each.seen.filesystem, self.naming, newest)
+        if each.seen.listed and each.target:
+            held = each.holdings.complete.items()
+            ours = {its.uuid: name for name, its in held if name not in each.strangers}
+            others = {its.uuid: name for name, its in held if name in each.strangers}
+            disk = (destination, each.seen.filesystem)
+            known = records.holds(known, *disk, self.naming, ours, others)
         return replace(self, records=known)
 
     # --- clearing, sending, deleting ---
 
-    def _cleared(self, destination: str, names: tuple[str, ...], failure: Failure | None) -> "World":
+    def _cleared(
+        self, destination: str, names: tuple[str, ...], stages: tuple[Stage, ...], failure: Failure | None
+    ) -> "World":
         if failure:
             return self._failing(destination, failure)
 
         def cleared(each: Destination) -> Destination:
             left = tuple(name for name in each.holdings.partial if name not in names)
             outcome = replace(each.outcome, cleared=(*each.outcome.cleared, *names))
-            return replace(each, holdings=replace(each.holdings, partial=left), outcome=outcome)
+            holdings, gone = replace(each.holdings, partial=left), set(stages)
+            remaining = tuple(stage for stage in each.stages if stage not in gone)
+            return replace(each, holdings=holdings, outcome=outcome, stages=remaining)
 
-        return self._changing(destination, cleared)
+        return self._changing(destination, cleared)._staged(destination)
 
     def _sent(self, step: Send, destination: str, delivery: Delivery) -> "World":
         count = len(delivery.arrived)
@@ -478,9 +528,9 @@ class World:
             target = each.target or Target(destination)
             for batch in step.batches[:count]:
                 target = plan.served(target, batch.snapshot)
-            return replace(
-                each, target=target, outcome=replace(each.outcome, sent=(*each.outcome.sent, *delivery.arrived))
-            )
+            complete = {**each.holdings.complete, **{its.name: its for its in delivery.published}}
+            outcome = replace(each.outcome, sent=(*each.outcome.sent, *delivery.arrived))
+            return replace(each, target=target, holdings=replace(each.holdings, complete=complete), outcome=outcome)
 
         world = self._changing(destination, served)
         failing = step.batches[count] if delivery.failure and count < len(step.batches) else None
@@ -503,7 +553,10 @@ class World:
         kept: dict[str, tuple[str, ...]] = {each.name: each.because for each in step.verdict.kept}
         kept |= dict.fromkeys(outcome.failures, ())
         world = self._changing_outcome(step.destination, lambda its: replace(its, deleted=dropped, kept=kept))
-        if not step.destination:
+        if step.destination:
+            gone = set(dropped)
+            world = world._changing(step.destination, lambda each: _without(each, gone))._delivered(step.destination)
+        else:
             left = {name: each for name, each in self.snapshots.items() if name not in dropped}
             world = replace(world, snapshots=left)
         if dropped:
@@ -535,7 +588,8 @@ class World:
 
     # --- small changes ---
 
-    def _at(self, destination: str) -> Destination:
+    def at(self, destination: str) -> Destination:
+        """The destination of that identity."""
         return next(each for each in self.destinations if each.identity == destination)
 
     def _changing(self, destination: str, change: Callable[[Destination], Destination]) -> "World":
@@ -554,7 +608,7 @@ class World:
     def _failing(self, destination: str, failure: Failure, broken: bool = True) -> "World":
         """Something failed at DESTINATION, or at the source when that is empty. What was told is not told again."""
         place = destination or self.source.place
-        known = self._at(destination).outcome.failures if destination else self.source.failures
+        known = self.at(destination).outcome.failures if destination else self.source.failures
         world = self
         if not any(str(failure) == str(told) for told in known):
             world = self._changing_outcome(
@@ -570,6 +624,19 @@ class World:
             world = self._changing_outcome(destination, lambda outcome: replace(outcome, absent=True))
             return world._telling("info", destination, f"skipped: {failure.message}")
         return self._failing(destination, failure)
+
+
+def _without(each: Destination, names: set[str]) -> Destination:
+    left = {name: its for name, its in each.holdings.complete.items() if name not in names}
+    target = replace(each.target, common=each.target.common - names) if each.target else None
+    return replace(each, holdings=replace(each.holdings, complete=left), target=target)
+
+
+def _under_way(name: str, holder: str) -> Failure:
+    return Failure(
+        f"{name} is being received there already, by {holder}",
+        "Wait until that has ended; the next run sends what is still missing.",
+    )
 
 
 def _without_parent(each: Destination, parent: str) -> Destination:

@@ -18,6 +18,8 @@ from btrfs_backup.system.compression import METHODS
 from btrfs_backup.system.process import Command, CommandFailed, Ended, Pipeline
 from btrfs_backup.system.ssh import Access, Connection
 
+_NOT_FOUND = 127  # exit status of shells
+
 
 @dataclass(frozen=True)
 class Host:
@@ -43,12 +45,23 @@ class Host:
         zip_, unzip = METHODS[compress]
         return self.connection.command(argv, title(argv), logged, after=zip_), Command(unzip, compress)
 
-    def receiver(self, argv: Argv, compress: str, logged: bool) -> Pipeline:
-        """What reads the input of ARGV here. Raises Failure like `command`."""
-        if not self.connection or compress not in METHODS:
-            return (self.command(argv, logged),)
+    def receiver(self, argv: Argv, compress: str, logged: bool, locked: str, inherit: tuple[int, ...]) -> Pipeline:
+        """What reads the input of ARGV here, which holds the lock on the folder LOCKED as long as it runs.
+
+        INHERIT: descriptors that hold it here. Raises Failure like `command`.
+        """
+        if not self.connection:
+            return (Command(argv, title(argv), logged=logged, inherit=inherit),)
+        held = ("flock", "-n", "-s", locked, *argv) if self.has_flock else argv
+        if compress not in METHODS:
+            return (self.connection.command(held, title(argv), logged),)
         zip_, unzip = METHODS[compress]
-        return Command(zip_, compress), self.connection.command(argv, title(argv), logged, before=unzip)
+        return Command(zip_, compress), self.connection.command(held, title(argv), logged, before=unzip)
+
+    @cached_property
+    def has_flock(self) -> bool:
+        """Whether it has a program `flock`. Raises Failure when it cannot be reached."""
+        return self.ended(("flock", "-V")).status != _NOT_FOUND
 
     @property
     def can_receive_compressed_data(self) -> bool:

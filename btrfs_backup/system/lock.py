@@ -20,6 +20,37 @@ _NOT_FOUND = 127  # exit status of shells; csh and sudo have but words
 _NO_FLOCK = re.compile("flock: (command )?not found", re.IGNORECASE)
 
 
+def is_held(host: Host, folder: str) -> bool:
+    """Whether a process holds a lock on FOLDER. Where that cannot be told, none does. Raises Failure."""
+    if host.connection:
+        return host.ended(("flock", "-n", folder, "true")).status == 1
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+@contextmanager
+def shared(host: Host, folder: str) -> Iterator[tuple[int, ...]]:
+    """Hold a lock on FOLDER that its receivers share, as long as the scope lasts; descriptors that they inherit.
+
+    Raises LockHeld when somebody tries to find out whether it is held at this moment, Failure when it is not possible.
+    """
+    if host.connection:
+        with _remote_lock(host, folder, "-s"):
+            yield ()
+        return
+    with _local_lock(host, folder, fcntl.LOCK_SH) as descriptor:
+        yield (descriptor,)
+
+
 @contextmanager
 def lock(host: Host, folder: str, wait: float = 0.0) -> Iterator[None]:
     """Hold the advisory lock on FOLDER (flock(2)) as long as the scope lasts; the kernel drops it however we end.
@@ -31,7 +62,10 @@ def lock(host: Host, folder: str, wait: float = 0.0) -> Iterator[None]:
         told = False
         while True:
             try:
-                held.enter_context(_remote_lock(host, folder) if host.connection else _local_lock(host, folder))
+                if host.connection:
+                    held.enter_context(_remote_lock(host, folder))
+                else:
+                    held.enter_context(_local_lock(host, folder))
                 break
             except LockHeld as failure:
                 if time.monotonic() >= patience:
@@ -44,7 +78,7 @@ def lock(host: Host, folder: str, wait: float = 0.0) -> Iterator[None]:
 
 
 @contextmanager
-def _local_lock(host: Host, folder: str) -> Iterator[None]:
+def _local_lock(host: Host, folder: str, kind: int = fcntl.LOCK_EX) -> Iterator[int]:
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
@@ -53,18 +87,18 @@ def _local_lock(host: Host, folder: str) -> Iterator[None]:
         ) from None
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             raise _held(host, folder) from None
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)
 
 
 @contextmanager
-def _remote_lock(host: Host, folder: str) -> Iterator[None]:
+def _remote_lock(host: Host, folder: str, *options: str) -> Iterator[None]:
     """`flock` on the host holds the lock for a `cat` that ends when our end of its input is closed, or we die."""
-    command = host.command(("flock", "-n", folder, "cat"))
+    command = host.command(("flock", "-n", *options, folder, "cat"))
     with Children() as children:
         stdin, ours = os.pipe()
         theirs, stdout = os.pipe()
