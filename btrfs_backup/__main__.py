@@ -12,7 +12,7 @@ from functools import partial
 from types import FrameType
 from typing import NoReturn
 
-from btrfs_backup.cli import parser
+from btrfs_backup.cli import checks, parser
 from btrfs_backup.errors import Failure, Interrupted
 from btrfs_backup.model.settings import Settings
 from btrfs_backup.report import terminal
@@ -44,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return exit_status(None, failure)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     log.setLevel(settings.verbosity.upper())
+    for warning in checks.warnings(settings):
+        log.warning("%s", warning)
     return _carry_out(settings)
 
 
