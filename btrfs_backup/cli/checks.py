@@ -65,14 +65,14 @@ def check_words(
         if number == 0 or isinstance(word, Written):
             key = re.split(r"[\s=:]", word)[0]
             option = _OTHER_NAMES.get(key, f"--{key.replace('_', '-')}")
-            pattern = r"[\w-]+(\s*[=:](?!/)|\s|$).*" if isinstance(word, Written) else r"[\w-]+"
+            pattern = r"[\w-]+(\s*=|\s*:(?!/)|\s|$).*" if isinstance(word, Written) else r"[\w-]+"
             if option in options:
                 odd_unless_there.append((pattern, "looks like an option", f"Is '{option}' meant?"))
             odd_unless_there.append(("backup|run|create", "looks like a command", "Leave it out: a backup needs none."))
         in_file = _ODD_IN_FILES if isinstance(word, Written) and not word.startswith("shell://") else ()
         if in_file:
             setting = "An option begins with dashes, a SOURCE or DEST stands alone in its line."
-            odd_unless_there.append((r"[\w-]+\s*[=:](?!/).*|[;\[].*", "looks like a setting", setting))
+            odd_unless_there.append((r"[\w-]+\s*(=|:(?!/)).*|[;\[].*", "looks like a setting", setting))
         found = _first(word, odd) or _first(word, (*odd_unless_there, *in_file))
         if found and (_first(word, odd) or not exists(word)):
             own = "" if _first(word, in_file) else f" For a local folder of that name write './{word}'."
@@ -139,7 +139,8 @@ def _check_restore(settings: Settings) -> None:
     above = [part for part in dirname(source.path).split("/") if is_backup_name(part)]
     if above and not is_backup_name(basename(source.path)):
         host = f"{source.user}@{source.host}" if source.user else source.host
-        copy = f"scp -rp {quote(f'{host}:{source.path}')}" if host else f"cp -a {quote(source.path)}"
+        port = f"-P {source.port} " if source.port else ""
+        copy = f"scp -rp {port}{quote(f'{host}:{source.path}')}" if host else f"cp -a {quote(source.path)}"
         raise UsageError(
             f"'{source}' is something in the backup {above[-1]}, and '--restore' brings back whole subvolumes",
             f"A backup is an ordinary folder. Copy files out of it: {copy} DEST",

@@ -131,7 +131,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of everything but @FILE. Each value has the name and the default of its field in Settings, if any."""
+    """The parser of everything but @FILE. Each value has the name and the default of its field in Settings, if any.
+
+    An option without a value turns its field to the opposite of the default.
+    """
     parser = _Parser(
         prog="btrfs-backup",
         usage="%(prog)s [options] SOURCE [DEST ...]\n       %(prog)s [options] --restore BACKUP DEST",
@@ -147,21 +150,20 @@ def parser() -> argparse.ArgumentParser:
         for spelling, text in options.items():
             names = [word for word in spelling.split() if word.startswith("-")]
             value = spelling.split()[-1]
-            how: dict[str, Any] = {"help": text, **more.get((names or [value])[-1], {})}
-            field = how.pop("dest", (names or [value])[-1].lstrip("-").replace("-", "_"))
-            how.setdefault("default", defaults.get(field))
+            last = names[-1] if names else value
+            field = last.removeprefix("--no-").lstrip("-").replace("-", "_")
+            how: dict[str, Any] = {"help": text, "dest": field, **more.get(last, {})}
+            how.setdefault("default", defaults.get(how["dest"]))
             if value not in names:
-                how.setdefault("metavar", value)
+                how["metavar"] = value
             elif "action" not in how:
                 how = {"action": "store_const", "const": not how["default"], **how}
-            if names:
-                how["dest"] = field
-            group.add_argument(*names or [field], **how)
+            group.add_argument(*names or [how.pop("dest")], **how)
     return parser
 
 
 def _how() -> dict[str, dict[str, Any]]:
-    """What argparse has to know of options and arguments, by their last spelling, where it does not go by itself."""
+    """What argparse has to know beyond the table, of each option and argument by its last spelling."""
     return {
         # Optional for argparse, whose message would ask for a DEST as well.
         "SOURCE": {"dest": "source", "nargs": "?"},
@@ -172,18 +174,13 @@ def _how() -> dict[str, dict[str, Any]]:
         "--latest-only": {"dest": "keep_snapshots", "const": retention.Policy(latest=1)},
         "--no-snapshot": {"dest": "take_snapshot"},
         "--snapshot-prefix": {"dest": "naming", "type": _naming},
-        "--no-transfer": {"dest": "transfer"},
-        "--no-incremental": {"dest": "incremental"},
         "--rate-limit": {"type": _rate},
         "--compress": {"choices": ("zstd", "lz4", "gzip", "no")},
-        "--no-compressed-data": {"dest": "compressed_data"},
-        "--no-shared-stream": {"dest": "shared_stream"},
         "--max-age": {"type": _age},
         "--verify": {"const": "newest"},
         "--verify=all": {"dest": "verify", "const": "all"},
         "--ssh-opt": {"dest": "ssh_options", "action": "append", "default": []},
         "--verbosity": {"choices": ("debug", "info", "warning", "error")},
-        "--no-progress": {"dest": "progress"},
         "--skip-fs-checks": {"dest": "fs_checks"},
         "--lock-wait": {"type": _seconds},
         "--print-completion": {"choices": ("bash", "zsh", "fish")},
@@ -235,11 +232,10 @@ def _check_lines(desk: argparse.ArgumentParser, argv: Sequence[str]) -> None:
 
 def _lines_about(message: str, desk: argparse.ArgumentParser, argv: Sequence[str], cwd: str) -> Iterator[str]:
     """The file and line of each of ARGV, where it is from a file, that MESSAGE has in quotes."""
+    options = desk._option_string_actions
     for each in argv:
         if isinstance(each, argfiles.Written):
-            option = desk._option_string_actions.get(each.partition("=")[0]) or desk._option_string_actions.get(
-                each[:2]
-            )
+            option = options.get(each.partition("=")[0]) or options.get(each[:2])
             spellings = option.option_strings if option else [each]
             with suppress(UsageError):
                 spellings = [*spellings, location.parse(each, cwd).identity]

@@ -570,6 +570,8 @@ class ArgumentFilesTest(CommandLineTest):
             "num_backups 3": "looks like an option",
             "quiet": "looks like an option",
             "dest = /mnt/usb": setting,
+            "dest=/mnt/usb": setting,
+            "snapshot-folder=/mnt/usb": "looks like an option",
             "source: /home": setting,
             "[home]": setting,
             "; words": setting,
@@ -768,10 +770,10 @@ class WordsTest(CommandLineTest):
             "brings back whole subvolumes",
             "A backup is an ordinary folder. Copy files out of it: cp -a '/mnt/home-20260101-000000/etc/my file' DEST",
         ),
-        ("--restore", "ssh://me@nas/b/20260101-000000/x", "/x"): (
-            "'ssh://me@nas/b/20260101-000000/x' is something in the backup 20260101-000000, and '--restore' "
+        ("--restore", "ssh://me@nas:22/b/20260101-000000/x", "/x"): (
+            "'ssh://me@nas:22/b/20260101-000000/x' is something in the backup 20260101-000000, and '--restore' "
             "brings back whole subvolumes",
-            "A backup is an ordinary folder. Copy files out of it: scp -rp me@nas:/b/20260101-000000/x DEST",
+            "A backup is an ordinary folder. Copy files out of it: scp -rp -P 22 me@nas:/b/20260101-000000/x DEST",
         ),
         ("-n", "x", "/src"): (
             "argument -n/--num-backups: 'x' is not a KEEP policy: 'x' is not a number, optionally followed by one of "
