@@ -40,7 +40,8 @@ def text(parser: argparse.ArgumentParser, width: int) -> str:
     for title, options in groups(parser):
         lines += ["", f"{title}:"]
         for option in options:
-            head = "  " + " ".join(filter(None, (", ".join(option.names), option.value)))
+            value = f"[={option.value}]" if option.optional else f" {option.value}" if option.value else ""
+            head = f"  {', '.join(option.names)}{value}" if option.names else f"  {option.value}"
             if len(head) > column - 2:
                 lines.append(head)
                 head = ""

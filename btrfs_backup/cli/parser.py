@@ -86,9 +86,8 @@ _OPTIONS = {
         # Two options without a value: argparse would take the SOURCE behind `--verify` for an optional one.
         "--verify": "compare the newest backup at each DEST with its snapshot, by content; exit 10 if they differ",
         "--verify=all": "the same for all backups",
-        "--restore": "make the new, writable subvolume DEST of the backup SOURCE, or of the newest complete one in the "
-        "folder SOURCE. A read-only copy goes to its snapshot folder (-f, relative to DEST here), so that the next "
-        "backup of DEST is incremental",
+        "--restore": "make the new, writable subvolume DEST of the backup SOURCE, or of the newest one in the folder "
+        "SOURCE; a read-only copy goes to its snapshot folder (-f, relative to DEST), for increments later on",
     },
     "ssh": {
         "--ssh-opt OPT": "pass '-o OPT' to ssh, e.g. IdentityFile=/root/backup_key; may be given several times",

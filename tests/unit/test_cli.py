@@ -1,11 +1,13 @@
 """The command line: argv -> Settings."""
 
+import argparse
 import contextlib
 import io
 import os
 import re
 import shlex
 import tempfile
+import textwrap
 import unittest
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any
 from unittest import mock
 
 from btrfs_backup import __version__
-from btrfs_backup.cli import argfiles, checks, completion, manpage
+from btrfs_backup.cli import argfiles, checks, completion, helptext, manpage
 from btrfs_backup.cli import parser as cli
 from btrfs_backup.errors import UsageError
 from btrfs_backup.model.retention import KEEP_ALL, Policy
@@ -675,6 +677,32 @@ class HelpTest(unittest.TestCase):
             text = printed("--help")
         self.assertIn("\n  -S, --no-snapshot             take no snapshot, transfer the existing ones\n", text)
         self.assertIn("\n  -p, --snapshot-prefix PREFIX  what their names begin with", text)
+
+    def test_help_of_odd_options(self) -> None:
+        """A value that may be left out, a long name, and words that fit no line."""
+        parser = argparse.ArgumentParser(
+            prog="x", usage="%(prog)s X", description="D", epilog="a\nb\n  c\n\nd", add_help=False
+        )
+        group = parser.add_argument_group("group")
+        group.add_argument("--way", nargs="?", metavar="W", help="this way")
+        group.add_argument("--a-very-long-name-of-an-option", action="store_true", help=f"x {'y' * 60}-z")
+        wanted = f"""\
+            usage: x X
+
+            D
+
+            group:
+              --way[=W]       this way
+              --a-very-long-name-of-an-option
+                              x
+                              {"y" * 60}-z
+
+            a b
+              c
+
+            d
+            """
+        self.assertEqual(helptext.text(parser, 45), textwrap.dedent(wanted))
 
     def test_help_mentions_what_is_no_option(self) -> None:
         text = printed("--help")
