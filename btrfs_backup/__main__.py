@@ -13,7 +13,7 @@ from functools import partial
 from types import FrameType
 from typing import NoReturn
 
-from btrfs_backup.cli import parser
+from btrfs_backup.cli import checks, parser
 from btrfs_backup.errors import Failure, Interrupted
 from btrfs_backup.model.outcome import Exit, Outcome, Report, Restoration, Survey, exit_status
 from btrfs_backup.model.settings import Settings
@@ -46,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return exit_status(None, failure)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     log.setLevel(settings.verbosity.upper())
+    for warning in checks.warnings(settings):
+        log.warning("%s", warning)
     return _carry_out(settings)
 
 
