@@ -105,6 +105,9 @@ class Real:
 
     def _found(self) -> World:
         there = self._source.folder
+        self._subvolume = self._described()
+        if not self.settings.status:
+            self._source.refuse_identity(self._subvolume)
         entries = frozenset(there.names())
         self._saved, broken = (
             state.read(there.host, there.path, not self._looks_only) if there.exists else (records.NONE, ())
@@ -164,7 +167,7 @@ class Real:
     def _list(self) -> Listed | Failure:
         try:
             held = self._source.folder.inventory(self.settings.naming, names_suffice=True)
-            return Listed(self._described(), held)
+            return Listed(self._subvolume, held)
         except Failure as failure:
             return failure
 

@@ -1,6 +1,7 @@
 """What is missing at each destination, from which parent it is sent, and which destinations share a stream."""
 
 import bisect
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -161,9 +162,11 @@ class Lineage:
     def __init__(self, subvolume: Subvolume, snapshots: Snapshots) -> None:
         parents = {each.uuid: each.parent_uuid for each in (subvolume, *snapshots.values())}
         self._origins = {name: _origin(each.uuid, parents) for name, each in snapshots.items()}
-        self._names = sorted(snapshots)
+        times = Counter(each.stream_uuid for each in snapshots.values())
+        # A receiver could take any of those that share a UUID for the parent.
+        self._names = sorted(name for name, each in snapshots.items() if times[each.stream_uuid] == 1)
 
-    def parent(self, snapshot: str, common: Collection[str]) -> str | None:
+    def parent(self, snapshot: str, common: frozenset[str]) -> str | None:
         """The best parent among those COMMON to both sides, or None for a full stream.
 
         The nearest older one of the same lineage makes the smallest stream, then the nearest newer one. Any other
@@ -172,8 +175,8 @@ class Lineage:
         place = bisect.bisect_left(self._names, snapshot)
 
         def nearest_first() -> Iterator[str]:
-            places = chain(range(place - 1, -1, -1), range(place + 1, len(self._names)))
-            return (self._names[each] for each in places if self._names[each] in common)
+            places = chain(range(place - 1, -1, -1), range(place, len(self._names)))
+            return (self._names[each] for each in places if self._names[each] in common - {snapshot})
 
         own = (name for name in nearest_first() if self._origins[name] == self._origins[snapshot])
         return next(chain(own, nearest_first()), None) if common else None

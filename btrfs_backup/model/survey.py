@@ -5,6 +5,8 @@ from btrfs_backup.model.outcome import Place, Row, Survey
 from btrfs_backup.model.world import Destination, World
 
 COMPLETE, MISSING, PARTIAL, FOREIGN = "complete", "missing", "partial", "foreign"
+# A backup that cannot be proved to be of this source; one that is being received at this moment.
+OTHER, UNDER_WAY = "other", "under way"
 OUTSTANDING, DELIVERED, UNKNOWN, NOTHING = "outstanding", "delivered", "unknown", "-"
 
 
@@ -13,7 +15,8 @@ def survey(world: World) -> Survey:
     kept = {each.name: each.because for each in world.verdict().kept}
     names = {*world.snapshots, *(each.snapshot for each in world.records if each.snapshot in world.naming)}
     for each in world.destinations:
-        names |= {*each.holdings.complete, *each.holdings.partial, *each.holdings.foreign}
+        held = each.holdings
+        names |= {*held.complete, *held.partial, *held.foreign, *held.under_way}
     rows = tuple(
         Row(
             name,
@@ -33,7 +36,7 @@ def _place(each: Destination, world: World) -> Place:
     recorded = set(records.owed(world.records, world.naming, each.identity))
     owed = recorded - set(each.holdings.complete) | set(each.target.owed if each.target else ())
     if each.target and each.seen.listed:
-        newest = world.naming.newest(each.holdings.complete)
+        newest = world.naming.newest(each.holdings.complete.keys() - each.strangers)
     else:
         known = records.of(world.records, each.identity, records.NEWEST)
         newest = world.naming.newest(fact.snapshot for fact in known)
@@ -46,8 +49,12 @@ def _place(each: Destination, world: World) -> Place:
 
 
 def _state(name: str, each: Destination, world: World) -> str:
+    if name in each.strangers:
+        return OTHER
     if name in each.holdings.complete:
         return COMPLETE
+    if name in each.holdings.under_way:
+        return UNDER_WAY
     if name in each.holdings.partial:
         return PARTIAL
     if name in each.holdings.foreign:

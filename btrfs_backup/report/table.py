@@ -16,6 +16,8 @@ _COLOURS = {
     status.PARTIAL: _RED,
     status.OUTSTANDING: _RED,
     status.FOREIGN: _YELLOW,
+    status.OTHER: _YELLOW,
+    status.UNDER_WAY: _YELLOW,
     status.UNKNOWN: _YELLOW,
 }
 _GAP = "  "

@@ -95,6 +95,25 @@ class Source:
                 return False
         return True
 
+    def refuse_identity(self, subvolume: Subvolume) -> None:
+        """Raises Failure when its identity is not its own: it was received, and made writable by its flag alone.
+
+        Then all its snapshots have its received UUID, and a receiver cannot tell one from the other: it would build
+        each increment upon the first backup. Older btrfs-progs and other tools do that.
+        """
+        if subvolume.readonly or not subvolume.received_uuid:
+            return
+        cure = (
+            self.host.typed("btrfs", "property", "set", "-ts", self.path, "ro", "true"),
+            self.host.typed("btrfs", "property", "set", "-f", "-ts", self.path, "ro", "false"),
+        )
+        raise Failure(
+            f"the source '{self.path}' was received and made writable in a way that left it its received UUID: all its "
+            "snapshots would look alike to whoever receives them",
+            "Give it an identity of its own, with btrfs-progs 5.14.2 or later:\n  " + "\n  ".join(cure) + "\n"
+            "  Snapshots that were taken of it before cannot be told apart, and are parents of no increment.",
+        )
+
     def describe(self) -> Subvolume:
         """What btrfs tells of it. Raises Failure."""
         return btrfs.parse_show(self.host.run(btrfs.show(self.path), f"cannot look at '{self.path}'"))
