@@ -11,7 +11,7 @@ from typing import Any
 
 from btrfs_backup.commands.streaming import Streaming
 from btrfs_backup.errors import Failure, LockHeld
-from btrfs_backup.model import inventory
+from btrfs_backup.model import inventory, records
 from btrfs_backup.model import restoration as model
 from btrfs_backup.model.inventory import Holdings
 from btrfs_backup.model.location import Location
@@ -44,6 +44,7 @@ def restore(settings: Settings, publish: Publish) -> None:
         backup = find_backup(settings, hosts.at(settings.source))
         place = find_place(settings, hosts.at(location), location)
         plan = survey(settings, backup, place)
+        _tell_of_laggards(backup, plan)
         report = Restoration(
             replace(settings.source, path=backup.folder.path).identity,
             location.identity,
@@ -484,6 +485,24 @@ class _Restore:
         except Failure as failure:
             self._report(failures=(*self.report.failures, failure))
             log.error("%s: %s", self.place.location, failure)
+
+
+def _tell_of_laggards(backup: Backup, plan: Plan) -> None:
+    """Name the destinations that have not got the snapshot that is restored: their parents stay behind."""
+    there = backup.folder
+    if not backup.own or plan.site.folder == there.path:
+        return
+    known, _ = state.read(there.host, there.path, aside=False)
+    for fact in sorted(known):
+        if fact.kind == records.NEWEST and fact.snapshot in backup.beside.complete and fact.snapshot < plan.name:
+            log.warning(
+                "%s: its newest backup is %s, which stays behind in '%s': its next backup would be sent in full\n"
+                "  To go on with increments, restore with '-f %s', and use that option in the next backups, too.",
+                fact.destination,
+                fact.snapshot,
+                there.path,
+                shlex.quote(there.path),
+            )
 
 
 def _next_backup(settings: Settings, backup: Backup, plan: Plan, report: Restoration) -> str:

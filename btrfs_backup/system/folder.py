@@ -116,13 +116,13 @@ class Folder:
             {name: self._looked_at(below[name]) for name in wanted},
             frozenset(name for name in ours if entries[name] != stage.SUBVOLUME),
             tuple(
-                self._stage(entry, name, entries, below)
+                self.stage_at(entry, name, entries, below)
                 for entry in sorted(entries)
                 if (name := stage.name_of(entry)) and name in naming
             ),
         )
 
-    def _stage(self, entry: str, name: str, entries: Mapping[str, str], below: Mapping[str, Subvolume]) -> Stage:
+    def stage_at(self, entry: str, name: str, entries: Mapping[str, str], below: Mapping[str, Subvolume]) -> Stage:
         """What was found as ENTRY; ENTRIES and the subvolumes BELOW: by their paths from here."""
         start = f"{entry}/"
         inside = {path.removeprefix(start): kind for path, kind in entries.items() if path.startswith(start)}

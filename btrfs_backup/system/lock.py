@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from posixpath import join
 
 from btrfs_backup.errors import Failure, LockHeld
 from btrfs_backup.system.host import Host
@@ -14,6 +15,7 @@ from btrfs_backup.system.process import Child, Children, CommandFailed
 
 log = logging.getLogger(__name__)
 
+LOCK = ".btrfs-backup.lock"  # in the folder of snapshots
 _LOCK_INTERVAL = 0.5  # seconds between tries to get a lock
 _LETTING_GO = 2.0  # seconds for a lock on another machine to be dropped
 _NOT_FOUND = 127  # exit status of shells; csh and sudo have but words
@@ -53,19 +55,22 @@ def shared(host: Host, folder: str) -> Iterator[tuple[int, ...]]:
 
 @contextmanager
 def lock(host: Host, folder: str, wait: float = 0.0) -> Iterator[None]:
-    """Hold the advisory lock on FOLDER (flock(2)) as long as the scope lasts; the kernel drops it however we end.
+    """Hold the run lock of FOLDER (flock(2)) as long as the scope lasts; the kernel drops it however we end.
 
-    Raises LockHeld when another process has it and does not drop it within WAIT seconds.
+    It is that of a file of ours: whoever may read the folder could hold that of the folder itself for ever. Where no
+    file can be made the disk is read-only, and the folder has to do. Raises LockHeld when another process has it and
+    does not drop it within WAIT seconds.
     """
+    target = _lock_file(host, folder)
     with ExitStack() as held:
         patience = time.monotonic() + wait
         told = False
         while True:
             try:
                 if host.connection:
-                    held.enter_context(_remote_lock(host, folder))
+                    held.enter_context(_remote_lock(host, target))
                 else:
-                    held.enter_context(_local_lock(host, folder))
+                    held.enter_context(_local_lock(host, target))
                 break
             except LockHeld as failure:
                 if time.monotonic() >= patience:
@@ -77,10 +82,27 @@ def lock(host: Host, folder: str, wait: float = 0.0) -> Iterator[None]:
         yield
 
 
+def _lock_file(host: Host, folder: str) -> str:
+    """The path of what is locked for FOLDER. Raises Failure when the host cannot be reached."""
+    path = join(folder, LOCK)
+    if not host.connection:
+        try:
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600))
+            os.chmod(path, 0o600, follow_symlinks=False)
+        except (OSError, NotImplementedError):
+            return path if os.path.isfile(path) and not os.path.islink(path) else folder
+        return path
+    if not host.ended(("find", path, "-prune", "-type", "f", "-perm", "600")).stdout:
+        for argv in (("touch", "--", path), ("chmod", "600", "--", path)):
+            if host.ended(argv).status:
+                return folder
+    return path
+
+
 @contextmanager
 def _local_lock(host: Host, folder: str, kind: int = fcntl.LOCK_EX) -> Iterator[int]:
     try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_NONBLOCK)
     except OSError as error:
         raise Failure(
             f"cannot open the snapshot folder '{folder}': {error.strerror}", "It has to be a folder that you may read."
@@ -136,9 +158,10 @@ def _explain(host: Host, folder: str, holder: Child, children: Children) -> None
     )
 
 
-def _held(host: Host, folder: str) -> LockHeld:
+def _held(host: Host, target: str) -> LockHeld:
+    folder = target.removesuffix(f"/{LOCK}")
     return LockHeld(
-        f"another run works on the snapshot folder '{folder}'{_holder(host, folder)}",
+        f"another run works on the snapshot folder '{folder}'{_holder(host, target)}",
         "Try again when it has ended, or let this one wait with '--lock-wait SECONDS'.",
     )
 

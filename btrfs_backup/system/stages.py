@@ -79,12 +79,9 @@ def left(folder: Folder, name: str) -> list[Stage]:
     kinds, below = folder.found()
     stages = []
     for entry in [each for each in kinds if stage.name_of(each) == name]:
-        start = f"{entry}/"
-        inside = {path.removeprefix(start): kind for path, kind in kinds.items() if path.startswith(start)}
-        staged = {path.removeprefix(start): each for path, each in below.items() if path.startswith(start)}
-        found = stage.found(entry, name, kinds[entry], inside, staged)
-        if found.attempts and lock.is_held(folder.host, folder.at(entry)):
-            what = f"'{folder.at(name)}' is being received already, by {stage.who(found)}"
+        found = folder.stage_at(entry, name, kinds, below)
+        if found.holder:
+            what = f"'{folder.at(name)}' is being received already, by {found.holder}"
             raise LockHeld(what, "Wait until that has ended.")
         stages.append(found)
     return stages
