@@ -18,6 +18,8 @@ from btrfs_backup.model.sendstream import (
 )
 from btrfs_backup.model.snapshot import Subvolume
 
+_CLONE, _END = int(Command.CLONE), int(Command.END)
+
 
 @dataclass(frozen=True)
 class Part:
@@ -132,14 +134,14 @@ class Cutter:
             return b"", False
         if self._ahead and self._is_held(offset, command):
             kept = False
-        elif self.part is None or (offset - self.part.offset + end - start > self.limit and command != Command.END):
+        elif self.part is None or (offset - self.part.offset + end - start > self.limit and command != _END):
             before = self._border(self._true, offset)
-        if command == Command.CLONE and kept and self.part:
+        if command == _CLONE and kept and self.part:
             first, last = walker.attributes(start, end).get(Attribute.CLONE_UUID, (0, 0))
             if walker.buffer[first:last] == uuid_bytes(self._true.uuid):
                 body = walker.buffer[start + FRAME_HEAD : first] + uuid_bytes(self.part.uuid) + walker.buffer[last:end]
                 before, kept = before + frame(Command.CLONE, body), False
-        elif command == Command.END and kept and self.part:
+        elif command == _END and kept and self.part:
             true = replace(self._true, parent=self.part.uuid, parent_transid=self._true.transid)
             before += frame(Command.END) + self._header + true.frame()
         self._heads.append(walker.buffer[start : start + FRAME_HEAD])

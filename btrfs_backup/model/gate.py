@@ -38,6 +38,8 @@ _SHAPES = """
 _ON_TOP = frozenset(
     (Command.SET_XATTR, Command.REMOVE_XATTR, Command.CHMOD, Command.CHOWN, Command.UTIMES, Command.FILEATTR)
 )
+# The only ones of which more than their paths is judged.
+_SPECIAL = frozenset((Command.SUBVOL, Command.SNAPSHOT, Command.CLONE, Command.ENCODED_WRITE))
 _OUTSIDE = frozenset((b"", b".", b".."))
 _UNENCODED = (Attribute.UNENCODED_FILE_LEN, Attribute.UNENCODED_LEN, Attribute.UNENCODED_OFFSET)
 _MOST_UNENCODED = 1 << 20  # bytes of an extent that was compressed; the kernel makes 128 KiB at most
@@ -68,6 +70,7 @@ class Gate:
         self.begun: list[Beginning] = []
         self._expected = expected
         self._walker = Walker(len(expected))
+        self._shapes = _shapes()
         self._fresh = False  # the header of a stream has passed, and nothing else of it
         self._plain: bytes | None = None  # the path in the parent that was found plain last
 
@@ -75,8 +78,8 @@ class Gate:
         """Take the next PIECE: what may go on. Raises BrokenStream, and nothing of the frame it names has gone on."""
         walker, passed = self._walker, 0
         for command, start, passed in walker.feed(piece):
-            if command == Command.HEADER:
-                self._fresh = True
+            if not command:
+                self._fresh = True  # a header
                 continue
             found = Found()
             try:
@@ -93,18 +96,20 @@ class Gate:
 
     def _judge(self, command: int, found: Found) -> None:
         walker = self._walker
-        shape = _shapes().get(command)
+        shape = self._shapes.get(command)
         if not (shape and shape.required <= found.keys() <= shape.allowed):
             raise BrokenStream("such a command, with these attributes, is in no transfer")
         for kind in shape.paths:
             path = walker.value(kind, found)
             if b"\0" in path or (not _OUTSIDE.isdisjoint(path.split(b"/")) and (path or command not in _ON_TOP)):
                 raise BrokenStream(f"{path[:500]!r} may lead out of the subvolume")
+        if not self._fresh and command not in _SPECIAL:
+            return
         if self._fresh or command in (Command.SUBVOL, Command.SNAPSHOT):
             self._begin(Beginning.read(walker, found) if self._fresh else None)
         elif command == Command.CLONE:
             self._judge_clone(walker.value(Attribute.CLONE_UUID, found), walker.value(Attribute.CLONE_PATH, found))
-        elif command == Command.ENCODED_WRITE:
+        else:
             # Where `btrfs receive` has to decompress, it allocates and reads as much of its memory as these say.
             length, whole, offset = (walker.integer(kind, found) for kind in _UNENCODED)
             if offset + length > whole or whole > _MOST_UNENCODED:

@@ -13,9 +13,11 @@ from pathlib import Path
 
 from btrfs_backup.model.cutter import Cutter, checkpoints
 from btrfs_backup.model.gate import Expected, Gate
-from btrfs_backup.model.sendstream import Checker
+from btrfs_backup.model.sendstream import BrokenStream, Checker, Command, frame, uuid_bytes
 from btrfs_backup.model.snapshot import Subvolume
 from tests.real.machine import RealTest, names, sh, show
+from tests.unit.test_sendstream import command
+from tests.unit.test_sendstream import number as u64
 
 _FICLONE = 0x40049409
 SALTS = (f"{number:08x}" for number in itertools.count())
@@ -461,3 +463,37 @@ class CutOff(Comparing):
                 with self.subTest(number, snapshot=snapshot):
                     went_on += self.finish(snapshot.name, stream, max(3_000, len(stream) // 20), cuts)
         self.assertGreater(went_on, 15)
+
+
+class Escapes(Streams):
+    def test_data_of_others_by_a_symlink_in_the_parent(self) -> None:
+        """`btrfs receive -C` follows it out of the stage; the gate does not let the command through."""
+        secret = self.there / "secret"
+        secret.write_bytes(self.dice.randbytes(8192))
+        sh("sync", "-f", self.there)
+        source = self.tree("tree")
+        (source / "link").symlink_to("../secret")
+        [parent] = self.snapshots(source, 1, 0)
+        (source / "more").write_bytes(b"")
+        snapshot = self.pool.path / "snapshot"
+        sh("btrfs", "subvolume", "snapshot", "-r", source, snapshot)
+        self.assertEqual(received(self.there, [send(parent)]), "")
+        its, of_parent = show(snapshot)["UUID"], show(parent)["UUID"]
+        clone = command(
+            "CLONE",
+            PATH=b"more",
+            FILE_OFFSET=u64(0),
+            CLONE_LEN=u64(8192),
+            CLONE_UUID=uuid_bytes(of_parent),
+            CLONE_CTRANSID=u64(0),
+            CLONE_PATH=b"link",
+            CLONE_OFFSET=u64(0),
+        )
+        forged = send("-p", parent, snapshot)[: -len(frame(Command.END))] + clone + frame(Command.END)
+        stage = self.there / "stage"
+        self.assertEqual(received(stage, [forged]), "")
+        self.assertEqual((stage / "snapshot" / "more").read_bytes(), secret.read_bytes())
+        backup = self.there / parent.name
+        gate = Gate([Expected(b"snapshot", its, of_parent, lambda path: not has_link(backup, path))])
+        with self.assertRaisesRegex(BrokenStream, "CLONE b'more': b'link' leads through a symlink in the parent"):
+            gate.feed(forged)
