@@ -6,8 +6,10 @@ import os
 import random
 import re
 import shutil
+import signal
 import stat
 import subprocess
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -463,6 +465,35 @@ class CutOff(Comparing):
                 with self.subTest(number, snapshot=snapshot):
                     went_on += self.finish(snapshot.name, stream, max(3_000, len(stream) // 20), cuts)
         self.assertGreater(went_on, 15)
+
+
+class Stopped(Streams):
+    def test_a_sender_that_is_stopped_and_continued(self) -> None:
+        """It begins anew, exits with 0, and the checker tells."""
+        source, found = self.tree("tree"), 0
+        Random(source, self.dice).change(200)
+        (source / "large").write_bytes(self.dice.randbytes(8 << 20))
+        [snapshot] = self.snapshots(source, 1, 0)
+        whole = send(snapshot)
+        for _ in range(20):
+            sender = subprocess.Popen(["btrfs", "send", "-q", str(snapshot)], stdout=subprocess.PIPE)
+            assert sender.stdout
+            begun = sender.stdout.read(self.dice.randrange(len(whole) - 1_000_000))
+            time.sleep(0.02)
+            sender.send_signal(signal.SIGSTOP)
+            time.sleep(0.02)
+            sender.send_signal(signal.SIGCONT)
+            stream = begun + sender.communicate()[0]
+            self.assertEqual(sender.returncode, 0)
+            checker = Checker()
+            if stream == whole:
+                continue
+            found += 1
+            with self.assertRaises(BrokenStream):
+                for piece in in_pieces(stream, self.dice):
+                    checker.feed(piece)
+                checker.finish()
+        self.assertGreater(found, 10)
 
 
 class Escapes(Streams):
