@@ -236,9 +236,9 @@ class FolderReception:
             wrong = inventory.received(entry, self.snapshots[batch.snapshot], parent.uuid if parent else "")
             if wrong:
                 return found, number, wrong, bool(parent) and entry.parent_uuid != (parent.uuid if parent else "")
-            if parent and batch.parent and batch.parent not in found and stream.built_on is not None:
+            if parent and batch.parent and batch.parent not in found:
                 before = self.attempt.folder.show(batch.parent)
-                if before.uuid != parent.uuid or before.sent_transid not in (None, stream.built_on):
+                if before.uuid != parent.uuid or not stream.fits(before.sent_transid):
                     return found, number, f"{batch.parent}, which it builds upon, was changed after it was sent", True
         return found, len(sent), "", False
 

@@ -422,10 +422,9 @@ class _Restore:
 
     def _changed(self, done: Transferred) -> str:
         parent, [stream] = self.plan.parent, done.streams
-        if not parent or parent == self.plan.name or stream.built_on is None:
+        if not parent or parent == self.plan.name or stream.fits(self._held(parent).sent_transid):
             return ""
-        same = self._held(parent).sent_transid in (None, stream.built_on)
-        return "" if same else f"{parent}, which it builds upon, was changed after it was sent"
+        return f"{parent}, which it builds upon, was changed after it was sent"
 
     def _stream(self, attempt: Attempt) -> Transferred:
         """Raises Failure when a command cannot be started."""

@@ -1,26 +1,46 @@
-"""The format of what `btrfs send` writes (Linux, fs/btrfs/send.h): a header, then frames, the last one END.
+"""The format of what `btrfs send` writes (Linux, fs/btrfs/send.h), one walker of its frames, and what is built on that.
 
-All numbers are little-endian. Header: the magic, u32 version. Frame: u32 length of what follows, u16 command, u32
-CRC-32C of the whole frame with this field as zero, then attributes.
+All numbers are little-endian. A stream is a header (the magic, u32 version), then frames, the last one END. A frame is
+u32 length of what follows, u16 command, u32 CRC-32C of the whole frame with this field as zero, then attributes: u16
+type, u16 length, value. From version 2 on, DATA has no length and is the last one.
 """
 
 import struct
 from collections.abc import Iterator
-
-from btrfs_backup.model.crc32c import crc32c
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import cache
 
 _MAGIC = b"btrfs-stream\0"
 _HEADER = struct.Struct(f"<{len(_MAGIC)}sI")
 _FRAME = struct.Struct("<IHI")
-_SNAPSHOT = 2
-_END = 21
-_UPDATE_EXTENT = 22
-_SIZE = 4
-_CLONE_CTRANSID = 21
-_ATTRIBUTE = struct.Struct("<HH")  # type, length of the value that follows
-# Far above what the kernel makes (64 KiB; 144 KiB in version 2), far below what a misplaced header would say.
-_LONGEST = 4 << 20
+FRAME_HEAD = _FRAME.size
+_ATTRIBUTE = struct.Struct("<HH")
+
+Command = IntEnum(
+    "Command",
+    """HEADER SUBVOL SNAPSHOT MKFILE MKDIR MKNOD MKFIFO MKSOCK SYMLINK RENAME LINK UNLINK RMDIR SET_XATTR REMOVE_XATTR
+    WRITE CLONE TRUNCATE CHMOD CHOWN UTIMES END UPDATE_EXTENT FALLOCATE FILEATTR ENCODED_WRITE ENABLE_VERITY""",
+    start=0,
+)
+Attribute = IntEnum(
+    "Attribute",
+    """UUID CTRANSID INO SIZE MODE UID GID RDEV CTIME MTIME ATIME OTIME XATTR_NAME XATTR_DATA PATH PATH_TO PATH_LINK
+    FILE_OFFSET DATA CLONE_UUID CLONE_CTRANSID CLONE_PATH CLONE_OFFSET CLONE_LEN FALLOCATE_MODE FILEATTR
+    UNENCODED_FILE_LEN UNENCODED_LEN UNENCODED_OFFSET COMPRESSION ENCRYPTION VERITY_ALGORITHM VERITY_BLOCK_SIZE
+    VERITY_SALT_DATA VERITY_SIG_DATA""",
+)
+# By version: the last command, and the most bytes behind the head of a frame. The kernel makes 64 KiB at most, and
+# from version 2 on 144 KiB where a page has 4 KiB, more where pages are larger.
+_BOUNDS = {1: (22, 64 << 10), 2: (25, 1 << 20), 3: (26, 1 << 20)}
+
+# Of the value of each attribute, by its number; 0 where it is free.
+_LENGTHS = [0, 16, *[8] * 7, *[12] * 4, *[0] * 5, 8, 0, 16, 8, 0, 8, 8, 4, *[8] * 4, 4, 4, 1, 4, 0, 0]
+_HEADER_COMMAND, _END, _DATA = int(Command.HEADER), int(Command.END), int(Attribute.DATA)
 _STRAY = "there is something in it that is not of its format"
+
+Piece = bytes | memoryview
+Found = dict[int, tuple[int, int]]
 
 
 class BrokenStream(ValueError):
@@ -31,55 +51,125 @@ class BrokenStream(ValueError):
         self.midway = midway
 
 
-class Checker:
-    """Checks a stream that comes in pieces.
+class Walker:
+    """Finds the frames of STREAMS streams, one behind the other, that come in pieces.
 
-    A `btrfs send` that was stopped and continued starts again in the middle of its stream and exits with 0: whoever
-    stores a stream unread has to check it.
+    buffer: holds the frames that are being found, `base` being the place of its first byte in what came in.
+    version: of the stream; number: of frames before the one that was found last, from the header on.
     """
 
-    def __init__(self, checksums: bool = True) -> None:
-        self._checksums = checksums
-        self._rest = b""
+    def __init__(self, streams: int = 1) -> None:
+        self.buffer = b""
+        self.base = 0
+        self.version = 0
+        self.number = -1
+        self._streams = streams
         self._headed = False
-        self._ended = False
+        self._whole = 0  # bytes of buffer that are frames which were found
+
+    def feed(self, piece: Piece) -> Iterator[tuple[int, int, int]]:
+        """Take the next PIECE: (command, start, end in buffer) of each frame that is whole by then, the header as a
+        command of its own. To be iterated to the end. Raises BrokenStream.
+        """
+        rest = self.buffer[self._whole :]
+        self.buffer = buffer = rest + piece if rest or isinstance(piece, memoryview) else piece
+        self.base += self._whole
+        self._whole = at = 0
+        unpack, behind_head, size = _FRAME.unpack_from, FRAME_HEAD, len(buffer)
+        last, longest = _BOUNDS.get(self.version, (0, 0))
+        while at < size:
+            if not self._headed:
+                if not self._streams:
+                    raise BrokenStream(f"{_STRAY}, behind frame {self.number}")
+                if size - at < _HEADER.size:
+                    break
+                last, longest = self._read_header(at)
+                command, end = _HEADER_COMMAND, at + _HEADER.size
+            else:
+                if size - at < behind_head:
+                    break
+                length, command, _ = unpack(buffer, at)
+                if length > longest or not 0 < command <= last:
+                    raise BrokenStream(f"{_STRAY}, behind frame {self.number}")
+                end = at + behind_head + length
+                if end > size:
+                    break
+                if command == _END:
+                    self._headed = False
+                    self._streams -= 1
+            self.number += 1
+            yield command, at, end
+            self._whole = at = end
+
+    def finish(self) -> None:
+        """The streams are over. Raises BrokenStream when they are not whole."""
+        if self._streams or self._headed:
+            raise BrokenStream("it breaks off before its end", midway=False)
+
+    def attributes(self, start: int, end: int) -> Found:
+        """Of the frame there: where the value of each is, by its type. Raises BrokenStream."""
+        buffer, found = self.buffer, Found()
+        at, unpack, unbounded = start + FRAME_HEAD, _ATTRIBUTE.unpack_from, self.version > 1
+        while at < end:
+            kind, length = unpack(buffer, at) if end - at >= _ATTRIBUTE.size else (0, 0)
+            behind = at + _ATTRIBUTE.size + length
+            if kind == _DATA and unbounded:
+                at, behind = at - 2, end
+            if behind > end or kind in found or not 0 < kind < len(_LENGTHS) or _LENGTHS[kind] not in (0, length):
+                raise BrokenStream("an attribute in it is malformed")
+            found[kind] = at + _ATTRIBUTE.size, behind
+            at = behind
+        return found
+
+    def value(self, kind: int, found: Found) -> bytes:
+        """Of the attribute of that KIND; empty where it is not among those FOUND."""
+        first, last = found.get(kind, (0, 0))
+        return self.buffer[first:last]
+
+    def integer(self, kind: int, found: Found) -> int:
+        return int.from_bytes(self.value(kind, found), "little")
+
+    def _read_header(self, at: int) -> tuple[int, int]:
+        magic, self.version = _HEADER.unpack_from(self.buffer, at)
+        if magic != _MAGIC:
+            raise BrokenStream("it does not begin like the output of 'btrfs send'")
+        if self.version not in _BOUNDS:
+            raise BrokenStream(f"it is of version {self.version}, which is not known here")
+        self._headed = True
+        return _BOUNDS[self.version]
+
+
+class Checker:
+    """Checks a stream that comes in pieces and is to be stored.
+
+    A `btrfs send` that was stopped and continued starts again in the middle of its stream and exits with 0. Then the
+    beginning of the stream comes again. It holds the UUID of the snapshot, so nothing in that can look the same.
+    """
+
+    def __init__(self) -> None:
+        self._walker = Walker()
+        self._beginning = b""  # header and first frame
+        self._tail = b""  # of what came before, as much as may be a part of the beginning
 
     def feed(self, piece: bytes) -> None:
         """Take the next PIECE of the stream. Raises BrokenStream."""
-        for _ in self.frames(piece):
-            pass
+        searched = self._tail + piece
+        for command, start, end in self._walker.feed(piece):
+            if command != Command.HEADER and not self._beginning:
+                first = self._walker.buffer[start:end]
+                if command not in (Command.SUBVOL, Command.SNAPSHOT) or first != frame(command, first[FRAME_HEAD:]):
+                    raise BrokenStream("its first command is damaged")
+                self._beginning = searched[: self._walker.base + end]
+                searched = searched[1:]
+        if self._beginning:
+            if self._beginning in searched:
+                raise BrokenStream("it begins anew in the middle")
+            searched = searched[1 - len(self._beginning) :]
+        self._tail = searched
 
     def finish(self) -> None:
         """The stream is over. Raises BrokenStream when it is not whole."""
-        if not self._ended:
-            raise BrokenStream("it breaks off before its end", midway=False)
-        if self._rest:
-            raise BrokenStream(_STRAY)
-
-    def frames(self, piece: bytes) -> Iterator[tuple[int, bytes]]:
-        """Take the next PIECE; the commands that are whole by now, each with its attributes. Raises BrokenStream."""
-        stream = self._rest + piece
-        at = 0
-        if not self._headed:
-            if len(stream) < _HEADER.size:
-                self._rest = stream
-                return
-            if _HEADER.unpack_from(stream)[0] != _MAGIC:
-                raise BrokenStream("it does not begin like the output of 'btrfs send'")
-            self._headed, at = True, _HEADER.size
-        while len(stream) - at >= _FRAME.size:
-            length, command, crc = _FRAME.unpack_from(stream, at)
-            if length > _LONGEST or self._ended:
-                raise BrokenStream(_STRAY)
-            body, end = at + _FRAME.size, at + _FRAME.size + length
-            if end > len(stream):
-                break
-            if self._checksums and crc32c(_FRAME.pack(length, command, 0) + stream[body:end]) != crc:
-                raise BrokenStream("a checksum in it is wrong")
-            self._ended = command == _END
-            yield command, stream[body:end]
-            at = end
-        self._rest = stream[at:]
+        self._walker.finish()
 
 
 class Measure:
@@ -90,71 +180,101 @@ class Measure:
     """
 
     def __init__(self) -> None:
-        self._stream = Checker(checksums=False)
-        self._size = _HEADER.size
+        self._walker = Walker()
+        self._size = 0
         self._failed = False
 
     @property
     def size(self) -> int | None:
         """Bytes of the whole stream, or None when it is not known, or not yet."""
         try:
-            self._stream.finish()
+            self._walker.finish()
         except BrokenStream:
             return None
         return None if self._failed else self._size
 
     def feed(self, piece: bytes) -> None:
         """Take the next PIECE of the stream without data. What is broken has no size."""
+        if self._failed:
+            return
         try:
-            for command, attributes in self._stream.frames(piece):
-                self._size += _FRAME.size + len(attributes)
-                if command == _UPDATE_EXTENT:
-                    self._size += _extent(attributes)
-        except (BrokenStream, struct.error):
+            for command, start, end in self._walker.feed(piece):
+                self._size += end - start
+                if command == Command.UPDATE_EXTENT:
+                    self._size += self._walker.integer(Attribute.SIZE, self._walker.attributes(start, end))
+        except BrokenStream:
             self._failed = True
 
 
-def _extent(attributes: bytes) -> int:
-    at = 0
-    while at < len(attributes):
-        kind, length = _ATTRIBUTE.unpack_from(attributes, at)
-        at += _ATTRIBUTE.size
-        if kind == _SIZE:
-            return int.from_bytes(attributes[at : at + length], "little")
-        at += length
-    return 0
+@dataclass(frozen=True)
+class Beginning:
+    """What the first command of a stream says of the subvolume that is to be made. UUIDs as 36 characters.
 
-
-_LONGEST_HEAD = 4096  # bytes, far above a name and its numbers
-
-
-def is_whole_head(beginning: bytes) -> bool:
-    """Whether the BEGINNING of a stream holds its first command, or that will never be known."""
-    at = _HEADER.size
-    if len(beginning) >= _LONGEST_HEAD or (len(beginning) >= at and not beginning.startswith(_MAGIC)):
-        return True
-    return (
-        len(beginning) >= at + _FRAME.size and len(beginning) >= at + _FRAME.size + _FRAME.unpack_from(beginning, at)[0]
-    )
-
-
-def built_on(beginning: bytes) -> int | None:
-    """The transaction in which the parent of a stream was last changed, from the BEGINNING of the stream.
-
-    None when that is not known, or it is a full one. `btrfs receive` does not look at it.
+    parent: what a receiver builds upon: it looks for that received UUID first, then for that UUID; empty when it is
+    a full stream. parent_transid: the `Send transid` that the parent has, if it is what the stream supposes.
     """
-    at = _HEADER.size + _FRAME.size
-    if not beginning.startswith(_MAGIC) or len(beginning) < at:
-        return None
-    length, command, _ = _FRAME.unpack_from(beginning, _HEADER.size)
-    attributes = beginning[at : at + length]
-    if command != _SNAPSHOT or len(attributes) < length:
-        return None
-    place = 0
-    while place + _ATTRIBUTE.size <= length:
-        kind, size = _ATTRIBUTE.unpack_from(attributes, place)
-        place += _ATTRIBUTE.size
-        if kind == _CLONE_CTRANSID:
-            return int.from_bytes(attributes[place : place + size], "little")
-        place += size
+
+    name: bytes
+    uuid: str
+    transid: int
+    parent: str = ""
+    parent_transid: int = 0
+
+    @classmethod
+    def read(cls, walker: Walker, found: Found) -> "Beginning":
+        """Of a SUBVOL or SNAPSHOT with these attributes. Raises BrokenStream."""
+        name, uuid, parent = (
+            walker.value(kind, found) for kind in (Attribute.PATH, Attribute.UUID, Attribute.CLONE_UUID)
+        )
+        if not name or not uuid:
+            raise BrokenStream("its first command is damaged")
+        transid, parent_transid = (
+            walker.integer(kind, found) for kind in (Attribute.CTRANSID, Attribute.CLONE_CTRANSID)
+        )
+        return cls(name, uuid_text(uuid), transid, uuid_text(parent) if parent else "", parent_transid)
+
+    def frame(self) -> bytes:
+        values = {Attribute.PATH: self.name, Attribute.UUID: uuid_bytes(self.uuid)}
+        values[Attribute.CTRANSID] = self.transid.to_bytes(8, "little")
+        if self.parent:
+            values[Attribute.CLONE_UUID] = uuid_bytes(self.parent)
+            values[Attribute.CLONE_CTRANSID] = self.parent_transid.to_bytes(8, "little")
+        attributes = b"".join(_ATTRIBUTE.pack(kind, len(value)) + value for kind, value in values.items())
+        return frame(Command.SNAPSHOT if self.parent else Command.SUBVOL, attributes)
+
+
+def frame(command: int, attributes: bytes = b"") -> bytes:
+    """A frame as the kernel makes it."""
+    crc, table = 0, _crc_table()
+    for byte in _FRAME.pack(len(attributes), command, 0) + attributes:
+        crc = table[(crc ^ byte) & 0xFF] ^ (crc >> 8)
+    return _FRAME.pack(len(attributes), command, crc) + attributes
+
+
+@cache
+def _crc_table() -> list[int]:
+    """Of CRC-32C (Castagnoli), which btrfs begins with 0 and does not invert."""
+    table = list(range(256))
+    for _ in range(8):
+        table = [each >> 1 ^ (0x82F63B78 if each & 1 else 0) for each in table]
+    return table
+
+
+def uuid_text(uuid: bytes) -> str:
+    text = uuid.hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def uuid_bytes(uuid: str) -> bytes:
+    return bytes.fromhex(uuid.replace("-", ""))
+
+
+def beginning(piece: bytes) -> Beginning | None:
+    """The first command of the stream that begins with PIECE; None when that is not whole. Raises BrokenStream."""
+    walker = Walker()
+    for command, start, end in walker.feed(piece):
+        if command in (Command.SUBVOL, Command.SNAPSHOT):
+            return Beginning.read(walker, walker.attributes(start, end))
+        if command != Command.HEADER:
+            raise BrokenStream("its first command is not one that begins a subvolume")
     return None

@@ -24,7 +24,7 @@ from contextlib import suppress
 from queue import SimpleQueue
 from types import TracebackType
 
-from btrfs_backup.model.sendstream import BrokenStream, Checker, is_whole_head
+from btrfs_backup.model.sendstream import Beginning, BrokenStream, Checker, beginning
 
 # The sender reads ahead while the receiver commits. Measured: a full backup takes 0.7 of the time of a shell pipe with
 # 64 MiB, and 0.9 with 1 MiB, which is what users without CAP_SYS_RESOURCE get (/proc/sys/fs/pipe-max-size).
@@ -32,6 +32,7 @@ _PIPE_SIZES = tuple(1 << power for power in range(26, 15, -1))
 _F_SETPIPE_SZ = 1031
 _PIECE = 1 << 20  # bytes read at once where the data is looked at
 _GLANCE = 200  # milliseconds between looks at whether the process at the other end has ended
+_LONGEST_HEAD = 4096  # bytes, far above those of a header and a first command
 _MANY = 1 << 30  # more than a pipe holds
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -39,7 +40,8 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 class Pipe:
     """reader, writer: file descriptors, -1 when closed.
 
-    moved, drained: bytes that our stages wrote to it, and took out of it. head: how what comes out of it begins.
+    moved, drained: bytes that our stages wrote to it, and took out of it. beginning: the first command of what
+    comes out of it.
     broken: one of them found that nobody reads from it any more.
     abandoned: the process at the other end, which used it with us, has ended. Some process that it has left behind
     may still hold that end open, so the state of the pipe alone does not tell.
@@ -49,7 +51,7 @@ class Pipe:
         self.reader, self.writer = os.pipe()
         self.moved = 0
         self.drained = 0
-        self.head = b""
+        self.beginning: Beginning | None = None
         self.broken = False
         self.abandoned = False
         for size in _PIPE_SIZES:
@@ -226,19 +228,22 @@ class Chain:
 
 
 def _with_head(source: Pipe) -> Pipe:
-    """SOURCE, when the head of what comes out of it is known, all of which is still there."""
+    """SOURCE, when it is known how what comes out of it begins, all of which is still there."""
     scratch = Pipe()
     os.set_blocking(scratch.writer, False)
+    seen = -1
     try:
-        while not is_whole_head(source.head) and _wait(source, []):
-            over, before = source.abandoned, len(source.head)
-            source.head = os.read(scratch.reader, copied) if (copied := _tee(source, scratch)) else source.head
-            if over and len(source.head) == before:
+        while source.beginning is None and _wait(source, []):
+            over = source.abandoned
+            head = os.read(scratch.reader, copied) if (copied := _tee(source, scratch, _LONGEST_HEAD)) else b""
+            source.beginning = beginning(head)
+            if len(head) == _LONGEST_HEAD or (over and len(head) == seen):
                 break
-            if not is_whole_head(source.head):
+            seen = len(head)
+            if source.beginning is None:
                 time.sleep(0.001)
-    except OSError:
-        pass  # then it is not known
+    except (OSError, BrokenStream):
+        pass  # then it is not known; whoever reads it finds out what is wrong with it
     finally:
         scratch.close_reader()
         scratch.close_writer()
@@ -284,9 +289,9 @@ def _splice(source: Pipe, target: Pipe, count: int = _MANY) -> int:
     return _wrote(target, moved)
 
 
-def _tee(source: Pipe, target: Pipe) -> int:
+def _tee(source: Pipe, target: Pipe, count: int = _MANY) -> int:
     """Copy bytes to TARGET and leave them in SOURCE; returns like _splice."""
-    copied = int(_LIBC.tee(source.reader, target.writer, ctypes.c_size_t(_MANY), 0))
+    copied = int(_LIBC.tee(source.reader, target.writer, ctypes.c_size_t(count), 0))
     if copied >= 0:
         return _wrote(target, copied)
     number = ctypes.get_errno()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from btrfs_backup.errors import Failure
-from btrfs_backup.model.sendstream import Measure, built_on
+from btrfs_backup.model.sendstream import Beginning, Measure
 from btrfs_backup.system.pipes import Chain, Outlet, Pipe
 from btrfs_backup.system.process import Child, Children, Command, CommandFailed, Ended, Pipeline
 
@@ -56,11 +56,18 @@ class Receiver:
 
 @dataclass(frozen=True)
 class Streamed:
-    """What went through, and how long it took. built_on: the transaction in which its parent was last changed."""
+    """What went through, and how long it took. beginning: its first command."""
 
     bytes: int
     seconds: float
-    built_on: int | None = None
+    beginning: Beginning | None = None
+
+    def fits(self, sent_transid: int | None) -> bool:
+        """Whether its parent is what it was when it was sent: SENT_TRANSID is told by its copy, None where it is not.
+
+        `btrfs receive` does not look at that.
+        """
+        return sent_transid is None or not self.beginning or self.beginning.parent_transid in (0, sent_transid)
 
 
 @dataclass(frozen=True)
@@ -118,7 +125,7 @@ def transfer(senders: Iterable[Sender], receivers: Sequence[Receiver], rate: int
     untils = [*(flow.started for flow in flows[1:]), time.monotonic()]
     return Transferred(
         tuple(
-            Streamed(flow.inlet.drained, until - flow.started, built_on(flow.inlet.head))
+            Streamed(flow.inlet.drained, until - flow.started, flow.inlet.beginning)
             for flow, until in zip(flows, untils, strict=False)
         ),
         tuple(Ending(end.failure(sends, chain), end.unwritten()) for end in ends),

@@ -16,11 +16,10 @@ from btrfs_backup.cli import argfiles
 from btrfs_backup.cli import parser as cli
 from btrfs_backup.errors import Failure, UsageError
 from btrfs_backup.model import inventory, location, records, retention
-from btrfs_backup.model.crc32c import crc32c
 from btrfs_backup.model.inventory import State
 from btrfs_backup.model.location import Scheme
 from btrfs_backup.model.records import BACKUP, BLOCKED, NEWEST, OWED, PARENT, Fact, Records
-from btrfs_backup.model.sendstream import BrokenStream, Checker, Measure
+from btrfs_backup.model.sendstream import BrokenStream, Checker, Measure, frame
 from btrfs_backup.model.snapshot import Naming, Subvolume
 from btrfs_backup.system import btrfs, filetools, hints, lock, mounts, ssh
 
@@ -545,14 +544,10 @@ class Outputs(Fuzz):
             self.assertLess(time.process_time() - started, 1.0, repr(piece))
 
 
-def frame(command: int, attributes: bytes) -> bytes:
-    head = len(attributes).to_bytes(4, "little") + command.to_bytes(2, "little")
-    return head + crc32c(head + bytes(4) + attributes).to_bytes(4, "little") + attributes
-
-
 class Streams(Fuzz):
     def stream(self, dice: random.Random) -> bytes:
         frames = [frame(dice.randrange(1, 21), dice.randbytes(dice.randrange(60))) for _ in range(dice.randrange(5))]
+        frames.insert(0, frame(1, dice.randbytes(40)))
         return b"btrfs-stream\0" + (1).to_bytes(4, "little") + b"".join(frames) + frame(21, b"")
 
     def test_streams(self) -> None:
@@ -578,16 +573,19 @@ class Streams(Fuzz):
                 self.assertTrue(measure.size is None or measure.size >= 0)
 
     def whole(self, stream: bytes) -> bool:
-        """What the format says, without any haste: header, good frames, the last of them and it alone END."""
-        if stream[:13] != b"btrfs-stream\0" or len(stream) < 17:
+        """What the format says, without any haste: header, frames, the first one good, the last and it alone END."""
+        if stream[:13] != b"btrfs-stream\0" or stream[13:17] not in (b"\1\0\0\0", b"\2\0\0\0", b"\3\0\0\0"):
             return False
-        rest = stream[17:]
+        rest, first, last = stream[17:], True, 22 if stream[13] == 1 else 23 + stream[13]
         while len(rest) >= 10:
             length = int.from_bytes(rest[:4], "little")
             one, rest = rest[: 10 + length], rest[10 + length :]
             command = int.from_bytes(one[4:6], "little")
-            if len(one) < 10 + length or one != frame(command, one[10:]):
+            if len(one) < 10 + length or not 0 < command <= last:
                 return False
+            if first and (command > 2 or one != frame(command, one[10:])):
+                return False
+            first = False
             if command == 21:
                 return not rest
         return False

@@ -1,32 +1,60 @@
-"""Checksums and frames of send streams."""
+"""Frames of send streams, and what is stored of them."""
 
 import random
 import struct
 import unittest
 
-from btrfs_backup.model.crc32c import crc32c
-from btrfs_backup.model.sendstream import BrokenStream, Checker
+from btrfs_backup.model.sendstream import (
+    Attribute,
+    Beginning,
+    BrokenStream,
+    Checker,
+    Command,
+    Measure,
+    Walker,
+    frame,
+)
 
 HEADER = b"btrfs-stream\0" + struct.pack("<I", 1)
+HEADER_2 = b"btrfs-stream\0" + struct.pack("<I", 2)
+SNAPSHOT = "12345678-9abc-def0-1234-56789abcdef0"
+PARENT = "00000000-1111-2222-3333-444444444444"
+FULL = Beginning(b"home.2026", SNAPSHOT, 77)
+INCREMENT = Beginning(b"home.2026", SNAPSHOT, 77, PARENT, 66)
 
 
-def plain_crc32c(message: bytes) -> int:
-    """Bit by bit, as the definition has it."""
+def attributes(version: int = 1, **values: bytes) -> bytes:
+    found = b""
+    for name, value in values.items():
+        kind = Attribute[name]
+        bare = kind == Attribute.DATA and version > 1
+        found += (struct.pack("<H", kind) if bare else struct.pack("<HH", kind, len(value))) + value
+    return found
+
+
+def number(value: int) -> bytes:
+    return value.to_bytes(8, "little")
+
+
+def command(name: str, version: int = 1, **values: bytes) -> bytes:
+    return frame(Command[name], attributes(version, **values))
+
+
+def write(data: bytes, path: bytes = b"file", version: int = 1) -> bytes:
+    return command("WRITE", version, PATH=path, FILE_OFFSET=number(0), DATA=data)
+
+
+END = frame(Command.END)
+STREAM = HEADER + FULL.frame() + write(b"data" * 500) + END
+
+
+def plain_crc32c(message: bytes) -> str:
     crc = 0
     for byte in message:
         crc ^= byte
         for _ in range(8):
             crc = (crc >> 1) ^ (0x82F63B78 if crc & 1 else 0)
-    return crc
-
-
-def frame(command: int, body: bytes) -> bytes:
-    crc = plain_crc32c(struct.pack("<IHI", len(body), command, 0) + body)
-    return struct.pack("<IHI", len(body), command, crc) + body
-
-
-END = frame(21, b"")
-STREAM = HEADER + frame(1, b"subvolume") + frame(15, b"data" * 500) + END
+    return crc.to_bytes(4, "little").hex()
 
 
 def verdict(stream: bytes, piece: int) -> str:
@@ -41,25 +69,87 @@ def verdict(stream: bytes, piece: int) -> str:
     return ""
 
 
-class Crc32c(unittest.TestCase):
-    def test_known_values(self) -> None:
-        """RFC 3720, B.4, which begins with all ones and inverts: the complement of both for a string of zeros."""
-        self.assertEqual(crc32c(b""), 0)
-        self.assertEqual(crc32c(bytes(5000)), 0)
-        # The checksum of a message and of that message with its first 32 bits inverted are known to relate so.
-        inverted = bytes(each ^ 0xFF for each in b"1234") + b"56789"
-        self.assertEqual(crc32c(inverted) ^ 0xFFFFFFFF, 0xE3069283)
+class Frames(unittest.TestCase):
+    def test_checksum(self) -> None:
+        """As the definition has it, bit by bit."""
+        for size in (1, 3, 1000):
+            body = random.Random(size).randbytes(size)
+            self.assertEqual(frame(9, body)[6:10].hex(), plain_crc32c(struct.pack("<IHI", size, 9, 0) + body))
 
-    def test_all_lengths_against_the_definition(self) -> None:
-        source = random.Random(1)
-        for length in (1, 2, 3, 4, 700, 701, 1250, 1251, 2600, 5003, 20_000, 65_546):
-            message = source.randbytes(length)
-            self.assertEqual(crc32c(message), plain_crc32c(message), length)
+    def test_walked(self) -> None:
+        """However it is divided into pieces, and with several streams one behind the other."""
+        for streams in (1, 3):
+            for piece in (1, 7, 1000, 1 << 20):
+                walker, seen, text = Walker(streams), [], STREAM * streams
+                for start in range(0, len(text), piece):
+                    for each, first, last in walker.feed(text[start : start + piece]):
+                        seen.append((walker.number, each, walker.base + first, walker.base + last))
+                        self.assertEqual(walker.buffer[first:last], text[walker.base + first : walker.base + last])
+                walker.finish()
+                self.assertEqual([each[:2] for each in seen], list(enumerate([0, 1, 15, 21] * streams)))
+                self.assertEqual([each[3] for each in seen][:-1], [each[2] for each in seen][1:])
+
+    def test_bounds(self) -> None:
+        """Commands and lengths, by version; the version itself."""
+        for version, last, longest in ((1, 22, 1 << 16), (2, 25, 1 << 20), (3, 26, 1 << 20)):
+            start = b"btrfs-stream\0" + struct.pack("<I", version)
+            for kind in range(0, 40):
+                self.assertEqual(self.walks(start + struct.pack("<IHI", 9, kind, 0)), 1 <= kind <= last, kind)
+            for length, good in ((longest, True), (longest + 1, False)):
+                self.assertEqual(self.walks(start + struct.pack("<IHI", length, 15, 0)), good)
+        for version in (0, 4, 1 << 31):
+            with self.assertRaisesRegex(BrokenStream, f"it is of version {version}, which is not known here"):
+                list(Walker().feed(b"btrfs-stream\0" + struct.pack("<I", version)))
+
+    def walks(self, text: bytes) -> bool:
+        try:
+            list(Walker().feed(text))
+        except BrokenStream:
+            return False
+        return True
+
+    def test_attributes(self) -> None:
+        walker = Walker()
+        for text, wanted in (
+            (attributes(PATH=b"a", DATA=b"xyz"), {15: b"a", 19: b"xyz"}),
+            (b"", {}),
+            (attributes(PATH=b""), {15: b""}),
+            (attributes(PATH=b"a") * 2, None),
+            (attributes(PATH=b"a")[:-1], None),
+            (attributes(PATH=b"a") + b"\x01", None),
+            (attributes(INO=bytes(7)), None),
+            (struct.pack("<HH", 0, 0), None),
+            (struct.pack("<HH", 36, 0), None),
+            (struct.pack("<HH", 15, 9) + b"a", None),
+        ):
+            walker = Walker()
+            [_, (_, start, end)] = walker.feed(HEADER + frame(15, text))
+            if wanted is None:
+                with self.assertRaisesRegex(BrokenStream, "an attribute in it is malformed"):
+                    walker.attributes(start, end)
+            else:
+                found = walker.attributes(start, end)
+                self.assertEqual({kind: walker.value(kind, found) for kind in found}, wanted)
+
+    def test_data_of_version_2(self) -> None:
+        """It has no length and is the last one."""
+        walker = Walker()
+        [_, (_, start, end)] = walker.feed(HEADER_2 + write(bytes(100_000), version=2))
+        found = walker.attributes(start, end)
+        self.assertEqual(walker.value(Attribute.DATA, found), bytes(100_000))
+        self.assertEqual(walker.value(Attribute.PATH, found), b"file")
+
+    def test_beginnings(self) -> None:
+        for beginning in (FULL, INCREMENT):
+            walker = Walker()
+            [_, (kind, start, end)] = walker.feed(HEADER + beginning.frame())
+            self.assertEqual(Command(kind).name, "SNAPSHOT" if beginning.parent else "SUBVOL")
+            self.assertEqual(Beginning.read(walker, walker.attributes(start, end)), beginning)
 
 
 class Streams(unittest.TestCase):
     def test_whole_ones(self) -> None:
-        for stream in (STREAM, HEADER + END, HEADER + frame(9, bytes(200_000)) + END):
+        for stream in (STREAM, HEADER_2 + FULL.frame() + frame(9, bytes(200_000)) + END):
             for piece in (1, 7, 1000, 1 << 20) if len(stream) < 10_000 else (4096,):
                 self.assertEqual(verdict(stream, piece), "")
 
@@ -67,31 +157,81 @@ class Streams(unittest.TestCase):
         for end in range(len(STREAM)):
             self.assertEqual(verdict(STREAM[:end], 1 << 20), "it breaks off before its end", end)
 
-    def test_every_bit_counts(self) -> None:
-        """Of the header the magic only: other versions may come."""
+    def test_spoiled_beginning(self) -> None:
         source = random.Random(2)
-        places = [*range(13), *range(17, 60), *source.sample(range(60, len(STREAM)), 40)]
-        for place in places:
+        for place in [*range(17), *source.sample(range(17, 17 + len(FULL.frame())), 40)]:
             spoiled = bytearray(STREAM)
             spoiled[place] ^= 1 << source.randrange(8)
-            self.assertNotEqual(verdict(bytes(spoiled), 333), "", place)
-
-    def test_spoiled_data(self) -> None:
-        self.assertEqual(verdict(STREAM[:-12] + b"x" + STREAM[-11:], 333), "a checksum in it is wrong")
+            if spoiled[13:17] not in (b"\2\0\0\0", b"\3\0\0\0"):
+                self.assertNotEqual(verdict(bytes(spoiled), 333), "", place)
+        wrong = STREAM.replace(b"home.2026", b"home.2027")
+        self.assertEqual(verdict(wrong, 333), "its first command is damaged")
 
     def test_a_sender_that_starts_again_in_the_middle(self) -> None:
         """Wherever it was stopped, also where the lengths of frames happen to fit."""
         for end in range(1, len(STREAM)):
-            self.assertNotEqual(verdict(STREAM[:end] + STREAM, 1 << 20), "", end)
+            for piece in (100, 1 << 20):
+                self.assertNotEqual(verdict(STREAM[:end] + STREAM, piece), "", end)
+
+    def test_a_thousand_that_start_again(self) -> None:
+        """Also those whose frames fit together: the rest of the last one is filled with whole frames."""
+        dice, fitting, seen = random.Random(3), 0, set[str]()
+        some = [write(dice.choice([bytes, dice.randbytes])(dice.randrange(49_152))) for _ in range(20)]
+        for _ in range(1000):
+            small = [command("UNLINK", PATH=b"x" * dice.randrange(1, 60)) for _ in range(dice.randrange(300))]
+            large = dice.sample(some, 3)
+            stream = HEADER + INCREMENT.frame() + b"".join(small + large) + END
+            if dice.randrange(2) and small:
+                # The rest of a frame is as long as what comes until a border.
+                border = len(HEADER + INCREMENT.frame() + b"".join(small[: dice.randrange(len(small))]))
+                end = len(stream) - len(END) - border
+            else:
+                end = dice.randrange(1, len(stream))
+            again, walker = stream[:end] + stream, Walker()
+            try:
+                list(walker.feed(again))
+                walker.finish()
+                fitting += 1
+            except BrokenStream:
+                pass
+            said = verdict(again, dice.choice([4096, 65_536, 1 << 20]))
+            self.assertTrue(said)
+            seen.add(said.split(",")[0])
+        self.assertGreater(fitting, 100)
+        self.assertIn("it begins anew in the middle", seen)
+
+    def test_stored_streams_in_it(self) -> None:
+        """Files that hold other streams, and much that looks like the beginning, are no harm."""
+        other = HEADER + Beginning(b"home.2026", PARENT, 77).frame() + END
+        stream = HEADER + FULL.frame() + write(other) + write(HEADER * 1000) + write((HEADER + FULL.frame())[:-8]) + END
+        self.assertEqual(verdict(stream, 1000), "")
 
     def test_more_after_the_end(self) -> None:
-        stray = "there is something in it that is not of its format"
+        stray = "there is something in it that is not of its format, behind frame 3"
         for more in (b"x", END, STREAM, bytes(100)):
             self.assertEqual(verdict(STREAM + more, 1 << 20), stray)
 
     def test_other_things(self) -> None:
         for stream in (b"hello, this is no stream at all", bytes(1000), STREAM[1:]):
             self.assertEqual(verdict(stream, 5), "it does not begin like the output of 'btrfs send'")
+
+
+class Sizes(unittest.TestCase):
+    def test_extents(self) -> None:
+        extent = command("UPDATE_EXTENT", PATH=b"file", FILE_OFFSET=number(0), SIZE=number(5_000_000))
+        stream = HEADER + FULL.frame() + extent * 2 + END
+        for piece in (1, 1000):
+            measure = Measure()
+            for start in range(0, len(stream), piece):
+                self.assertIsNone(measure.size)
+                measure.feed(stream[start : start + piece])
+            self.assertEqual(measure.size, len(stream) + 10_000_000)
+
+    def test_broken(self) -> None:
+        measure = Measure()
+        for _ in range(3):
+            measure.feed(bytes(100))
+        self.assertIsNone(measure.size)
 
 
 if __name__ == "__main__":

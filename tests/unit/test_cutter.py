@@ -1,0 +1,221 @@
+"""Streams in parts, as a receiver puts them together again; and where a transfer that was cut off goes on."""
+
+import random
+import unittest
+from dataclasses import replace
+
+from btrfs_backup.model.cutter import Checkpoint, Cutter, Part, Unproved, checkpoints
+from btrfs_backup.model.sendstream import Attribute, Beginning, Command, Walker, frame
+from btrfs_backup.model.snapshot import Subvolume
+from tests.unit.test_gate import OTHER, clone
+from tests.unit.test_sendstream import END, FULL, HEADER, INCREMENT, PARENT, SNAPSHOT, command, write
+
+SALT = "0000abcd"
+
+
+class Receiver:
+    """What `btrfs receive` makes of streams: subvolumes, each the frames of the one that it was made of and its own.
+
+    A CLONE from the subvolume itself stands there as one from the true snapshot.
+    """
+
+    def __init__(self) -> None:
+        self.made: dict[str, list[bytes]] = {PARENT: [b"the parent"]}  # by UUID
+        self.standing: list[Subvolume] = []
+
+    def receive(self, text: bytes) -> None:
+        """TEXT may break off anywhere."""
+        walker = Walker(1_000_000)
+        for kind, start, end in walker.feed(text):
+            if kind in (Command.SUBVOL, Command.SNAPSHOT):
+                begun = Beginning.read(walker, walker.attributes(start, end))
+                uuid = f"{len(self.made):08}-0000-0000-0000-000000000000"
+                origin = self.find(begun.parent) if begun.parent else ""
+                self.made[uuid] = list(self.made[origin]) if origin else []
+                self.standing.append(Subvolume(begun.name.decode(), uuid, origin, readonly=False))
+            elif kind == Command.END:
+                self.standing[-1] = replace(self.standing[-1], received_uuid=begun.uuid, readonly=True)
+            elif kind == Command.CLONE:
+                source = walker.value(Attribute.CLONE_UUID, walker.attributes(start, end)).hex()
+                own = source == begun.uuid.replace("-", "")
+                self.made[uuid].append(clone(SNAPSHOT) if own else walker.buffer[start:end])
+                assert frame(kind, walker.buffer[start + 10 : end]) == walker.buffer[start:end]
+            elif kind != Command.HEADER:
+                self.made[uuid].append(walker.buffer[start:end])
+
+    def find(self, uuid: str) -> str:
+        received = [each.uuid for each in self.standing if each.received_uuid == uuid]
+        assert len(received) < 2
+        return [*received, uuid][0]
+
+
+SOME = [
+    *(write(bytes([size % 256]) * size) for size in range(1, 3000, 117)),
+    *([clone(SNAPSHOT), clone(PARENT), clone(OTHER), command("UNLINK", PATH=b"x")] * 8),
+]
+
+
+def stream_of(dice: random.Random, beginning: Beginning) -> tuple[bytes, list[bytes]]:
+    frames = dice.choices(SOME, k=dice.randrange(60))
+    return HEADER + beginning.frame() + b"".join(frames) + END, frames
+
+
+def cut(cutter: Cutter, stream: bytes, piece: int = 1 << 20) -> bytes:
+    starts = range(0, len(stream), piece)
+    chain = b"".join(bytes(each) for start in starts for each in cutter.feed(stream[start : start + piece]))
+    cutter.finish()
+    return chain
+
+
+class Chains(unittest.TestCase):
+    def test_put_together_again(self) -> None:
+        dice = random.Random(1)
+        for _ in range(300):
+            beginning = dice.choice([FULL, INCREMENT])
+            stream, frames = stream_of(dice, beginning)
+            limit = dice.choice([1, 100, 1000, 10_000, 1 << 20])
+            receiver = Receiver()
+            receiver.receive(cut(Cutter(limit, SALT), stream, dice.choice([100, 3000, 1 << 20])))
+            last = receiver.standing[-1]
+            self.assertEqual((last.name, last.received_uuid, last.readonly), ("home.2026", SNAPSHOT, True))
+            before = receiver.made[PARENT] if beginning.parent else []
+            self.assertEqual(receiver.made[last.uuid], before + frames)
+            sizes = [sum(map(len, receiver.made[each.uuid])) for each in receiver.standing[:-1]]
+            for less, more in zip([len(b"".join(before)), *sizes], sizes, strict=False):
+                self.assertTrue(more - less <= max(limit, 3100))
+            self.assertTrue(all(part.readonly and Part.named(part.name) for part in receiver.standing[:-1]))
+
+    def test_gets_on_without_copies(self) -> None:
+        """What stays as it is goes on as one piece of the buffer."""
+        stream = HEADER + FULL.frame() + write(bytes(1000)) * 100 + END
+        pieces = list(Cutter(50_000, SALT).feed(stream))
+        views = [piece for piece in pieces if isinstance(piece, memoryview)]
+        self.assertTrue(len(pieces) <= 8 and all(view.obj is stream for view in views), len(pieces))
+        self.assertEqual(sum(map(len, views)), len(stream) - len(HEADER + FULL.frame()))
+
+    def test_the_limit_may_change(self) -> None:
+        cutter, receiver = Cutter(1 << 30, SALT), Receiver()
+        stream = HEADER + FULL.frame() + write(bytes(1000)) * 100 + END
+        half = len(stream) // 2
+        receiver.receive(b"".join(cutter.feed(stream[:half])))
+        self.assertEqual(len(receiver.standing), 1)
+        cutter.limit = 2000
+        chain = b"".join(cutter.feed(stream[half:]))
+        self.assertGreater(chain.count(HEADER), 30)
+
+    def test_transids(self) -> None:
+        """Those of the parent and of the snapshot stand where they did; the parts have that of the snapshot."""
+        walker, seen = Walker(100), []
+        chain = cut(Cutter(1, SALT), HEADER + INCREMENT.frame() + command("UNLINK", PATH=b"x") * 2 + END)
+        for kind, start, end in walker.feed(chain):
+            if kind in (Command.SUBVOL, Command.SNAPSHOT):
+                begun = Beginning.read(walker, walker.attributes(start, end))
+                seen.append((begun.transid, begun.parent_transid, begun.parent == PARENT))
+        self.assertEqual(seen, [(77, 66, True), (77, 77, False), (77, 77, False)])
+
+
+class Resumed(unittest.TestCase):
+    def test_cut_off_anywhere(self) -> None:
+        """Several times, each time with a limit of its own; to its end."""
+        dice, saved = random.Random(2), 0
+        for _ in range(200):
+            stream, frames = stream_of(dice, FULL)
+            receiver = Receiver()
+            for attempt in range(dice.randrange(1, 6)):
+                known = checkpoints(receiver.standing)
+                chain = cut(
+                    Cutter(dice.randrange(1, 9000), f"{attempt:08x}", known), stream, dice.choice([999, 99_999])
+                )
+                if known:
+                    saved += 1
+                    self.assertLess(
+                        len(chain) - len(stream) + known[-1].offset, 500 * (chain.count(HEADER) + len(frames))
+                    )
+                receiver.receive(chain[: dice.randrange(len(chain))])
+            receiver.receive(cut(Cutter(500, "ffffffff", checkpoints(receiver.standing)), stream))
+            self.assertEqual(receiver.made[receiver.standing[-1].uuid], frames)
+            self.assertEqual(receiver.standing[-1].received_uuid, SNAPSHOT)
+        self.assertGreater(saved, 200)
+
+    def test_another_stream(self) -> None:
+        """Wherever it differs: nothing of it is handed over, and the checkpoints before are told."""
+        dice = random.Random(3)
+        for _ in range(200):
+            frames = dice.choices(SOME[:6], k=30)
+            beginning = HEADER + INCREMENT.frame()
+            receiver = Receiver()
+            receiver.receive(cut(Cutter(200, SALT), beginning + b"".join(frames) + END)[:-200])
+            known = checkpoints(receiver.standing)
+            self.assertGreater(len(known), 5)
+            place = dice.randrange(len(frames))
+            other = [*frames[:place], dice.choice(SOME[6:9]), *frames[place + 1 :]]
+            border = len(beginning) + len(b"".join(frames[:place]))
+            text = beginning + b"".join(other[: dice.choice([30, 30, place])]) + END
+            cutter, handed = Cutter(200, SALT, known), b""
+            good = [each for each in known if each.offset <= border]
+            if len(good) == len(known):
+                self.assertTrue(cut(cutter, beginning + b"".join(other) + END))
+                continue
+            with self.assertRaisesRegex(Unproved, "the stream is not the one that was cut off") as caught:
+                for each in cutter.feed(text):
+                    handed += each
+            self.assertEqual((handed, caught.exception.proved), (b"", good))
+            self.assertTrue(cut(Cutter(200, "12345678", good), text))
+
+    def test_beginnings_count(self) -> None:
+        """Another snapshot, parent or version is another stream, though what follows is the same."""
+        frames, receiver = command("UNLINK", PATH=b"x") * 9 + END, Receiver()
+        receiver.receive(cut(Cutter(1, SALT), HEADER + INCREMENT.frame() + frames))
+        known = checkpoints(receiver.standing)
+        cut(Cutter(1, "1" * 8, known), HEADER + INCREMENT.frame() + frames)
+        for beginning in (
+            HEADER.replace(b"\1", b"\2") + INCREMENT.frame(),
+            HEADER + replace(INCREMENT, uuid=OTHER).frame(),
+            HEADER + replace(INCREMENT, parent=OTHER).frame(),
+            HEADER + replace(INCREMENT, transid=1).frame(),
+        ):
+            with self.assertRaises(Unproved) as caught:
+                cut(Cutter(1, "1" * 8, known), beginning + frames)
+            self.assertEqual(caught.exception.proved, [])
+
+
+class Believed(unittest.TestCase):
+    """Which of the subvolumes in a stage are good for what."""
+
+    ONE, TWO = Part(100, "1" * 32, SALT), Part(200, "2" * 32, SALT)
+    FIRST = Subvolume(ONE.name, "uuid-1", "elsewhere", ONE.uuid)
+    NEXT = Subvolume(TWO.name, "uuid-2", "uuid-1", readonly=False)
+
+    def test_the_next_one_has_been_begun(self) -> None:
+        wanted = [Checkpoint(200, "2" * 32, "uuid-1")]
+        for after in (self.NEXT, replace(self.NEXT, received_uuid=self.TWO.uuid, readonly=True)):
+            for found in ([self.FIRST, after], [after, self.FIRST], [Subvolume("home.2026", "x"), after, self.FIRST]):
+                self.assertEqual(checkpoints(found), wanted)
+
+    def test_not_believed(self) -> None:
+        first, after = self.FIRST, self.NEXT
+        for found in (
+            [],
+            [first],
+            [after],
+            [replace(first, readonly=False), after],
+            [replace(first, received_uuid=""), after],
+            [replace(first, received_uuid=OTHER), after],
+            [replace(first, name="home.2026"), after],
+            [first, replace(after, parent_uuid="uuid-3")],
+            [first, replace(after, parent_uuid="uuid-2")],
+            [first, replace(after, name="part-x")],
+            [first, replace(after, name=Part(100, "2" * 32, SALT).name)],
+        ):
+            self.assertEqual(checkpoints(found), [], found)
+
+    def test_names(self) -> None:
+        self.assertEqual(Part.named(self.ONE.name), self.ONE)
+        self.assertNotEqual(self.ONE.uuid, replace(self.ONE, salt="00000000").uuid)
+        self.assertRegex(self.ONE.uuid, r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
+        for name in ("", "part-1", "home.20260101-000000", f"part-x-{'1' * 32}-{SALT}", f"part-1-{'1' * 32}-{SALT}\n"):
+            self.assertIsNone(Part.named(name))
+
+
+if __name__ == "__main__":
+    unittest.main()
