@@ -106,6 +106,12 @@ class Result:
 class RealTest(unittest.TestCase):
     """Everything it makes is gone afterwards, also when the test fails."""
 
+    def run(self, result: unittest.TestResult | None = None) -> unittest.TestResult | None:
+        try:
+            return super().run(result)
+        finally:
+            self.doCleanups()  # after Ctrl-C nobody else does
+
     def setUp(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="btrfs-backup-test-", dir=fast_folder()))
         self.addCleanup(shutil.rmtree, self.folder)

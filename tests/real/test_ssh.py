@@ -16,7 +16,7 @@ from pathlib import Path
 
 from btrfs_backup.system import hints
 from tests.real.machine import TOP, child_running, children_of, is_running, kill, names, random_file, sh, show, wait_for
-from tests.real.sshd import USER, Sshd, SshTest, free_port
+from tests.real.sshd import Sshd, SshTest, free_port
 
 OUTSTANDING = ".outstanding_transfers"
 COMPLETED = ".completed_transfers"
@@ -204,9 +204,9 @@ class Connection(SshTest):
         server = self.sshd("PasswordAuthentication yes", "AuthenticationMethods password")
         source, nas, usb = self.source(), self.disk("nas").path, self.disk("usb").path
         self.user("/bin/sh")
-        sh("sh", "-c", f"echo {USER}:secret | chpasswd")
-        self.sudoers(hints.sudo_rule(USER) + "\n")
-        url = server.url.replace("//", f"//{USER}@")
+        sh("sh", "-c", f"echo {self.login}:secret | chpasswd")
+        self.sudoers(hints.sudo_rule(self.login) + "\n")
+        url = server.url.replace("//", f"//{self.login}@")
         options = [*server.arguments(), "--ssh-opt=NumberOfPasswordPrompts=1", "--ssh-sudo"]
         status, screen = self.on_terminal(*options, f"{url}{source}", f"{url}{nas}", usb, answer="secret\n")
         self.assertEqual(status, 0, screen)
@@ -242,7 +242,7 @@ class Sudo(SshTest):
         shells = {name: shutil.which(name) for name in ("bash", "dash", "bsd-csh", "tcsh", "fish", "zsh", "mksh")}
         server, pool, nas = self.sshd(), self.disk("pool").path, self.disk("nas").path
         self.user("/bin/sh")
-        self.sudoers(hints.sudo_rule(USER) + "\n")
+        self.sudoers(hints.sudo_rule(self.login) + "\n")
         if busybox:
             (self.folder / "ash").symlink_to(busybox)
             shells["ash"] = str(self.folder / "ash")
@@ -251,11 +251,11 @@ class Sudo(SshTest):
         snapshots.mkdir()
         (snapshots / OUTSTANDING).touch(0o640)
         os.chown(snapshots / OUTSTANDING, 0, 6)
-        url = server.url.replace("//", f"//{USER}@")
+        url = server.url.replace("//", f"//{self.login}@")
         used = [name for name, path in shells.items() if path]
         for name in used:
             with self.subTest(name):
-                sh("usermod", "-s", shells[name], USER)
+                sh("usermod", "-s", shells[name], self.login)
                 destination = nas / source.name
                 self.backup("--ssh-sudo", *server.arguments(), f"{url}{source}", f"{url}{destination}")
                 self.assert_complete(destination, snapshots, names(snapshots))
@@ -269,12 +269,12 @@ class Sudo(SshTest):
     def test_missing_rule(self) -> None:
         server, source, nas = self.sshd(), self.source(), self.disk("nas").path
         self.user("/bin/sh")
-        url = server.url.replace("//", f"//{USER}@")
+        url = server.url.replace("//", f"//{self.login}@")
         for arguments, status in (((source, f"{url}{nas}"), 10), ((f"{url}{source}", nas), 1)):
             result = self.backup("--ssh-sudo", *server.arguments(), *arguments, status=status)
             self.assertIn("sudo: a password is required", result.err)
-            self.assertIn(hints.sudo_rule(USER), result.err)
-        self.sudoers(f"{USER} ALL=(root) NOPASSWD: /usr/bin/stat, /usr/bin/readlink, /usr/bin/cat\n")
+            self.assertIn(hints.sudo_rule(self.login), result.err)
+        self.sudoers(f"{self.login} ALL=(root) NOPASSWD: /usr/bin/stat, /usr/bin/readlink, /usr/bin/cat\n")
         result = self.backup("--ssh-sudo", *server.arguments(), source, f"{url}{nas}", status=10)
         self.assertIn("btrfs filesystem show on 127.0.0.1: sudo: a password is required", result.err)
         self.assertEqual(names(nas), [])
@@ -284,8 +284,8 @@ class Sudo(SshTest):
         server, source, nas = self.sshd(), self.source(), self.disk("nas").path
         self.user("/bin/sh")
         programs = ("btrfs", "cat", "find", "mkdir", "readlink", "rmdir", "stat", "sync")
-        self.sudoers(f"{USER} ALL=(root) NOPASSWD: {', '.join(f'/usr/bin/{each}' for each in programs)}\n")
-        url = server.url.replace("//", f"//{USER}@")
+        self.sudoers(f"{self.login} ALL=(root) NOPASSWD: {', '.join(f'/usr/bin/{each}' for each in programs)}\n")
+        url = server.url.replace("//", f"//{self.login}@")
         for _ in range(2):
             self.backup("--ssh-sudo", *server.arguments(), "-n1", "-N1", source, f"{url}{nas}/new")
         self.assert_complete(nas / "new", source / "snapshot", names(source / "snapshot"))
@@ -293,7 +293,7 @@ class Sudo(SshTest):
     def test_without_the_rights(self) -> None:
         server, source, nas = self.sshd(), self.source(), self.disk("nas").path
         self.user("/bin/sh")
-        url = server.url.replace("//", f"//{USER}@")
+        url = server.url.replace("//", f"//{self.login}@")
         result = self.backup(*server.arguments(), source, f"{url}{nas}", status=10)
         self.assertIn("Log in there as root (ssh://root@...), or use '--ssh-sudo'.", result.err)
 

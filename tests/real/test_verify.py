@@ -31,7 +31,7 @@ from tests.real.machine import (
     wait_for,
     with_program,
 )
-from tests.real.sshd import USER, SshTest
+from tests.real.sshd import SshTest
 
 _SET_RECEIVED_SUBVOL = 0xC0C89425  # BTRFS_IOC_SET_RECEIVED_SUBVOL
 CAPABILITY = bytes.fromhex("0100000200040000000000000000000000000000")  # cap_net_bind_service
@@ -512,11 +512,11 @@ class OverSsh(SshTest, VerifyTest):
         furnish(source)
         self.backup("-q", source, nas)
         self.user("/bin/sh")
-        self.sudoers(hints.sudo_rule(USER) + "\n")
-        url = server.url.replace("//", f"//{USER}@")
+        self.sudoers(hints.sudo_rule(self.login) + "\n")
+        url = server.url.replace("//", f"//{self.login}@")
         for shell in filter(None, map(shutil.which, ("sh", "tcsh", "fish"))):
             with self.subTest(shell):
-                sh("usermod", "-s", shell, USER)
+                sh("usermod", "-s", shell, self.login)
                 result = self.verify("--ssh-sudo", *server.arguments(), source, f"{url}{nas}")
                 self.assertIn("no difference", result.err)
                 self.assertNotIn("warning", result.err)
