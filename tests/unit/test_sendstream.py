@@ -21,7 +21,7 @@ def plain_crc32c(message: bytes) -> int:
 
 
 def frame(command: int, body: bytes) -> bytes:
-    crc = plain_crc32c(struct.pack("<IHI", len(body), command, 0) + body)
+    crc = crc32c(struct.pack("<IHI", len(body), command, 0) + body)
     return struct.pack("<IHI", len(body), command, crc) + body
 
 
