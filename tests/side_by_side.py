@@ -23,15 +23,15 @@ class SideBySide(unittest.TestSuite):
         workers: dict[connection.Connection, int] = {}
         buffer = result.buffer
         try:
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # a fork must not get out of `_work` by it
             for _ in range(count):
                 near, far = Pipe()
                 if not (pid := os.fork()):
-                    for other in (near, *workers):
-                        other.close()
-                    _work(far, tests, classes, result)
+                    _work(far, [near, *workers], tests, classes, result)
                 far.close()
                 workers[near] = pid
             result.buffer = False  # the workers do that
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
             _hand_out(list(workers), list(range(len(classes))), tests, result)
         finally:
             # Those that still run clean up, as after Ctrl-C.
@@ -63,7 +63,9 @@ def _hand_out(workers: list[Any], classes: list[int], tests: list[Any], result: 
                 workers.remove(worker)
 
 
-def _work(channel: Any, tests: list[unittest.TestCase], classes: list[type], told: unittest.TestResult) -> None:
+def _work(
+    channel: Any, others: list[Any], tests: list[unittest.TestCase], classes: list[type], told: unittest.TestResult
+) -> None:
     """The life of a worker: it does not return."""
 
     def interrupt(*_: object) -> None:
@@ -71,20 +73,24 @@ def _work(channel: Any, tests: list[unittest.TestCase], classes: list[type], tol
         raise KeyboardInterrupt
 
     try:
-        signal.signal(signal.SIGINT, interrupt)
-        while True:
-            channel.send([])
-            wanted = classes[channel.recv()]
-            result = _Recorder(tests, channel.send)
-            result.buffer, result.failfast, result.tb_locals = told.buffer, told.failfast, told.tb_locals
-            unittest.TestSuite(test for test in tests if type(test) is wanted).run(result)
-            result.send()
-    except (KeyboardInterrupt, EOFError, OSError):
-        pass
-    except BaseException:
-        traceback.print_exc()
-    sys.stdout.flush()
-    os._exit(0)
+        try:
+            for other in others:
+                other.close()
+            signal.signal(signal.SIGINT, interrupt)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+            while True:
+                channel.send([])
+                wanted = classes[channel.recv()]
+                result = _Recorder(tests, channel.send)
+                result.buffer, result.failfast, result.tb_locals = told.buffer, told.failfast, told.tb_locals
+                unittest.TestSuite(test for test in tests if type(test) is wanted).run(result)
+                result.send()
+        except (KeyboardInterrupt, EOFError, OSError):
+            sys.stdout.flush()
+        except BaseException:
+            traceback.print_exc()
+    finally:
+        os._exit(0)
 
 
 class _Recorder(unittest.TestResult):
@@ -136,3 +142,9 @@ class _Titled(unittest.TestCase):
 
     def __str__(self) -> str:
         return self.title
+
+
+def load(package: str, loader: unittest.TestLoader, pattern: str | None) -> unittest.TestSuite:
+    """All tests in the folder of that PACKAGE, whose file is given; see the load_tests protocol of unittest."""
+    folder = os.path.dirname(package)
+    return SideBySide([loader.discover(folder, pattern or "test*.py", os.path.dirname(os.path.dirname(folder)))])
