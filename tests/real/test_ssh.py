@@ -15,11 +15,22 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from btrfs_backup.system import hints
-from tests.real.machine import TOP, child_running, children_of, is_running, kill, names, random_file, sh, show, wait_for
+from tests.real.machine import (
+    COMPLETED,
+    OUTSTANDING,
+    TOP,
+    child_running,
+    children_of,
+    is_running,
+    kill,
+    names,
+    on_record,
+    random_file,
+    sh,
+    show,
+    wait_for,
+)
 from tests.real.sshd import Sshd, SshTest, free_port
-
-OUTSTANDING = ".outstanding_transfers"
-COMPLETED = ".completed_transfers"
 
 
 @contextmanager
@@ -29,10 +40,6 @@ def open_folder(path: Path) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
-
-
-def records(source: Path, name: str = OUTSTANDING) -> object:
-    return json.loads((source / "snapshot" / name).read_text())
 
 
 class Ways(SshTest):
@@ -48,18 +55,18 @@ class Ways(SshTest):
         for folder in folders:
             self.assert_complete(folder, real / "snapshot", taken)
             self.assertEqual(show(folder / taken[1])["Parent UUID"], show(folder / taken[0])["UUID"])
-        self.assertEqual(records(real), {})
+        self.assertEqual(on_record(real / "snapshot"), {})
 
     def test_push(self) -> None:
         server, source, nas = self.sshd(), self.source(), self.disk("nas").path / "backups"
         self.check(source, [f"{server.url}{nas}"], source, [nas], *server.arguments())
-        self.assertEqual(list(records(source, COMPLETED)), [f"{server.url}{nas}"])
+        self.assertEqual(list(on_record(source / "snapshot", COMPLETED)), [f"{server.url}{nas}"])
 
     def test_pull(self) -> None:
         """Snapshots and records are on the source's host."""
         server, source, usb = self.sshd(), self.source(), self.disk("usb").path / "backups"
         self.check(f"{server.url}{source}", [usb], source, [usb], *server.arguments())
-        self.assertEqual(list(records(source, COMPLETED)), [str(usb)])
+        self.assertEqual(list(on_record(source / "snapshot", COMPLETED)), [str(usb)])
 
     def test_relay_and_all_kinds_of_destinations_at_once(self) -> None:
         """Source and one destination are on one host, which is connected to once; everything is read once."""
@@ -261,7 +268,7 @@ class Sudo(SshTest):
                 self.assert_complete(destination, snapshots, names(snapshots))
                 status = (snapshots / OUTSTANDING).stat()
                 self.assertEqual((status.st_mode & 0o777, status.st_uid, status.st_gid), (0o640, 0, 6))
-                self.assertEqual(records(source), {})
+                self.assertEqual(on_record(source / "snapshot"), {})
         self.assertGreaterEqual(len(used), 2)
         self.backup("--ssh-sudo", *server.arguments(), "-N1", "-n1", f"{url}{source}", f"{url}{destination}")
         self.assertEqual(len(names(destination)), 1)
@@ -460,7 +467,8 @@ class Faults(SshTest):
         taken = names(source / "snapshot")
         self.assert_complete(usb, source / "snapshot", taken)
         self.assertEqual(
-            records(source), {taken[0]: {"locks": [*sorted([nobody, unknown]), "ssh://no-such-host.invalid/x"]}}
+            on_record(source / "snapshot"),
+            {taken[0]: {"locks": [*sorted([nobody, unknown]), "ssh://no-such-host.invalid/x"]}},
         )
         self.assertIn(f"{nobody}: FAILED, sent nothing, 1 outstanding", result.err)
         result = self.backup(*server.arguments(), nobody, usb, status=1)
@@ -485,7 +493,7 @@ class Faults(SshTest):
         err = self.broken(server, nas, "--no-shared-stream", source, f"{url}{nas}", f"{url}{nas}/more", usb)
         self.assertRegex(err, "nas/more: .*the connection to 127.0.0.1 broke: ssh: ")
         self.assert_complete(usb, source / "snapshot", names(source / "snapshot"))
-        self.assertNotEqual(records(source), {})
+        self.assertNotEqual(on_record(source / "snapshot"), {})
         self.backup(*server.arguments(), source, f"{server.url}{nas}", usb)
         self.assert_complete(nas, source / "snapshot", names(source / "snapshot"))
         random_file(source / "large", 16)

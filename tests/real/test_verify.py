@@ -19,6 +19,7 @@ from pathlib import Path
 
 from btrfs_backup.system import hints
 from tests.real.machine import (
+    OUTSTANDING,
     TOP,
     RealTest,
     Result,
@@ -379,7 +380,7 @@ class Places(VerifyTest):
         self.assertIn(f"\n{away.path}: absent, compared nothing\n", err)
         self.assertIn(f"{usb}: compared 1 backup ({name})", err)
         self.verify("--skip-absent-dests", source, usb.parent / "none", status=10)
-        (source / "snapshot" / ".outstanding_transfers").write_text("{")
+        (source / "snapshot" / OUTSTANDING).write_text("{")
         err = self.verify("--skip-absent-dests", source, usb, away.path, status=10).err
         self.assertIn("is broken", err)
         self.assertIn(f"{usb}: compared 1 backup ({name})", err)
@@ -387,7 +388,7 @@ class Places(VerifyTest):
     def test_state_files_do_not_matter(self) -> None:
         """Nothing of them is read, and no lock is needed."""
         source, usb, _ = self.pair()
-        (source / "snapshot" / ".outstanding_transfers").write_text("{")
+        (source / "snapshot" / OUTSTANDING).write_text("{")
         descriptor = os.open(source / "snapshot", os.O_RDONLY)
         self.addCleanup(os.close, descriptor)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
