@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from tests.real.machine import (
+    OUTSTANDING,
     Disk,
     child_running,
     fast_folder,
@@ -239,7 +240,7 @@ def cut_off_a_backup(checks: Checks) -> None:
     tell("""
         The program could not say goodbye, but before it began to send it had noted what it owes to whom. This record
         keeps the snapshot, and its parent, from being deleted:""")
-    shell(f"cat {SNAPSHOTS}/.outstanding_transfers")
+    shell(f"cat {SNAPSHOTS}/{OUTSTANDING}")
     name = names(SNAPSHOTS)[-1]
     tell("""
         What has arrived by then is there, but it is not taken for a backup: it is writable, and has no Received UUID.
@@ -282,8 +283,8 @@ def heal(checks: Checks) -> None:
         There is nothing to repair by hand. The same command, as on any other day, deletes the part, sends that
         snapshot again, and then the one that it has just taken.""")
     status = run_program(HOME, BACKUPS)
-    shell(f"cat {SNAPSHOTS}/.outstanding_transfers")
-    settled = sh("cat", SNAPSHOTS / ".outstanding_transfers").strip() == "{}"
+    shell(f"cat {SNAPSHOTS}/{OUTSTANDING}")
+    settled = sh("cat", SNAPSHOTS / OUTSTANDING).strip() == "{}"
     checks.hold((status == 0 and settled, "it exited with 0, and nothing is outstanding."))
 
 

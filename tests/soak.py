@@ -8,7 +8,6 @@ one of the programs that it started. With --ssh the source is on an ssh host, an
 """
 
 import argparse
-import json
 import os
 import random
 import subprocess
@@ -19,7 +18,20 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tests.real.machine import TOP, RealTest, children_of, kill, names, random_file, sh, show, tree
+from tests.real.machine import (
+    COMPLETED,
+    OUTSTANDING,
+    TOP,
+    RealTest,
+    children_of,
+    kill,
+    names,
+    on_record,
+    random_file,
+    sh,
+    show,
+    tree,
+)
 from tests.real.sshd import Sshd
 
 KEEP = ("-N", "2", "-n", "3")
@@ -163,10 +175,10 @@ class Soak:
         snapshots = self.source / "snapshot"
         taken = names(snapshots)
         self.test.assertLessEqual(len(taken), 2)
-        self.test.assertEqual(json.loads((snapshots / ".outstanding_transfers").read_text()), {})
+        self.test.assertEqual(on_record(snapshots), {})
         self.test.assertEqual(
             {entry.name for entry in snapshots.iterdir()},
-            {*taken, ".outstanding_transfers", ".completed_transfers"},
+            {*taken, OUTSTANDING, COMPLETED},
         )
         for disk in self.disks:
             self.check_disk(disk, taken)

@@ -9,7 +9,6 @@ incremental, and holds what was in its subvolume at that time.
 """
 
 import argparse
-import json
 import os
 import random
 import time
@@ -27,7 +26,7 @@ from btrfs_backup.model.outcome import Report
 from btrfs_backup.model.settings import Settings
 from btrfs_backup.model.world import World
 from tests.real.liar import lying_btrfs, path_with
-from tests.real.machine import RealTest, names, sh
+from tests.real.machine import COMPLETED, OUTSTANDING, RealTest, names, on_record, sh
 
 BEGIN = datetime(2026, 1, 1, 6)
 # What a receiver does that is out of order; the rest of the runs are good.
@@ -201,19 +200,18 @@ class Simulation:
         """The source and the records."""
         expected, test = job.expected, self.test
         test.assertEqual({name for name in names(self.snapshots) if name.startswith(job.prefix)}, expected.snapshots)
-        on_record = self.recorded(".outstanding_transfers")
-        own = {name: locks for name, locks in on_record.items() if name.startswith(job.prefix)}
+        outstanding = self.recorded(OUTSTANDING)
+        own = {name: locks for name, locks in outstanding.items() if name.startswith(job.prefix)}
         for kind, wanted in (("locks", expected.owed), ("parent_locks", expected.parents)):
             test.assertEqual({name for name, locks in own.items() if locks.get(kind)}, wanted)
-        completed = self.recorded(".completed_transfers")
+        completed = self.recorded(COMPLETED)
         here = completed.get(str(self.point), {})
         seen = {disk: here.get(uuid, {}).get("newest", []) for disk, uuid in self.uuids.items()}
         delivered = {disk: name for disk, some in seen.items() for name in some if name.startswith(job.prefix)}
         test.assertEqual(delivered, expected.delivered)
 
     def recorded(self, name: str) -> dict[str, dict[str, Any]]:
-        path = self.snapshots / name
-        return json.loads(path.read_text()) if path.exists() else {}  # type: ignore[no-any-return]
+        return on_record(self.snapshots, name) if (self.snapshots / name).exists() else {}
 
     def check_disk(self, job: Job, disk: str) -> None:
         held = {name for name in names(self.disks[disk]) if name.startswith(job.prefix)}

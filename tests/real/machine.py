@@ -2,6 +2,7 @@
 
 import atexit
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 TOP = Path(__file__).resolve().parents[2]
+OUTSTANDING, COMPLETED = ".outstanding_transfers", ".completed_transfers"  # in the folder of the snapshots
 SHORT = 120.0  # seconds that nothing in the tests takes
 
 # The command is started many times, and to compile all of it each time would take longer than most of what it does.
@@ -105,6 +107,12 @@ class Result:
 @unittest.skipUnless(shutil.which("mkfs.btrfs"), "needs btrfs-progs")
 class RealTest(unittest.TestCase):
     """Everything it makes is gone afterwards, also when the test fails."""
+
+    def run(self, result: unittest.TestResult | None = None) -> unittest.TestResult | None:
+        try:
+            return super().run(result)
+        finally:
+            self.doCleanups()  # after Ctrl-C nobody else does
 
     def setUp(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="btrfs-backup-test-", dir=fast_folder()))
@@ -198,6 +206,12 @@ def show(path: Path) -> dict[str, str]:
 
 def is_readonly(path: Path) -> bool:
     return show(path)["Flags"] == "readonly"
+
+
+def on_record(folder: Path, name: str = OUTSTANDING) -> dict[str, Any]:
+    """What is in a state file in that FOLDER of snapshots."""
+    found: dict[str, Any] = json.loads((folder / name).read_text())
+    return found
 
 
 def names(folder: Path) -> list[str]:

@@ -15,8 +15,6 @@ from pathlib import Path
 from tests.real.machine import RealTest, kill, sh, wait_for
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
-# Tests may run twice at the same time, or have been killed.
-USER = f"btrfs-backup-test-{os.getpid()}"
 
 
 def free_port(address: str = "127.0.0.1") -> int:
@@ -160,6 +158,11 @@ class Proxy:
 
 @unittest.skipUnless(SSHD, "needs root, and sshd (openssh-server)")
 class SshTest(RealTest):
+    @property
+    def login(self) -> str:
+        """The name of `user`: tests may run twice at the same time, or have been killed."""
+        return f"btrfs-backup-test-{os.getpid()}"
+
     def sshd(self, *config: str, name: str = "sshd", address: str = "127.0.0.1", path: object = "") -> Sshd:
         self.folder.chmod(0o755)
         server = Sshd(self.folder / name, *config, address=address, path=path)
@@ -176,14 +179,14 @@ class SshTest(RealTest):
 
     def user(self, shell: str) -> str:
         """A user with that login shell and no rights; gone after the test."""
-        self.addCleanup(sh, "userdel", "-r", "-f", USER, check=False)
+        self.addCleanup(sh, "userdel", "-r", "-f", self.login, check=False)
         home = self.folder / "home-of-user"
-        sh("useradd", "-m", "-d", home, "-s", shell, "-p", "*", USER)
-        return USER
+        sh("useradd", "-m", "-d", home, "-s", shell, "-p", "*", self.login)
+        return self.login
 
     def sudoers(self, text: str) -> None:
         """A sudoers file with TEXT; gone after the test."""
-        path = Path("/etc/sudoers.d") / USER
+        path = Path("/etc/sudoers.d") / self.login
         self.addCleanup(path.unlink, missing_ok=True)
         path.write_text(text)
         path.chmod(0o440)

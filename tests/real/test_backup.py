@@ -7,10 +7,7 @@ import time
 from pathlib import Path
 
 from tests.real.liar import lying_btrfs, path_with
-from tests.real.machine import RealTest, is_readonly, kill, names, sh, show, wait_for
-
-OUTSTANDING = ".outstanding_transfers"
-COMPLETED = ".completed_transfers"
+from tests.real.machine import COMPLETED, OUTSTANDING, RealTest, is_readonly, kill, names, on_record, sh, show, wait_for
 
 
 class FirstBackups(RealTest):
@@ -25,7 +22,7 @@ class FirstBackups(RealTest):
         self.assertEqual(show(usb / new)["Parent UUID"], show(usb / old)["UUID"])
         self.assertEqual((usb / new / "file").read_text(), "two")
         self.assert_complete(usb, source / "snapshot", [old, new])
-        self.assertEqual(json.loads((source / "snapshot" / OUTSTANDING).read_text()), {})
+        self.assertEqual(on_record(source / "snapshot"), {})
         self.assertEqual((first.out, second.out), ("", ""))
 
     def test_several_destinations_and_a_late_one(self) -> None:
@@ -170,11 +167,11 @@ class Retention(RealTest):
         self.assertEqual((usb / occupied / "mine").read_text(), "precious")
         newest = names(source / "snapshot")[-1]
         self.assert_same(usb / newest, source / "snapshot" / newest)
-        self.assertIn(occupied, json.loads((source / "snapshot" / OUTSTANDING).read_text()))
+        self.assertIn(occupied, on_record(source / "snapshot"))
         (usb / occupied).rename(usb / "mine")
         self.backup(source, usb)
         self.assertIn(occupied, names(usb))
-        self.assertEqual(json.loads((source / "snapshot" / OUTSTANDING).read_text()), {})
+        self.assertEqual(on_record(source / "snapshot"), {})
 
     def test_same_names_of_another_source(self) -> None:
         """A backup of another subvolume under the name that has to be sent is neither parent nor deleted."""
@@ -236,7 +233,7 @@ class Retention(RealTest):
             finally:
                 sh("umount", point)
             self.assertEqual("in full" in result.err, turn < 2, result)
-        seen = json.loads((source / "snapshot" / COMPLETED).read_text())[str(point)]
+        seen = on_record(source / "snapshot", COMPLETED)[str(point)]
         self.assertEqual(sorted(name for [name] in seen.values()), names(source / "snapshot"))
 
 
@@ -250,15 +247,15 @@ class Records(RealTest):
         self.backup(source, usb, gone, status=10)
         record = source / "snapshot" / OUTSTANDING
         owed = names(usb)[0]
-        self.assertEqual(json.loads(record.read_text()), {owed: {"locks": [str(gone)]}})
+        self.assertEqual(on_record(record.parent), {owed: {"locks": [str(gone)]}})
         result = self.backup("-S", "--locked-dests", source, status=10)
         self.assertIn(f"{gone}: FAILED", result.err)
         # The documented way to forget, with a trailing slash in what is typed.
         self.backup("-S", "-T", "--remove-locks", source, f"{gone}/")
-        self.assertEqual(json.loads(record.read_text()), {})
-        self.assertIn(str(usb), json.loads((source / "snapshot" / COMPLETED).read_text()))
+        self.assertEqual(on_record(record.parent), {})
+        self.assertIn(str(usb), on_record(source / "snapshot", COMPLETED))
         self.backup("-S", "-T", "--remove-locks", source, f"{usb}/")
-        self.assertEqual(json.loads((source / "snapshot" / COMPLETED).read_text()), {})
+        self.assertEqual(on_record(source / "snapshot", COMPLETED), {})
 
     def test_locked_dests_that_make_no_sense(self) -> None:
         """They are reported, and the others are served."""
@@ -270,7 +267,7 @@ class Records(RealTest):
         result = self.backup("-S", "--locked-dests", source, status=10)
         self.assertIn("'ftp://' is not known", result.err)
         self.assertEqual(names(usb), [name])
-        left = json.loads((source / "snapshot" / OUTSTANDING).read_text())[name]["locks"]
+        left = on_record(source / "snapshot")[name]["locks"]
         self.assertEqual(left, ["/\ud800", "ftp://x/y", "ssh://nas/b"])
 
     def test_a_destination_that_stays_away_does_not_pile_up_snapshots(self) -> None:
@@ -279,7 +276,7 @@ class Records(RealTest):
             self.backup("-N", "1", source, missing, status=10)
         taken = names(source / "snapshot")
         self.assertEqual(len(taken), 2)
-        record = json.loads((source / "snapshot" / OUTSTANDING).read_text())
+        record = on_record(source / "snapshot")
         self.assertEqual(record, {name: {"locks": [str(missing)]} for name in taken})
         self.assertFalse(missing.exists())
 
@@ -305,7 +302,7 @@ class Records(RealTest):
         self.assertIn("deleting home20261123-235606", result.err)
         self.assertNotIn("in full", result.err)
         self.assert_complete(usb, snapshots, names(snapshots))
-        self.assertEqual(json.loads((snapshots / OUTSTANDING).read_text()), {})
+        self.assertEqual(on_record(snapshots), {})
         self.assertEqual((snapshots / OUTSTANDING).stat().st_mode & 0o777, 0o640)
 
 
@@ -367,7 +364,7 @@ class Refusals(RealTest):
         source, usb = self.source(), self.disk("usb").path
         self.backup(source, usb)
         record = source / "snapshot" / COMPLETED
-        known = json.loads(record.read_text())
+        known = on_record(record.parent, COMPLETED)
         [delivered] = known[str(usb)].values()
         record.write_text(json.dumps({"/root/no-such-disk/backups": {"0000": delivered}}))
         result = self.backup("-S", source, "/root/no-such-disk/backups", status=10)

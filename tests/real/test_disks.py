@@ -6,7 +6,6 @@ needs no device-mapper, which many kernels of virtual machines do not have.
 """
 
 import fcntl
-import json
 import os
 import signal
 import subprocess
@@ -14,6 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from tests.real.machine import (
+    COMPLETED,
+    OUTSTANDING,
     Disk,
     RealTest,
     Result,
@@ -21,6 +22,7 @@ from tests.real.machine import (
     is_readonly,
     kill,
     names,
+    on_record,
     random_file,
     sh,
     show,
@@ -29,7 +31,6 @@ from tests.real.machine import (
     with_program,
 )
 
-OUTSTANDING = ".outstanding_transfers"
 _SHUTDOWN = 0x8004587D  # FS_IOC_SHUTDOWN
 _AT_ONCE = 2  # without writing out anything
 
@@ -71,10 +72,6 @@ class DiskTest(RealTest):
         self.addCleanup(disk.detach)
         return disk
 
-    def outstanding(self, source: Path) -> dict[str, dict[str, list[str]]]:
-        record: dict[str, dict[str, list[str]]] = json.loads((source / "snapshot" / OUTSTANDING).read_text())
-        return record
-
     def assert_healed(self, source: Path, *destinations: Path) -> None:
         """One ordinary run, and all is well; there may be older backups than snapshots."""
         self.backup("-q", source, *destinations)
@@ -83,7 +80,7 @@ class DiskTest(RealTest):
             for name in names(source / "snapshot"):
                 self.assertEqual(show(destination / name)["Received UUID"], show(source / "snapshot" / name)["UUID"])
                 self.assert_same(destination / name, source / "snapshot" / name)
-        self.assertEqual(self.outstanding(source), {})
+        self.assertEqual(on_record(source / "snapshot"), {})
 
     def under_way(self, source: Path, *destinations: Path, rate: str = "1G") -> "subprocess.Popen[str]":
         """A run whose transfer has begun to arrive at the first of DESTINATIONS."""
@@ -115,7 +112,7 @@ class PowerCut(DiskTest):
         self.backup(self.original, self.usb.path)
         self.usb.die()
         self.usb.come_back()
-        self.assertEqual(self.outstanding(self.original), {})
+        self.assertEqual(on_record(self.original / "snapshot"), {})
         self.assert_complete(self.usb.path, self.original / "snapshot", names(self.original / "snapshot"))
 
     def test_after_a_run_that_was_killed_before_it_knew(self) -> None:
@@ -124,9 +121,9 @@ class PowerCut(DiskTest):
         result = self.run_command(self.original, self.usb.path, env=killed)
         self.assertEqual(result.status, -signal.SIGKILL, result)
         newest = names(self.original / "snapshot")[-1]
-        self.assertIn(newest, self.outstanding(self.original))
+        self.assertIn(newest, on_record(self.original / "snapshot"))
         self.backup("-S", self.original, self.usb.path)
-        self.assertEqual(self.outstanding(self.original), {})
+        self.assertEqual(on_record(self.original / "snapshot"), {})
         self.usb.die()
         self.usb.come_back()
         self.assert_same(self.usb.path / newest, self.original / "snapshot" / newest)
@@ -137,7 +134,7 @@ class PowerCut(DiskTest):
         result = self.backup(self.original, self.usb.path, status=10, env=failing)
         self.assertIn("cannot write out the filesystem: sync: error syncing: Input/output error", result.err)
         newest = names(self.original / "snapshot")[-1]
-        self.assertEqual(self.outstanding(self.original)[newest], {"locks": [str(self.usb.path)]})
+        self.assertEqual(on_record(self.original / "snapshot")[newest], {"locks": [str(self.usb.path)]})
         self.assert_healed(self.original, self.usb.path)
 
     def test_pulled_out_after_a_run_that_was_killed(self) -> None:
@@ -338,7 +335,9 @@ class TurnedReadOnly(DiskTest):
         self.assertNotIn(f"{nas}: FAILED", result.err)
         old, new = names(source / "snapshot")
         self.assertEqual(names(usb), [old, new])
-        self.assertEqual(self.outstanding(source), {old: {"parent_locks": [str(usb)]}, new: {"locks": [str(usb)]}})
+        self.assertEqual(
+            on_record(source / "snapshot"), {old: {"parent_locks": [str(usb)]}, new: {"locks": [str(usb)]}}
+        )
         sh("mount", "-o", "remount,rw", usb)
         self.assert_healed(source, usb, nas)
 
@@ -365,7 +364,7 @@ class TurnedReadOnly(DiskTest):
         sh("mount", "-o", "remount,ro", source.parent)
         result = self.backup("-N", "1", source, usb, nas, status=10)
         self.assertRegex(result.err, "cannot take the snapshot .*Read-only file system")
-        self.assertRegex(result.err, "cannot write '.*/snapshot/.outstanding_transfers': Read-only file system")
+        self.assertRegex(result.err, f"cannot write '.*/snapshot/{OUTSTANDING}': Read-only file system")
         self.assertNotIn("full", result.err.replace("in full", ""))
         self.assertIn(f"{source}: FAILED (read-only), took no snapshot", result.err)
         self.assertIn(f"{usb}: sent 1 snapshot (1 incremental", result.err)
@@ -376,7 +375,7 @@ class TurnedReadOnly(DiskTest):
             self.assert_complete(destination, source / "snapshot", taken)
         # Nothing is left to send, but what has arrived is still not on record.
         result = self.backup("-S", source, usb, nas, status=10)
-        self.assertRegex(result.err, "cannot write '.*/snapshot/.completed_transfers': Read-only file system")
+        self.assertRegex(result.err, f"cannot write '.*/snapshot/{COMPLETED}': Read-only file system")
         self.assertIn(f"{usb}: sent nothing, 2 backups there", result.err)
         self.assertEqual((source / "snapshot" / OUTSTANDING).read_text(), record)
         sh("mount", "-o", "remount,rw", source.parent)
@@ -399,7 +398,7 @@ class Full(DiskTest):
         self.assertIn("deleted 1 backup", result.err)
         old, new = names(source / "snapshot")[1:]
         self.assertEqual(names(disk.path), [old, "filler"])
-        self.assertEqual(self.outstanding(source)[new], {"locks": [str(disk.path)]})
+        self.assertEqual(on_record(source / "snapshot")[new], {"locks": [str(disk.path)]})
         self.backup("-n", "1", source, disk.path)
         self.assertEqual(names(disk.path)[1:], ["filler"])
         self.assert_same(disk.path / names(disk.path)[0], source / "snapshot" / names(disk.path)[0])

@@ -7,6 +7,8 @@ import subprocess
 from pathlib import Path
 
 from tests.real.machine import (
+    COMPLETED,
+    OUTSTANDING,
     RealTest,
     child_running,
     children_of,
@@ -14,13 +16,12 @@ from tests.real.machine import (
     is_running,
     kill,
     names,
+    on_record,
     random_file,
     sh,
     show,
     wait_for,
 )
-
-OUTSTANDING = ".outstanding_transfers"
 
 
 class CutOff(RealTest):
@@ -43,7 +44,7 @@ class CutOff(RealTest):
         self.check_record(source, usb, old, new)
 
     def check_record(self, source: Path, usb: Path, old: str, new: str) -> None:
-        record = json.loads((source / "snapshot" / OUTSTANDING).read_text())
+        record = on_record(source / "snapshot")
         self.assertEqual(record, {old: {"parent_locks": [str(usb)]}, new: {"locks": [str(usb)]}})
 
     def check_healed(self, source: Path, usb: Path, count: int = 3) -> None:
@@ -56,7 +57,7 @@ class CutOff(RealTest):
         for name in names(usb):
             self.assertTrue(is_readonly(usb / name))
             self.assertNotEqual(show(usb / name)["Received UUID"], "-")
-        self.assertEqual(json.loads((source / "snapshot" / OUTSTANDING).read_text()), {})
+        self.assertEqual(on_record(source / "snapshot"), {})
 
     def test_everything_killed(self) -> None:
         source, usb, command = self.begin()
@@ -160,12 +161,12 @@ class FullDisk(RealTest):
         old, new = names(source / "snapshot")
         self.assert_complete(usb, source / "snapshot", [old, new])
         self.assertNotIn(new, names(small.path))
-        record = json.loads((source / "snapshot" / OUTSTANDING).read_text())
+        record = on_record(source / "snapshot")
         self.assertEqual(record, {old: {"parent_locks": [str(small.path)]}, new: {"locks": [str(small.path)]}})
         filler.unlink()
         self.backup("-S", source, small.path, usb)
         self.assert_complete(small.path, source / "snapshot", [old, new])
-        self.assertEqual(json.loads((source / "snapshot" / OUTSTANDING).read_text()), {})
+        self.assertEqual(on_record(source / "snapshot"), {})
 
     def test_a_partial_that_fills_the_disk_gives_way_to_its_resend(self) -> None:
         """The space of the deleted partial has to be free before the transfer begins again."""
@@ -206,7 +207,7 @@ class BrokenStateFiles(RealTest):
 
     def test_completed(self) -> None:
         texts = ("{", "[1]", '{"/usb": []}', '{"/usb": {"uuid": "name"}}', '{"/usb": {"uuid": [1]}}')
-        self.refuses(".completed_transfers", "then a disk that is away may need a full transfer", *texts)
+        self.refuses(COMPLETED, "then a disk that is away may need a full transfer", *texts)
 
     def refuses(self, name: str, price: str, *texts: str) -> None:
         """The snapshot is taken, nothing else happens, and the file stays as it was. PRICE: of moving it away."""
@@ -227,7 +228,7 @@ class BrokenStateFiles(RealTest):
     def test_empty_means_no_records(self) -> None:
         source, usb = self.source(), self.disk("usb").path
         (source / "snapshot").mkdir()
-        for name in (OUTSTANDING, ".completed_transfers"):
+        for name in (OUTSTANDING, COMPLETED):
             (source / "snapshot" / name).write_text("")
         self.backup(source, usb)
         self.assert_complete(usb, source / "snapshot", names(source / "snapshot"))
@@ -263,5 +264,5 @@ class BrokenStateFiles(RealTest):
         self.assertIn("cannot write", err)
         self.assertIn("sent 1 snapshot", err)
         self.assertEqual(run.returncode, 10)
-        self.assertEqual(list(json.loads((source / "snapshot" / OUTSTANDING).read_text())), [first, second])
+        self.assertEqual(list(on_record(source / "snapshot")), [first, second])
         self.assertEqual(names(usb), [first])

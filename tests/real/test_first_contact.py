@@ -8,7 +8,7 @@ import sys
 import zipapp
 from pathlib import Path
 
-from tests.real.machine import TOP, RealTest, Result, names, sh
+from tests.real.machine import COMPLETED, TOP, RealTest, Result, names, on_record, sh
 from tests.real.sshd import SshTest
 
 NOBODY = 65534
@@ -99,7 +99,7 @@ class Places(RealTest):
                 self.backup(source, destination, status=10).err,
             )
             self.backup("-S", "-T", "--remove-locks", source, destination)
-        self.assertEqual(json.loads((source / "snapshot" / ".outstanding_transfers").read_text()), {})
+        self.assertEqual(on_record(source / "snapshot"), {})
         self.assertEqual(names(ext4), ["lost+found"])
 
     def test_snapshots_elsewhere(self) -> None:
@@ -270,7 +270,7 @@ class AbsentDisk(RealTest):
         source, root = self.source(), self.disk("root").path
         self.backup(source)
         [name] = names(source / "snapshot")
-        (source / "snapshot" / ".completed_transfers").write_text(json.dumps({"/backups": {"0000": [name]}}))
+        (source / "snapshot" / COMPLETED).write_text(json.dumps({"/backups": {"0000": [name]}}))
         script = """
             mount --make-private "$0"
             for each in /*; do

@@ -1,7 +1,6 @@
 """What must not keep backups from being complete: other runs, absent disks, unusable parents, suspended runs."""
 
 import fcntl
-import json
 import os
 import pwd
 import shutil
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from tests.real.liar import lying_btrfs, path_with
 from tests.real.machine import (
+    COMPLETED,
     TOP,
     Disk,
     RealTest,
@@ -22,6 +22,7 @@ from tests.real.machine import (
     is_readonly,
     kill,
     names,
+    on_record,
     random_file,
     sh,
     show,
@@ -30,12 +31,6 @@ from tests.real.machine import (
     with_program,
 )
 from tests.real.sshd import SshTest
-
-OUTSTANDING, COMPLETED = ".outstanding_transfers", ".completed_transfers"
-
-
-def record(source: Path, name: str = OUTSTANDING) -> object:
-    return json.loads((source / "snapshot" / name).read_text())
 
 
 class Waiting(RealTest):
@@ -87,8 +82,8 @@ class Waiting(RealTest):
         self.assertEqual([run.wait(60) for run in runs], [0, 0, 0])
         self.assertEqual([name[:2] for name in names(usb)], ["a-", "a-", "b-", "c-"])
         self.assert_complete(usb, source / "snapshot", names(source / "snapshot"))
-        self.assertEqual(record(source), {})
-        delivered = record(source, COMPLETED)
+        self.assertEqual(on_record(source / "snapshot"), {})
+        delivered = on_record(source / "snapshot", COMPLETED)
         assert isinstance(delivered, dict)
         [known] = delivered[str(usb)].values()
         self.assertEqual([name[:2] for name in known], ["a-", "b-", "c-"])
@@ -165,7 +160,7 @@ class AbsentDisks(RealTest):
         self.assertIn("Mount it.", result.err)
         self.assertEqual(list(self.usb.path.iterdir()), [])
         newest = names(self.home / "snapshot")[-1]
-        self.assertEqual(record(self.home), {newest: {"locks": [str(self.usb.path)]}})
+        self.assertEqual(on_record(self.home / "snapshot"), {newest: {"locks": [str(self.usb.path)]}})
 
     def test_skipped_it_is_no_failure(self) -> None:
         other = self.disk("other").path
@@ -178,7 +173,7 @@ class AbsentDisks(RealTest):
         self.usb.mount()
         self.backup("--skip-absent-dests", self.home, self.usb.path, other)
         self.assert_complete(self.usb.path, self.home / "snapshot", names(self.home / "snapshot"))
-        self.assertEqual(record(self.home), {})
+        self.assertEqual(on_record(self.home / "snapshot"), {})
 
     def test_a_folder_that_never_was(self) -> None:
         """Somewhere else than on btrfs; a folder that is there and is not on btrfs is a mistake, though."""
@@ -283,7 +278,7 @@ class Parents(RealTest):
         )
         self.assertIn(f"{bound}: sending {newest} in full", result.err)
         self.assertFalse([line for line in result.err.splitlines() if "FAILED" in line])
-        self.assertEqual(record(source), {})
+        self.assertEqual(on_record(source / "snapshot"), {})
         self.assertIn(newest, names(bound))
         self.assertIn(taken[-1], names(bound))
         self.assert_complete(bound, source / "snapshot", names(source / "snapshot"))
@@ -303,7 +298,7 @@ class Parents(RealTest):
         self.assertIn(f"sending {newest} on top of {old}", result.err)
         self.assertEqual(show(usb / newest)["Parent UUID"], show(usb / old)["UUID"])
         self.assert_same(usb / newest, source / "snapshot" / newest)
-        self.assertEqual(record(source), {})
+        self.assertEqual(on_record(source / "snapshot"), {})
 
     def test_other_failures_are_not_tried_again(self) -> None:
         source, usb = self.source(), self.disk("usb").path
@@ -336,7 +331,7 @@ class OneFullDisk(RealTest):
         self.assertIn("disk full", result.err)
         self.assertEqual(names(pool.path / "backups"), [])
         [name] = names(source / "snapshot")
-        self.assertEqual(record(source), {name: {"locks": [str(pool.path / "backups")]}})
+        self.assertEqual(on_record(source / "snapshot"), {name: {"locks": [str(pool.path / "backups")]}})
         # What an earlier run could not delete goes before this one records anything.
         sh("btrfs", "subvolume", "create", pool.path / "backups" / name)
         random_file(pool.path / "backups" / name / "part", 20)
@@ -432,7 +427,7 @@ class PowerLoss(RealTest):
         self.assertIn(f"deleting {new}, a transfer that was cut off", said)
         self.assertIn(f"sending {new} on top of {old}", said)
         self.assert_complete(usb, source / "snapshot", [old, new])
-        self.assertEqual(record(source), {})
+        self.assertEqual(on_record(source / "snapshot"), {})
         self.assertEqual(list(usb.glob(".*")), [])
 
     def test_what_lacks_data_is_not_restored(self) -> None:
@@ -464,7 +459,7 @@ class PowerLoss(RealTest):
         self.assertIn(f"deleting {taken[2]}, a transfer that was cut off", self.backup("-S", source, usb).err)
         self.assertFalse(set(uuids).intersection(show(usb / name)["UUID"] for name in taken))
         self.assert_complete(usb, source / "snapshot", taken)
-        self.assertEqual((record(source), list(usb.glob(".*"))), ({}, []))
+        self.assertEqual((on_record(source / "snapshot"), list(usb.glob(".*"))), ({}, []))
 
     def test_killed_when_all_is_on_disk(self) -> None:
         """Nothing is sent again."""
@@ -475,7 +470,7 @@ class PowerLoss(RealTest):
         result = self.backup("-S", source, usb)
         self.assertNotIn("sending", result.err)
         self.assertIn(f"{usb}: on record as outstanding, and complete there: {name}\n", result.err)
-        self.assertEqual((record(source), list(usb.glob(".*"))), ({}, []))
+        self.assertEqual((on_record(source / "snapshot"), list(usb.glob(".*"))), ({}, []))
 
     def test_what_cannot_be_written_out_stays_marked(self) -> None:
         """Also when it failed besides, and looks complete."""
@@ -559,7 +554,7 @@ class Suspended(RealTest):
         if status:
             self.backup("-S", source, usb)
         self.assert_complete(usb, source / "snapshot", names(source / "snapshot"))
-        self.assertEqual(record(source), {})
+        self.assertEqual(on_record(source / "snapshot"), {})
 
 
 class WithoutRoot(RealTest):

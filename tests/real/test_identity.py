@@ -8,9 +8,8 @@ from pathlib import Path
 
 from tests.real.inside import InsideTest
 from tests.real.liar import lying_btrfs, path_with
-from tests.real.machine import TOP, Result, is_readonly, names, sh, show, tree, wait_for
+from tests.real.machine import OUTSTANDING, TOP, Result, is_readonly, names, on_record, sh, show, tree, wait_for
 
-OUTSTANDING = ".outstanding_transfers"
 _SET_FLAGS = 0x4008941A  # BTRFS_IOC_SUBVOL_SETFLAGS
 
 
@@ -43,9 +42,6 @@ class Identity(InsideTest):
         time = datetime.strptime(name, "%Y%m%d-%H%M%S")
         wait_for(lambda: datetime.now() > time + timedelta(seconds=1))
 
-    def outstanding(self, source: Path) -> object:
-        return json.loads((source / "snapshot" / OUTSTANDING).read_text())
-
     def assert_on_top_of(self, result: Result, backups: Path, child: str, parent: str) -> None:
         self.assertIn(f"sending {child} on top of {parent}", result.err)
         self.assertEqual(show(backups / child)["Parent UUID"], show(backups / parent)["UUID"])
@@ -66,7 +62,7 @@ class AnotherSource(Identity):
         self.assertIn(f"leaving {taken[0]} alone: it is a copy of another snapshot", result.err)
         self.assertRegex(result.err, f"{usb}: FAILED, sent nothing, 1 outstanding")
         self.assertEqual(identities(usb), before)
-        self.assertEqual(self.outstanding(srv), {taken[1]: {"locks": [str(usb)]}})
+        self.assertEqual(on_record(srv / "snapshot"), {taken[1]: {"locks": [str(usb)]}})
         # Its next snapshot has a name of its own: sent, but not on top of what belongs to the other one.
         result = self.backup("-n", "1", srv, usb)
         own = names(srv / "snapshot")[-1]
@@ -185,7 +181,7 @@ class Copies(Identity):
         self.assertIn(f"deleting {new}, a transfer that was cut off", result.err)
         self.assert_on_top_of(result, usb, new, old)
         self.assert_complete(usb, source / "snapshot", [old, new])
-        self.assertEqual(self.outstanding(source), {})
+        self.assertEqual(on_record(source / "snapshot"), {})
 
     def test_failed_at_the_last_step(self) -> None:
         """It is deleted at once, like any other part."""
@@ -215,7 +211,7 @@ class Copies(Identity):
         self.assert_same(usb / newest, source / "snapshot" / newest)
         # On record it would be taken for a transfer that was cut off at its last step.
         recorded = {} if "was received" in why else {new: {"locks": [str(usb)]}}
-        self.assertEqual(self.outstanding(source), recorded)
+        self.assertEqual(on_record(source / "snapshot"), recorded)
         # Retention does not concern it either.
         for _ in range(2):
             result = self.backup("-n", "1", source, usb)
@@ -226,7 +222,7 @@ class Copies(Identity):
         result = self.backup(source, usb)
         self.assertIn(f"sent {new}", result.err)
         self.assert_same(usb / new, source / "snapshot" / new)
-        self.assertEqual(self.outstanding(source), {})
+        self.assertEqual(on_record(source / "snapshot"), {})
         self.assertEqual(tree(usb / "mine"), content)
 
     def test_names_swapped_by_hand(self) -> None:

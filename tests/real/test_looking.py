@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from tests.real.machine import RealTest, names, random_file, sh, tree
+from tests.real.machine import OUTSTANDING, RealTest, names, random_file, sh, tree
 from tests.real.sshd import SshTest
 
 
@@ -106,7 +106,7 @@ class DryRun(Looking):
 
     def test_a_broken_state_file(self) -> None:
         self.backup(self.home, self.usb.path)
-        (self.snapshots / ".outstanding_transfers").write_text("{")
+        (self.snapshots / OUTSTANDING).write_text("{")
         self.assertIn("is broken", self.backup("--dry-run", self.home, self.usb.path, status=10).err)
 
     def test_estimates_are_close(self) -> None:

@@ -1,14 +1,11 @@
 """A `btrfs` program that lies, hangs, screams or dies: a clear error and the right status, and nothing is lost."""
 
-import json
 import time
 from collections.abc import Iterable
 
 from tests.real.inside import InsideTest
 from tests.real.liar import lying_btrfs, path_with
-from tests.real.machine import Result, names, show
-
-OUTSTANDING = ".outstanding_transfers"
+from tests.real.machine import Result, names, on_record, show
 
 # Ten megabytes, from which the end counts.
 SCREAM = "head -c 10000000 /dev/zero | tr '\\0' x >&2; echo >&2; echo 'ERROR: that is enough' >&2"
@@ -39,17 +36,13 @@ class Lying(InsideTest):
     def honest_run(self) -> None:
         """All is well afterwards, whatever was before."""
         self.backup("-q", "-N", "3", "-n", "3", self.original, self.usb)
-        self.assertEqual(self.outstanding(), {})
+        self.assertEqual(on_record(self.snapshots), {})
         self.assertLessEqual(set(names(self.snapshots)), set(names(self.usb)))
         for name in names(self.usb):
             shown = show(self.usb / name)
             self.assertEqual((shown["Flags"], shown["Received UUID"] == "-"), ("readonly", False))
         for name in names(self.snapshots):
             self.assert_same(self.usb / name, self.snapshots / name)
-
-    def outstanding(self) -> dict[str, dict[str, list[str]]]:
-        record: dict[str, dict[str, list[str]]] = json.loads((self.snapshots / OUTSTANDING).read_text())
-        return record
 
     def lie(self, lies: str, status: int, *says: str, options: Iterable[str] = ("-N", "1", "-n", "1")) -> Result:
         """Run with LIES; its exit status is STATUS, each of SAYS is in its messages, and nothing is lost."""

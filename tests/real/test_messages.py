@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from tests.real.liar import lying_btrfs, path_with
-from tests.real.machine import RealTest, names, sh
+from tests.real.machine import OUTSTANDING, RealTest, names, sh
 from tests.real.sshd import SshTest
 
 SPOILED = "ERROR: spoiled"
@@ -64,15 +64,15 @@ class SpoiledPrograms(RealTest):
 
     def test_a_state_file_that_is_none(self) -> None:
         source, usb = self.source(), self.disk("usb").path
-        (source / "snapshot" / ".outstanding_transfers").mkdir(parents=True)
+        (source / "snapshot" / OUTSTANDING).mkdir(parents=True)
         result = self.backup(source, usb, status=10)
-        path = source / "snapshot" / ".outstanding_transfers"
+        path = source / "snapshot" / OUTSTANDING
         self.assertIn(f"error: {source}: cannot read '{path}': Is a directory\n  Nothing is transferred", result.err)
 
     def test_a_record_that_names_no_destination(self) -> None:
         source = self.source()
         (source / "snapshot").mkdir()
-        record = source / "snapshot" / ".outstanding_transfers"
+        record = source / "snapshot" / OUTSTANDING
         record.write_text('{"20260101-000000": {"locks": ["ftp://nas/b"]}}')
         result = self.backup("--locked-dests", source, status=10)
         self.assertIn(

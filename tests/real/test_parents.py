@@ -1,15 +1,12 @@
 """Increments that a destination cannot take: another parent is tried, then a full stream, in the same run."""
 
-import json
 import re
 from pathlib import Path
 
 from tests.real.liar import lying_btrfs, path_with
-from tests.real.machine import Result, names, random_file, show, tree
+from tests.real.machine import Result, names, on_record, random_file, show, tree
 from tests.real.sshd import SshTest
 from tests.real.test_identity import set_writable
-
-OUTSTANDING = ".outstanding_transfers"
 
 # An increment begins with the command SNAPSHOT (2), a full stream with SUBVOL (1): the byte after header and length.
 NO_INCREMENTS = r"""
@@ -46,7 +43,7 @@ class Parents(SshTest):
         self.assert_same(usb / name, source / "snapshot" / name)
         self.assertEqual(show(usb / name)["Received UUID"], show(source / "snapshot" / name)["UUID"])
         self.assertEqual(show(usb / name)["Parent UUID"], show(usb / parent)["UUID"] if parent else "-")
-        self.assertEqual(json.loads((source / "snapshot" / OUTSTANDING).read_text()), {})
+        self.assertEqual(on_record(source / "snapshot"), {})
 
     def test_parent_that_was_changed_behind_its_back(self) -> None:
         """It keeps its received UUID and is read-only again, so it looks complete; the increment does not fit on it."""
@@ -137,7 +134,7 @@ class Parents(SshTest):
         self.assertIn("No space left", result.err)
         self.assertIn(f"{disk.path}: FAILED", result.err)
         self.assertEqual((names(disk.path), tree(disk.path)), ([old], held))
-        record = json.loads((source / "snapshot" / OUTSTANDING).read_text())
+        record = on_record(source / "snapshot")
         self.assertEqual(record[new], {"locks": [str(disk.path)]})
         self.backup("-S", source, disk.path)
         self.assert_good(source, disk.path, new, old)

@@ -26,7 +26,7 @@ from tests.real.machine import (
     tree,
     wait_for,
 )
-from tests.real.sshd import USER, SshTest
+from tests.real.sshd import SshTest
 from tests.real.test_identity import set_writable
 from tests.real.test_parents import NO_INCREMENTS
 
@@ -288,9 +288,9 @@ class Ssh(RestoreTest):
         server = self.sshd()
         source, usb = self.backed_up()
         self.user("/bin/sh")
-        self.sudoers(hints.sudo_rule(USER) + "\n")
+        self.sudoers(hints.sudo_rule(self.login) + "\n")
         pool, (old, new) = source.parent, names(usb)
-        url = server.url.replace("//", f"//{USER}@")
+        url = server.url.replace("//", f"//{self.login}@")
         options = [*server.arguments(), "--ssh-sudo"]
         self.restore(*options, "--compress", "gzip", f"{url}{usb}", pool / "from")
         self.assert_restored(pool / "from", usb / new)

@@ -6,10 +6,9 @@ import stat
 from pathlib import Path
 
 from tests.real.liar import lying_btrfs, path_with
-from tests.real.machine import RealTest, names, sh
+from tests.real.machine import COMPLETED, OUTSTANDING, RealTest, names, sh
 from tests.real.sshd import SshTest
 
-OUTSTANDING, COMPLETED = ".outstanding_transfers", ".completed_transfers"
 # An operating system command of terminals: sets their title.
 TITLE = "\x1b]0;pwned\x07"
 

@@ -1,15 +1,23 @@
 """Streams into shell commands, and back from what they stored."""
 
-import json
 import os
 import shutil
 import signal
 from pathlib import Path
 
-from tests.real.machine import RealTest, Result, children_of, is_running, names, random_file, sh, show, wait_for
-
-OUTSTANDING = ".outstanding_transfers"
-COMPLETED = ".completed_transfers"
+from tests.real.machine import (
+    COMPLETED,
+    RealTest,
+    Result,
+    children_of,
+    is_running,
+    names,
+    on_record,
+    random_file,
+    sh,
+    show,
+    wait_for,
+)
 
 
 class ShellTest(RealTest):
@@ -24,12 +32,6 @@ class ShellTest(RealTest):
         for stream in names(self.store):
             sh("btrfs", "receive", "-f", self.store / stream, disk)
 
-    def completed(self, source: Path) -> object:
-        return json.loads((source / "snapshot" / COMPLETED).read_text())
-
-    def outstanding(self, source: Path) -> object:
-        return json.loads((source / "snapshot" / OUTSTANDING).read_text())
-
 
 class Delivery(ShellTest):
     def test_only_what_is_newer_and_back_again(self) -> None:
@@ -39,8 +41,8 @@ class Delivery(ShellTest):
         taken = names(source / "snapshot")
         self.assertIn(f"sending {taken[0]} in full", first.err)
         self.assertIn(f"sending {taken[1]} on top of {taken[0]}", first.err)
-        self.assertEqual(self.completed(source), {self.into_files: {"": [taken[1]]}})
-        self.assertEqual(self.outstanding(source), {})
+        self.assertEqual(on_record(source / "snapshot", COMPLETED), {self.into_files: {"": [taken[1]]}})
+        self.assertEqual(on_record(source / "snapshot"), {})
         random_file(source / "large", 3)
         second = self.backup("-N", "1", "-n", "1", source, self.into_files)
         self.assertIn("sent 1 snapshot (1 incremental", second.err)
@@ -78,7 +80,7 @@ class Delivery(ShellTest):
         result = self.backup(source, self.into_files)
         self.assertIn(f"on top of {delivered}", result.err)
         self.backup("-S", "-T", "--remove-locks", source, self.into_files)
-        self.assertNotIn(self.into_files, self.completed(source))
+        self.assertNotIn(self.into_files, on_record(source / "snapshot", COMPLETED))
 
     def test_what_the_command_is_told(self) -> None:
         source = self.source()
@@ -122,13 +124,13 @@ class Failures(ShellTest):
             self.assertIn(word, result.err)
         [name] = names(source / "snapshot")
         self.assert_complete(usb, source / "snapshot", [name])
-        self.assertEqual(self.outstanding(source), {name: {"locks": [shell]}})
-        self.assertNotIn(shell, self.completed(source))
+        self.assertEqual(on_record(source / "snapshot"), {name: {"locks": [shell]}})
+        self.assertNotIn(shell, on_record(source / "snapshot", COMPLETED))
         self.assertIn(f"{shell}: FAILED, sent nothing, 1 outstanding", result.err)
         switch.write_text(self.into_files.removeprefix("shell://"))
         self.backup("-S", source, shell, usb)
-        self.assertEqual(self.outstanding(source), {})
-        self.assertEqual(self.completed(source)[shell], {"": [name]})  # type: ignore[index]
+        self.assertEqual(on_record(source / "snapshot"), {})
+        self.assertEqual(on_record(source / "snapshot", COMPLETED)[shell], {"": [name]})  # type: ignore[index]
         self.restore(self.disk("restored").path)
         self.assert_same(self.folder / "restored" / name, source / "snapshot" / name)
         return result
@@ -201,7 +203,7 @@ class Failures(ShellTest):
                 self.assertIn("the stream is broken: ", result.err)
                 self.assertIn(words, result.err)
         result = self.backup(source, self.into_files)
-        self.assertEqual(self.outstanding(source), {})
+        self.assertEqual(on_record(source / "snapshot"), {})
         usb = self.disk("usb").path
         self.restore(usb)
         self.assert_complete(usb, source / "snapshot", names(source / "snapshot"))

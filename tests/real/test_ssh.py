@@ -15,11 +15,22 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from btrfs_backup.system import hints
-from tests.real.machine import TOP, child_running, children_of, is_running, kill, names, random_file, sh, show, wait_for
-from tests.real.sshd import USER, Sshd, SshTest, free_port
-
-OUTSTANDING = ".outstanding_transfers"
-COMPLETED = ".completed_transfers"
+from tests.real.machine import (
+    COMPLETED,
+    OUTSTANDING,
+    TOP,
+    child_running,
+    children_of,
+    is_running,
+    kill,
+    names,
+    on_record,
+    random_file,
+    sh,
+    show,
+    wait_for,
+)
+from tests.real.sshd import Sshd, SshTest, free_port
 
 
 @contextmanager
@@ -29,10 +40,6 @@ def open_folder(path: Path) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
-
-
-def records(source: Path, name: str = OUTSTANDING) -> object:
-    return json.loads((source / "snapshot" / name).read_text())
 
 
 class Ways(SshTest):
@@ -48,18 +55,18 @@ class Ways(SshTest):
         for folder in folders:
             self.assert_complete(folder, real / "snapshot", taken)
             self.assertEqual(show(folder / taken[1])["Parent UUID"], show(folder / taken[0])["UUID"])
-        self.assertEqual(records(real), {})
+        self.assertEqual(on_record(real / "snapshot"), {})
 
     def test_push(self) -> None:
         server, source, nas = self.sshd(), self.source(), self.disk("nas").path / "backups"
         self.check(source, [f"{server.url}{nas}"], source, [nas], *server.arguments())
-        self.assertEqual(list(records(source, COMPLETED)), [f"{server.url}{nas}"])
+        self.assertEqual(list(on_record(source / "snapshot", COMPLETED)), [f"{server.url}{nas}"])
 
     def test_pull(self) -> None:
         """Snapshots and records are on the source's host."""
         server, source, usb = self.sshd(), self.source(), self.disk("usb").path / "backups"
         self.check(f"{server.url}{source}", [usb], source, [usb], *server.arguments())
-        self.assertEqual(list(records(source, COMPLETED)), [str(usb)])
+        self.assertEqual(list(on_record(source / "snapshot", COMPLETED)), [str(usb)])
 
     def test_relay_and_all_kinds_of_destinations_at_once(self) -> None:
         """Source and one destination are on one host, which is connected to once; everything is read once."""
@@ -204,9 +211,9 @@ class Connection(SshTest):
         server = self.sshd("PasswordAuthentication yes", "AuthenticationMethods password")
         source, nas, usb = self.source(), self.disk("nas").path, self.disk("usb").path
         self.user("/bin/sh")
-        sh("sh", "-c", f"echo {USER}:secret | chpasswd")
-        self.sudoers(hints.sudo_rule(USER) + "\n")
-        url = server.url.replace("//", f"//{USER}@")
+        sh("sh", "-c", f"echo {self.login}:secret | chpasswd")
+        self.sudoers(hints.sudo_rule(self.login) + "\n")
+        url = server.url.replace("//", f"//{self.login}@")
         options = [*server.arguments(), "--ssh-opt=NumberOfPasswordPrompts=1", "--ssh-sudo"]
         status, screen = self.on_terminal(*options, f"{url}{source}", f"{url}{nas}", usb, answer="secret\n")
         self.assertEqual(status, 0, screen)
@@ -242,7 +249,7 @@ class Sudo(SshTest):
         shells = {name: shutil.which(name) for name in ("bash", "dash", "bsd-csh", "tcsh", "fish", "zsh", "mksh")}
         server, pool, nas = self.sshd(), self.disk("pool").path, self.disk("nas").path
         self.user("/bin/sh")
-        self.sudoers(hints.sudo_rule(USER) + "\n")
+        self.sudoers(hints.sudo_rule(self.login) + "\n")
         if busybox:
             (self.folder / "ash").symlink_to(busybox)
             shells["ash"] = str(self.folder / "ash")
@@ -251,17 +258,17 @@ class Sudo(SshTest):
         snapshots.mkdir()
         (snapshots / OUTSTANDING).touch(0o640)
         os.chown(snapshots / OUTSTANDING, 0, 6)
-        url = server.url.replace("//", f"//{USER}@")
+        url = server.url.replace("//", f"//{self.login}@")
         used = [name for name, path in shells.items() if path]
         for name in used:
             with self.subTest(name):
-                sh("usermod", "-s", shells[name], USER)
+                sh("usermod", "-s", shells[name], self.login)
                 destination = nas / source.name
                 self.backup("--ssh-sudo", *server.arguments(), f"{url}{source}", f"{url}{destination}")
                 self.assert_complete(destination, snapshots, names(snapshots))
                 status = (snapshots / OUTSTANDING).stat()
                 self.assertEqual((status.st_mode & 0o777, status.st_uid, status.st_gid), (0o640, 0, 6))
-                self.assertEqual(records(source), {})
+                self.assertEqual(on_record(source / "snapshot"), {})
         self.assertGreaterEqual(len(used), 2)
         self.backup("--ssh-sudo", *server.arguments(), "-N1", "-n1", f"{url}{source}", f"{url}{destination}")
         self.assertEqual(len(names(destination)), 1)
@@ -269,12 +276,12 @@ class Sudo(SshTest):
     def test_missing_rule(self) -> None:
         server, source, nas = self.sshd(), self.source(), self.disk("nas").path
         self.user("/bin/sh")
-        url = server.url.replace("//", f"//{USER}@")
+        url = server.url.replace("//", f"//{self.login}@")
         for arguments, status in (((source, f"{url}{nas}"), 10), ((f"{url}{source}", nas), 1)):
             result = self.backup("--ssh-sudo", *server.arguments(), *arguments, status=status)
             self.assertIn("sudo: a password is required", result.err)
-            self.assertIn(hints.sudo_rule(USER), result.err)
-        self.sudoers(f"{USER} ALL=(root) NOPASSWD: /usr/bin/stat, /usr/bin/readlink, /usr/bin/cat\n")
+            self.assertIn(hints.sudo_rule(self.login), result.err)
+        self.sudoers(f"{self.login} ALL=(root) NOPASSWD: /usr/bin/stat, /usr/bin/readlink, /usr/bin/cat\n")
         result = self.backup("--ssh-sudo", *server.arguments(), source, f"{url}{nas}", status=10)
         self.assertIn("btrfs filesystem show on 127.0.0.1: sudo: a password is required", result.err)
         self.assertEqual(names(nas), [])
@@ -284,8 +291,8 @@ class Sudo(SshTest):
         server, source, nas = self.sshd(), self.source(), self.disk("nas").path
         self.user("/bin/sh")
         programs = ("btrfs", "cat", "find", "mkdir", "readlink", "rmdir", "stat", "sync")
-        self.sudoers(f"{USER} ALL=(root) NOPASSWD: {', '.join(f'/usr/bin/{each}' for each in programs)}\n")
-        url = server.url.replace("//", f"//{USER}@")
+        self.sudoers(f"{self.login} ALL=(root) NOPASSWD: {', '.join(f'/usr/bin/{each}' for each in programs)}\n")
+        url = server.url.replace("//", f"//{self.login}@")
         for _ in range(2):
             self.backup("--ssh-sudo", *server.arguments(), "-n1", "-N1", source, f"{url}{nas}/new")
         self.assert_complete(nas / "new", source / "snapshot", names(source / "snapshot"))
@@ -293,7 +300,7 @@ class Sudo(SshTest):
     def test_without_the_rights(self) -> None:
         server, source, nas = self.sshd(), self.source(), self.disk("nas").path
         self.user("/bin/sh")
-        url = server.url.replace("//", f"//{USER}@")
+        url = server.url.replace("//", f"//{self.login}@")
         result = self.backup(*server.arguments(), source, f"{url}{nas}", status=10)
         self.assertIn("Log in there as root (ssh://root@...), or use '--ssh-sudo'.", result.err)
 
@@ -460,7 +467,8 @@ class Faults(SshTest):
         taken = names(source / "snapshot")
         self.assert_complete(usb, source / "snapshot", taken)
         self.assertEqual(
-            records(source), {taken[0]: {"locks": [*sorted([nobody, unknown]), "ssh://no-such-host.invalid/x"]}}
+            on_record(source / "snapshot"),
+            {taken[0]: {"locks": [*sorted([nobody, unknown]), "ssh://no-such-host.invalid/x"]}},
         )
         self.assertIn(f"{nobody}: FAILED, sent nothing, 1 outstanding", result.err)
         result = self.backup(*server.arguments(), nobody, usb, status=1)
@@ -485,7 +493,7 @@ class Faults(SshTest):
         err = self.broken(server, nas, "--no-shared-stream", source, f"{url}{nas}", f"{url}{nas}/more", usb)
         self.assertRegex(err, "nas/more: .*the connection to 127.0.0.1 broke: ssh: ")
         self.assert_complete(usb, source / "snapshot", names(source / "snapshot"))
-        self.assertNotEqual(records(source), {})
+        self.assertNotEqual(on_record(source / "snapshot"), {})
         self.backup(*server.arguments(), source, f"{server.url}{nas}", usb)
         self.assert_complete(nas, source / "snapshot", names(source / "snapshot"))
         random_file(source / "large", 16)

@@ -2,7 +2,6 @@
 
 import fcntl
 import itertools
-import json
 import os
 import pty
 import re
@@ -16,10 +15,8 @@ import time
 from pathlib import Path
 
 from btrfs_backup.model.sendstream import Measure
-from tests.real.machine import TOP, RealTest, child_running, kill, names, random_file, sh, show, wait_for
+from tests.real.machine import TOP, RealTest, child_running, kill, names, on_record, random_file, sh, show, wait_for
 from tests.real.sshd import SshTest
-
-OUTSTANDING = ".outstanding_transfers"
 
 
 def written_so_far() -> int:
@@ -103,7 +100,7 @@ class Shared(RealTest):
         self.assertIn("btrfs receive: it was ended by signal 9", err)
         self.assertIn("No space left on device", err)
         self.assertEqual((names(killed), names(full)), ([], []))
-        record = json.loads((source / "snapshot" / OUTSTANDING).read_text())
+        record = on_record(source / "snapshot")
         self.assertEqual(record, {taken[0]: {"locks": sorted([str(killed), str(full)])}})
         self.backup("-S", source, killed)
         self.assert_complete(killed, source / "snapshot", taken)
@@ -137,7 +134,7 @@ class InARow(RealTest):
         result = self.backup("-S", "-v", "debug", source, one, two)
         self.assertEqual((self.count(result.err, "send"), self.count(result.err, "receive")), (6, 2))
         # One record when they begin, and one for each destination when they have ended.
-        self.assertEqual(json.loads((source / "snapshot" / OUTSTANDING).read_text()), {})
+        self.assertEqual(on_record(source / "snapshot"), {})
         for disk in (one, two):
             self.assert_complete(disk, source / "snapshot", taken)
             for old, new in itertools.pairwise(taken):
@@ -156,12 +153,12 @@ class InARow(RealTest):
         wait_for(lambda: len(names(usb)) == 3)
         kill(command.pid)
         command.wait()
-        record = json.loads((source / "snapshot" / OUTSTANDING).read_text())
+        record = on_record(source / "snapshot")
         self.assertEqual([name for name, its in record.items() if its.get("locks") == [str(usb)]], taken)
         wait_for(lambda: not child_running(1, "btrfs", "receive", str(usb)))
         self.backup("-S", source, usb)
         self.assert_complete(usb, source / "snapshot", taken)
-        self.assertEqual(json.loads((source / "snapshot" / OUTSTANDING).read_text()), {})
+        self.assertEqual(on_record(source / "snapshot"), {})
 
     def test_one_of_them_fails(self) -> None:
         """What came before it has arrived; only that one is on record, on the parent it needs; another disk goes on."""
@@ -176,7 +173,7 @@ class InARow(RealTest):
         self.assertIn("3 outstanding", result.err)
         self.assert_complete(small.path, source / "snapshot", taken[:3])
         self.assert_complete(usb, source / "snapshot", taken)
-        record = json.loads((source / "snapshot" / OUTSTANDING).read_text())
+        record = on_record(source / "snapshot")
         self.assertEqual(
             record, {taken[2]: {"parent_locks": [str(small.path)]}, taken[3]: {"locks": [str(small.path)]}}
         )

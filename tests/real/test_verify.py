@@ -19,6 +19,7 @@ from pathlib import Path
 
 from btrfs_backup.system import hints
 from tests.real.machine import (
+    OUTSTANDING,
     TOP,
     RealTest,
     Result,
@@ -31,7 +32,7 @@ from tests.real.machine import (
     wait_for,
     with_program,
 )
-from tests.real.sshd import USER, SshTest
+from tests.real.sshd import SshTest
 
 _SET_RECEIVED_SUBVOL = 0xC0C89425  # BTRFS_IOC_SET_RECEIVED_SUBVOL
 CAPABILITY = bytes.fromhex("0100000200040000000000000000000000000000")  # cap_net_bind_service
@@ -379,7 +380,7 @@ class Places(VerifyTest):
         self.assertIn(f"\n{away.path}: absent, compared nothing\n", err)
         self.assertIn(f"{usb}: compared 1 backup ({name})", err)
         self.verify("--skip-absent-dests", source, usb.parent / "none", status=10)
-        (source / "snapshot" / ".outstanding_transfers").write_text("{")
+        (source / "snapshot" / OUTSTANDING).write_text("{")
         err = self.verify("--skip-absent-dests", source, usb, away.path, status=10).err
         self.assertIn("is broken", err)
         self.assertIn(f"{usb}: compared 1 backup ({name})", err)
@@ -387,7 +388,7 @@ class Places(VerifyTest):
     def test_state_files_do_not_matter(self) -> None:
         """Nothing of them is read, and no lock is needed."""
         source, usb, _ = self.pair()
-        (source / "snapshot" / ".outstanding_transfers").write_text("{")
+        (source / "snapshot" / OUTSTANDING).write_text("{")
         descriptor = os.open(source / "snapshot", os.O_RDONLY)
         self.addCleanup(os.close, descriptor)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -512,11 +513,11 @@ class OverSsh(SshTest, VerifyTest):
         furnish(source)
         self.backup("-q", source, nas)
         self.user("/bin/sh")
-        self.sudoers(hints.sudo_rule(USER) + "\n")
-        url = server.url.replace("//", f"//{USER}@")
+        self.sudoers(hints.sudo_rule(self.login) + "\n")
+        url = server.url.replace("//", f"//{self.login}@")
         for shell in filter(None, map(shutil.which, ("sh", "tcsh", "fish"))):
             with self.subTest(shell):
-                sh("usermod", "-s", shell, USER)
+                sh("usermod", "-s", shell, self.login)
                 result = self.verify("--ssh-sudo", *server.arguments(), source, f"{url}{nas}")
                 self.assertIn("no difference", result.err)
                 self.assertNotIn("warning", result.err)

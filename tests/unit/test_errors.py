@@ -60,17 +60,17 @@ def template(node: ast.AST) -> str:
     return GAP
 
 
-def parts_of_texts(module: ast.Module) -> set[ast.AST]:
+def parts_of_texts(nodes: list[ast.AST]) -> set[ast.AST]:
     """What f-strings are made of."""
-    texts = [node for node in ast.walk(module) if isinstance(node, ast.JoinedStr)]
+    texts = [node for node in nodes if isinstance(node, ast.JoinedStr)]
     return {part for text in texts for value in text.values for part in ast.walk(value)}
 
 
 def messages(source: str, name: str) -> Iterator[Message]:
     """Every message in a module of the product."""
-    module = ast.parse(source)
-    parts = parts_of_texts(module)
-    for node in ast.walk(module):
+    nodes = list(ast.walk(ast.parse(source)))
+    parts = parts_of_texts(nodes)
+    for node in nodes:
         where = f"{name}:{getattr(node, 'lineno', 0)}"
         if isinstance(node, ast.Call):
             yield from taken(node, where)
@@ -109,14 +109,14 @@ def catalogue() -> tuple[Message, ...]:
 
 def expectations(source: str) -> Iterator[str]:
     """Every text in a module of tests, but for docstrings and what is expected not to be said."""
-    module = ast.parse(source)
-    unwanted = parts_of_texts(module)
-    for node in ast.walk(module):
+    nodes = list(ast.walk(ast.parse(source)))
+    unwanted = parts_of_texts(nodes)
+    for node in nodes:
         if isinstance(node, ast.Expr):
             unwanted.add(node.value)
         if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in ("assertNotIn", "assertNotRegex"):
             unwanted.update(node.args)
-    for node in ast.walk(module):
+    for node in nodes:
         if isinstance(node, ast.Constant | ast.JoinedStr) and node not in unwanted:
             # It may be a regular expression.
             yield re.sub(r"\\(\W)", r"\1", template(node))

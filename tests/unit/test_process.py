@@ -6,6 +6,7 @@ import sys
 import time
 import unittest
 from pathlib import Path
+from unittest import mock
 
 from btrfs_backup.errors import Failure, Interrupted, MissingProgram
 from btrfs_backup.system import process
@@ -71,7 +72,8 @@ class Scope(unittest.TestCase):
                 elif len(counts) == 12:
                     os.close(writer)
 
-            children.wait([children.start(Command(("cat",), "cat"), reader)], tick)
+            with mock.patch("btrfs_backup.system.process._TICK", 0.005):
+                children.wait([children.start(Command(("cat",), "cat"), reader)], tick)
             os.close(reader)
         self.assertLessEqual(max(counts), counts[1], counts)
 

@@ -41,6 +41,9 @@ def numbers(count: int) -> Command:
 
 class Transfers(unittest.TestCase):
     def setUp(self) -> None:
+        often = mock.patch("btrfs_backup.system.process._TICK", 0.005)
+        often.start()
+        self.addCleanup(often.stop)
         self.descriptors = set(os.listdir("/proc/self/fd"))
 
     def tearDown(self) -> None:
@@ -264,8 +267,9 @@ class Transfers(unittest.TestCase):
 class Stages(unittest.TestCase):
     def test_those_that_have_begun_do_not_wait_for_the_others(self) -> None:
         """As when a signal comes while they are being started: here the pipe to the second one is full."""
-        stream_so_far = memoryview(HEADER + frame(9, bytes(100_000)) * 2000)
-        with Chain([Outlet()], 1) as chain:
+        stream_so_far = memoryview(HEADER + frame(9, bytes(10_000)) * 200)
+        small = mock.patch("btrfs_backup.system.pipes._PIPE_SIZES", (1 << 16,))
+        with small, Chain([Outlet()], 1) as chain:
             begun = chain._threads[0]
             begun.start()
             inlet = chain.inlet()
