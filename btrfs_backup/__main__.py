@@ -4,13 +4,16 @@ import gc
 import logging
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from types import FrameType
 from typing import NoReturn
+
+from btrfs_backup.system import signals
+
+signals.end_at_once()
+# ruff: noqa: E402 (what follows takes a while to be read)
 
 from btrfs_backup.cli import parser
 from btrfs_backup.errors import Failure, Interrupted
@@ -29,8 +32,6 @@ from btrfs_backup.report.text import (
 
 log = logging.getLogger("btrfs_backup")
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what ARGV (default: the arguments of this process) asks for; returns the exit status."""
@@ -44,7 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return exit_status(None, failure)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     log.setLevel(settings.verbosity.upper())
-    return _carry_out(settings)
+    with signals.noted():
+        status = _carry_out(settings)
+        late = signals.unheard()
+    return Exit.SIGNAL + late if late else status
 
 
 def run() -> NoReturn:
@@ -156,8 +160,8 @@ def _restoration(settings: Settings) -> _Task:
 def _run(command: Callable[[], None]) -> BaseException | None:
     """Run COMMAND; what ended it before it had done its work. Failures have been told."""
     try:
-        with _signals_end_the_run():
-            command()
+        command()
+        signals.check()
     except Failure as failure:
         log.error("%s", failure)
         return failure
@@ -169,25 +173,6 @@ def _run(command: Callable[[], None]) -> BaseException | None:
 def _tell(lines: Iterable[tuple[bool, str]]) -> None:
     for failed, line in lines:
         log.log(logging.ERROR if failed else logging.INFO, "%s", line)
-
-
-@contextmanager
-def _signals_end_the_run() -> Iterator[None]:
-    """Turn the signals that ask us to end into Interrupted; the first one counts, further ones do not disturb."""
-
-    def interrupt(signum: int, frame: FrameType | None) -> None:
-        for each in handled:
-            signal.signal(each, signal.SIG_IGN)
-        raise Interrupted(signum)
-
-    # What our caller had ignored (nohup) stays ignored.
-    handled = [each for each in _SIGNALS if signal.getsignal(each) != signal.SIG_IGN]
-    before = {each: signal.signal(each, interrupt) for each in handled}
-    try:
-        yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
 
 
 def _name(signum: int) -> str:

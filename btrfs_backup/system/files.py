@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from posixpath import basename, dirname
 
 from btrfs_backup.errors import Failure, LockHeld
-from btrfs_backup.system import hints, process
+from btrfs_backup.system import hints, process, signals
 from btrfs_backup.system.host import Host
 from btrfs_backup.system.process import Child, Children, CommandFailed
 from btrfs_backup.system.ssh import Connection
@@ -77,7 +77,7 @@ def lock(host: Host, folder: str, wait: float = 0.0) -> Iterator[None]:
                 if not told:
                     log.info("waiting: %s", failure.message)
                     told = True
-            time.sleep(max(0.0, min(_LOCK_INTERVAL, patience - time.monotonic())))
+            signals.wait([], min(_LOCK_INTERVAL, patience - time.monotonic()))
         yield
 
 
@@ -169,6 +169,7 @@ def _remote_lock(host: Host, folder: str) -> Iterator[None]:
                 os.close(stdout)
             with suppress(BrokenPipeError):
                 hold.write(b"\n")
+            signals.wait([echo.fileno()])
             locked = echo.read(1)
             if not locked:
                 _explain(host, folder, holder, children)

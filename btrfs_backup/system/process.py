@@ -6,13 +6,14 @@ import selectors
 import shlex
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 
-from btrfs_backup.errors import Failure, MissingProgram
-from btrfs_backup.system import hints
+from btrfs_backup.errors import Failure, Interrupted, MissingProgram
+from btrfs_backup.system import hints, signals
 
 log = logging.getLogger(__name__)
 
@@ -201,12 +202,10 @@ class Child:
                 os.kill(pid, number)
 
     def reaped_within(self, seconds: float) -> bool:
-        try:
-            self._popen.wait(seconds)
-        except subprocess.TimeoutExpired:
-            return False
-        self._on_end()
-        return True
+        """Whether it has ended, after SECONDS at most. Raises Interrupted like `signals.wait`."""
+        if self.running and signals.wait([self._pidfd], seconds):
+            self._reap()
+        return not self.running
 
     def _reap(self) -> bool:
         self._popen.wait()
@@ -234,15 +233,21 @@ class Children:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        running = [child for child in self._children if child.running]
-        for child in running:
-            child.signal(signal.SIGTERM)
-        for child in running:
-            if not child.reaped_within(_GRACE):
-                child.signal(signal.SIGKILL)
-                child.reaped_within(_GRACE)
+        further = None
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            running = [child for child in self._children if child.running]
+            for child in running:
+                child.signal(number)
+            until = time.monotonic() + _GRACE
+            try:
+                for child in running:
+                    child.reaped_within(until - time.monotonic())
+            except Interrupted as interrupted:
+                further = interrupted  # whoever asks again does not want to wait
         for child in self._children:
             child.finish()
+        if further:
+            raise further
 
     def start(
         self,
@@ -282,11 +287,14 @@ class Children:
     def wait(self, awaited: Sequence[Child], tick: Callable[[], None] | None = None) -> None:
         """Wait until those AWAITED have ended; meanwhile call TICK a few times a second, which may start others.
 
-        All are listened to.
+        All are listened to. Raises Interrupted when a signal comes, or has come.
         """
-        with selectors.DefaultSelector() as selector:
+        with selectors.PollSelector() as selector:
+            for descriptor in signals.waker():
+                selector.register(descriptor, selectors.EVENT_READ, lambda: True)
             listening: list[Child] = []
             while any(child.running for child in awaited):
+                signals.check()
                 for child in self._children:
                     if child.running and child not in listening:
                         child.register(selector)
@@ -304,6 +312,8 @@ class Children:
                     child.finish()
                     listening.remove(child)
                     self._children.remove(child)
+        # One that is for all our processes may have ended them, too.
+        signals.check()
         for child in self._children:
             if not child.running:
                 child.finish()
