@@ -35,11 +35,19 @@ log = logging.getLogger("btrfs_backup")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what ARGV (default: the arguments of this process) asks for; returns the exit status."""
+    terminal.open_closed_streams()
     _set_up_messages()
+    try:
+        return _main(sys.argv[1:] if argv is None else argv)
+    except Exception as error:
+        return exit_status(None, _unforeseen(error))
+
+
+def _main(argv: Sequence[str]) -> int:
     # Whoever reads our help through a pipe may have seen enough. In a run it is different.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
-        settings = parser.parse(sys.argv[1:] if argv is None else argv)
+        settings = parser.parse(argv)
     except Failure as failure:
         log.error("%s", failure)
         return exit_status(None, failure)
@@ -55,6 +63,7 @@ def run() -> NoReturn:
     """The same for this process, which ends with that status."""
     gc.disable()  # looking for garbage takes a tenth of a short run, and a long one makes none to speak of
     status = main()
+    terminal.drop_unwritten()
     gc.freeze()  # Python looks for it once more when it ends
     sys.exit(status)
 
@@ -63,7 +72,7 @@ def _carry_out(settings: Settings) -> int:
     """Do what is asked for, and tell what came of it: to people, or in a document to programs."""
     began = datetime.now().astimezone()
     task = _task(settings)
-    ended_by = _run(task.work)
+    ended_by = _run(task)
     error = ended_by if isinstance(ended_by, Failure) else None
     if isinstance(ended_by, Interrupted):
         error = Failure(task.interrupted(_name(ended_by.signum)))
@@ -157,17 +166,32 @@ def _restoration(settings: Settings) -> _Task:
     return _Task("restore", report, work, lambda: restored(report), interrupted=interrupted)
 
 
-def _run(command: Callable[[], None]) -> BaseException | None:
-    """Run COMMAND; what ended it before it had done its work. Failures have been told."""
+def _run(task: _Task) -> BaseException | None:
+    """Do the work of TASK; what ended it before it was done. Failures have been told."""
     try:
-        command()
+        task.work()
         signals.check()
     except Failure as failure:
         log.error("%s", failure)
         return failure
     except Interrupted as interrupted:
         return interrupted
+    except Exception as error:
+        about = task.about if isinstance(task.about, Restoration) else task.about.source
+        about.failures.append(_unforeseen(error))
     return None
+
+
+def _unforeseen(error: Exception) -> Failure:
+    """An ERROR that nothing was prepared for, which is told, as a failure."""
+    import traceback
+
+    log.debug("%s", "".join(traceback.format_exception(error)))
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    words = f"unforeseen: {type(error).__name__}: {error} (line {place.lineno} of {place.filename})"
+    failure = Failure(words, "What else is said here holds. Please report this, with what '-v debug' tells.")
+    log.error("%s", failure)
+    return failure
 
 
 def _tell(lines: Iterable[tuple[bool, str]]) -> None:
@@ -211,6 +235,7 @@ def _set_up_messages() -> None:
     handler = _Handler()
     handler.setFormatter(_Formatter())
     log.handlers = [handler]
+    logging.raiseExceptions = False  # a message that cannot be written is lost, and no more
     log.propagate = False
 
 

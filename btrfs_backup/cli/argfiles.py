@@ -1,16 +1,17 @@
 """Expands @FILE arguments. Pure: the reader of files is passed in."""
 
 from collections.abc import Callable, Sequence
-from posixpath import abspath, dirname, join
+from posixpath import dirname, isabs, join, normpath
 
 from btrfs_backup.errors import UsageError
+from btrfs_backup.model import location
 
 # Returns the text of the file at an absolute path; raises OSError or ValueError (undecodable).
 Reader = Callable[[str], str]
 
 
 def expand(argv: Sequence[str], read: Reader, cwd: str) -> list[str]:
-    """ARGV with each @FILE replaced by the arguments in that file; relative names start at CWD.
+    """ARGV with each @FILE replaced by the arguments in that file; relative names start at CWD, empty if there is none.
 
     Raises UsageError, naming the chain of files, when one cannot be read or includes itself.
     """
@@ -28,7 +29,9 @@ def _expand(argv: Sequence[str], read: Reader, folder: str, chain: tuple[str, ..
 
 
 def _file(path: str, read: Reader, chain: tuple[str, ...]) -> list[str]:
-    path = abspath(path)
+    if not isabs(path):
+        raise UsageError(f"cannot read the argument file '{path}': {location.NO_FOLDER}", "Give an absolute path.")
+    path = normpath(path)
     including = " -> ".join((*chain, path))
     if path in chain:
         raise UsageError(f"argument files include each other in a loop: {including}", "Remove one of the '@' lines.")

@@ -312,7 +312,10 @@ def parse(argv: Sequence[str]) -> Settings:
 
     Raises UsageError, and SystemExit when it asks only for something to be printed; Failure when it cannot be.
     """
-    cwd = os.getcwd()
+    try:
+        cwd = os.getcwd()
+    except OSError:
+        cwd = ""  # somebody has deleted it; absolute paths do not need it
     arguments = parser().parse_intermixed_args(_without_double_dash(argfiles.expand(argv, _read, cwd)))
     if arguments.print_completion or arguments.print_man:
         from btrfs_backup.cli import completion, manpage

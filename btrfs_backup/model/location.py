@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 from enum import Enum
-from posixpath import join, normpath
+from posixpath import isabs, join, normpath
 
 from btrfs_backup.errors import UsageError
 
@@ -45,12 +45,13 @@ class Location:
         return self.identity
 
 
+NO_FOLDER = "the current folder does not exist any more"
 _AS_SCP_HAS_IT = re.compile(r"((?:[\w.-]+@)?[A-Za-z][\w.-]+):(/(?!/).*)", re.DOTALL)
 _SSH = re.compile(r"ssh://(?:([^/]*)@)?(\[[^]/]*\]|[^:/\[\]]*)(?::([^/]*))?(/.*)?", re.DOTALL)
 
 
 def parse(spelling: str, cwd: str) -> Location:
-    """The location that SPELLING names; relative local paths start at CWD (absolute).
+    """The location that SPELLING names; relative local paths start at CWD (absolute), empty if there is none.
 
     Raises UsageError when it names none.
     """
@@ -77,7 +78,10 @@ def parse(spelling: str, cwd: str) -> Location:
             f"'{spelling}' looks like a path on another machine",
             f"Write 'ssh://{remote[1]}{remote[2]}'. For a local folder of that name write './{spelling}'.",
         )
-    return Location(Scheme.LOCAL, path=normalise(join(cwd, spelling)))
+    path = join(cwd, spelling)
+    if not isabs(path):
+        raise UsageError(f"'{spelling}' is relative, and {NO_FOLDER}", "Give an absolute path, or 'cd' elsewhere.")
+    return Location(Scheme.LOCAL, path=normalise(path))
 
 
 def identity(recorded: str) -> str:

@@ -53,6 +53,12 @@ _ANYWHERE = (
         r"\.receiving.*: File exists",
         "It is being sent there already: is the same folder named twice, by different paths?",
     ),
+    ("No usable temporary directory", "Another folder can be named by TMPDIR in the environment."),
+    ("Too many open files", "The limit on open files is low: see 'ulimit -n', or LimitNOFILE= of a systemd unit."),
+    (
+        "Resource temporarily unavailable|Cannot allocate memory",
+        "A limit on processes or memory is reached: see 'ulimit -a', or TasksMax= and MemoryMax= of a systemd unit.",
+    ),
     ("Input/output error", "The disk may be failing: see 'dmesg', and 'btrfs device stats' of that filesystem."),
 )
 _DOWN = (

@@ -179,7 +179,7 @@ class Chain:
                 try:
                     if not self.fault:
                         stage(source, *targets)
-                except (OSError, MemoryError) as error:
+                except Exception as error:
                     self.fault = error
                 finally:
                     # Also when nobody is left to read it: then its writer is not to wait for ever.

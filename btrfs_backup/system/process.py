@@ -7,10 +7,11 @@ import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
+from typing import IO
 
 from btrfs_backup.errors import Failure, Interrupted, MissingProgram
 from btrfs_backup.system import hints, signals
@@ -23,6 +24,7 @@ _GRACE = 5.0  # seconds between asking a child to end and killing it
 _READ = 64 * 1024
 _READS_AT_END = 64  # more than a pipe holds; somebody left behind may go on writing for ever
 _TICK = 0.2  # seconds
+_GLANCE = 0.02  # seconds between looks at what cannot tell that it has ended
 _PR_SET_PDEATHSIG = 1
 # What btrfs prints when all is well, and ssh when a shared connection takes no more commands.
 _CHATTER = ("At subvol ", "At snapshot ", "mux_client_", "Warning: Permanently added ")
@@ -117,12 +119,43 @@ def run(command: Command, stdin: bytes = b"") -> Ended:
 
 def run_together(commands: Sequence[Command], stdin: bytes = b"") -> list[Ended]:
     """Run COMMANDS, all at the same time, to their ends. Raises like `run`."""
-    with open(os.memfd_create("stdin"), "w+b") as source, Children() as children:
-        source.write(stdin)
-        source.seek(0)
+    with lacking("cannot run programs"), _given(stdin) as source, Children() as children:
         started = [children.start(command, stdin=source.fileno(), capture=True) for command in commands]
         children.wait(started)
         return [child.ended for child in started]
+
+
+def _given(stdin: bytes) -> IO[bytes]:
+    """A file that holds STDIN. Raises OSError."""
+    if not stdin:
+        return open(os.devnull, "rb")
+    file = scratch()
+    file.write(stdin)
+    file.seek(0)
+    return file
+
+
+def scratch() -> IO[bytes]:
+    """A file without a name: in memory, or in a temporary folder when the kernel has none there. Raises OSError."""
+    try:
+        return open(os.memfd_create("btrfs-backup"), "w+b")
+    except (OSError, AttributeError):  # before Linux 3.17, forbidden, or a Python without it
+        import tempfile
+
+        return tempfile.TemporaryFile()
+
+
+@contextmanager
+def lacking(trying: str) -> Iterator[None]:
+    """What the machine does not give in this scope, such as files or processes, is a Failure.
+
+    Its message begins with what one was TRYING to do.
+    """
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise Failure(f"{trying}: {why}", hints.hint(why, "", os.geteuid() == 0), hints.brief(why)) from None
 
 
 class Child:
@@ -137,8 +170,9 @@ class Child:
     ) -> None:
         self.command = command
         self._on_end = on_end
+        self._over = False
         self._popen = popen
-        self._pidfd = os.pidfd_open(popen.pid)
+        self._pidfd = _pidfd(popen.pid)
         self._stdout = bytearray()
         self._words = bytearray()
         self._unlogged = b""
@@ -161,6 +195,11 @@ class Child:
         return self._popen.returncode is None
 
     @property
+    def can_be_watched(self) -> bool:
+        """Whether its end can be waited for, and need not be asked for."""
+        return self._pidfd >= 0
+
+    @property
     def ended(self) -> Ended:
         """How it ended; only to be asked when it is not running."""
         self.finish()
@@ -169,14 +208,15 @@ class Child:
 
     def register(self, selector: selectors.BaseSelector) -> None:
         """Have its end and its messages watched; the data of each key is to be called, and tells whether to go on."""
-        selector.register(self._pidfd, selectors.EVENT_READ, self._reap)
+        if self.can_be_watched:
+            selector.register(self._pidfd, selectors.EVENT_READ, self._reap)
         for stream, read in self._readers:
             selector.register(stream, selectors.EVENT_READ, read)
 
     def unregister(self, selector: selectors.BaseSelector) -> None:
         """Undo `register`, as far as that is to be undone."""
         for descriptor in (self._pidfd, *(stream.fileno() for stream, _ in self._readers)):
-            with suppress(KeyError):
+            with suppress(KeyError, ValueError):
                 selector.unregister(descriptor)
 
     def finish(self) -> None:
@@ -203,13 +243,22 @@ class Child:
 
     def reaped_within(self, seconds: float) -> bool:
         """Whether it has ended, after SECONDS at most. Raises Interrupted like `signals.wait`."""
-        if self.running and signals.wait([self._pidfd], seconds):
-            self._reap()
-        return not self.running
+        until = time.monotonic() + seconds
+        while self._popen.poll() is None:
+            if (left := until - time.monotonic()) <= 0:
+                return False
+            if self.can_be_watched:
+                signals.wait([self._pidfd], left)
+            else:
+                signals.wait([], min(left, _GLANCE))
+        self._reap()
+        return True
 
     def _reap(self) -> bool:
-        self._popen.wait()
-        self._on_end()
+        if not self._over:
+            self._popen.wait()
+            self._over = True
+            self._on_end()
         return False
 
     def _keep_words(self, data: bytes) -> None:
@@ -299,9 +348,12 @@ class Children:
                     if child.running and child not in listening:
                         child.register(selector)
                         listening.append(child)
-                events = selector.select(_TICK if tick else None)
+                blind = [child for child in listening if not child.can_be_watched]
+                events = selector.select(_GLANCE if blind else _TICK if tick else None)
                 if tick:
                     tick()
+                for child in blind:
+                    child.reaped_within(0)
                 for key, _ in events:
                     handle: Callable[[], bool] = key.data
                     if not handle():
@@ -327,6 +379,14 @@ def _descendants(pid: int) -> list[int]:
     except OSError:
         return []
     return [each for child in children for each in (child, *_descendants(child))]
+
+
+def _pidfd(pid: int) -> int:
+    """What can be read when the process PID has ended; -1 where there is none (before Linux 5.3, or forbidden)."""
+    try:
+        return os.pidfd_open(pid)
+    except (OSError, AttributeError):  # or a Python without it
+        return -1
 
 
 def _reader(fd: int, keep: Callable[[bytes], None]) -> Callable[[], bool]:
