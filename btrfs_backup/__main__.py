@@ -10,7 +10,7 @@ from datetime import datetime
 from functools import partial
 from typing import NoReturn
 
-from btrfs_backup.system import signals
+from btrfs_backup.system import process, signals
 
 signals.end_at_once()
 # ruff: noqa: E402 (what follows takes a while to be read)
@@ -53,7 +53,7 @@ def _main(argv: Sequence[str]) -> int:
         return exit_status(None, failure)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     log.setLevel(settings.verbosity.upper())
-    with signals.noted():
+    with signals.noted(), process.guarded():
         status = _carry_out(settings)
         late = signals.unheard()
     return Exit.SIGNAL + late if late else status

@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tests.real.machine import TOP, RealTest, children_of, kill, names, random_file, sh, show, tree
+from tests.real.machine import TOP, RealTest, descendants, kill, names, random_file, sh, show, tree
 from tests.real.sshd import Sshd
 
 KEEP = ("-N", "2", "-n", "3")
@@ -60,10 +60,6 @@ def run_to_step() -> int:
     for owner, name in ((process.Children, "start"), (process.Children, "wait"), (files, "replace"), (os, "replace")):
         setattr(owner, name, seam.around(getattr(owner, name)))
     return __main__.main()
-
-
-def descendants(pid: int) -> list[int]:
-    return [each for child in children_of(pid) for each in (child, *descendants(child))]
 
 
 def kill_all(pid: int) -> None:

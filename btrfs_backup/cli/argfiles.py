@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from posixpath import dirname, isabs, join, normpath
 
 from btrfs_backup.errors import UsageError
-from btrfs_backup.model import location
 
 # Returns the text of the file at an absolute path; raises OSError or ValueError (undecodable).
 Reader = Callable[[str], str]
@@ -29,13 +28,13 @@ def _expand(argv: Sequence[str], read: Reader, folder: str, chain: tuple[str, ..
 
 
 def _file(path: str, read: Reader, chain: tuple[str, ...]) -> list[str]:
-    if not isabs(path):
-        raise UsageError(f"cannot read the argument file '{path}': {location.NO_FOLDER}", "Give an absolute path.")
     path = normpath(path)
     including = " -> ".join((*chain, path))
     if path in chain:
         raise UsageError(f"argument files include each other in a loop: {including}", "Remove one of the '@' lines.")
     try:
+        if not isabs(path):
+            raise ValueError("the current folder does not exist any more")
         text = read(path)
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error

@@ -45,7 +45,6 @@ class Location:
         return self.identity
 
 
-NO_FOLDER = "the current folder does not exist any more"
 _AS_SCP_HAS_IT = re.compile(r"((?:[\w.-]+@)?[A-Za-z][\w.-]+):(/(?!/).*)", re.DOTALL)
 _SSH = re.compile(r"ssh://(?:([^/]*)@)?(\[[^]/]*\]|[^:/\[\]]*)(?::([^/]*))?(/.*)?", re.DOTALL)
 
@@ -80,7 +79,9 @@ def parse(spelling: str, cwd: str) -> Location:
         )
     path = join(cwd, spelling)
     if not isabs(path):
-        raise UsageError(f"'{spelling}' is relative, and {NO_FOLDER}", "Give an absolute path, or 'cd' elsewhere.")
+        raise UsageError(
+            f"'{spelling}' starts at the current folder, which does not exist any more", "Give a full path."
+        )
     return Location(Scheme.LOCAL, path=normalise(path))
 
 

@@ -158,6 +158,61 @@ def lacking(trying: str) -> Iterator[None]:
         raise Failure(f"{trying}: {why}", hints.hint(why, "", os.geteuid() == 0), hints.brief(why)) from None
 
 
+class _Guard:
+    """A shell that kills our children, and theirs, when we have been killed and could not.
+
+    It reads from a pipe which ones run, each time that changes. The end of the pipe is that of the program.
+    """
+
+    SCRIPT = """
+trap '' HUP INT TERM
+while read -r now; do running=$now; done
+[ -z "$running" ] || kill -s KILL -- $running
+"""
+
+    def __init__(self) -> None:
+        self._running: dict[int, str] = {}
+        self._writer = -1
+
+    @contextmanager
+    def posted(self) -> Iterator[None]:
+        """The scope in which it does so. On a machine that does not let it start there is none."""
+        try:
+            reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+            os.set_blocking(reader, True)
+            with open(reader, "rb") as heard, open(os.devnull, "r+b") as nothing:
+                argv = ("sh", "-c", self.SCRIPT)
+                shell = subprocess.Popen(argv, stdin=heard, stdout=nothing, stderr=nothing, start_new_session=True)
+        except OSError as error:
+            log.debug("nobody ends the children of this program when it is killed: %s", error)
+            shell = None
+        try:
+            yield
+        finally:
+            if self._writer >= 0:
+                os.close(self._writer)
+                self._writer = -1
+            if shell:
+                shell.wait()
+
+    def add(self, child: "Child") -> None:
+        self._running[child.pid] = f"-{child.pid}" if child.command.own_session else str(child.pid)
+        self._tell()
+
+    def remove(self, child: "Child") -> None:
+        self._running.pop(child.pid, None)
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._writer >= 0:
+            with suppress(OSError):
+                os.write(self._writer, f"{' '.join(self._running.values())}\n".encode())
+
+
+_guard = _Guard()
+guarded = _guard.posted
+
+
 class Child:
     """A running or ended process; made by Children.start."""
 
@@ -258,6 +313,7 @@ class Child:
         if not self._over:
             self._popen.wait()
             self._over = True
+            _guard.remove(self)
             self._on_end()
         return False
 
@@ -330,6 +386,7 @@ class Children:
         except (OSError, ValueError) as error:
             raise _cannot_start(command, error) from None
         child = Child(command, popen, capture, on_end)
+        _guard.add(child)
         self._children.append(child)
         return child
 

@@ -10,6 +10,7 @@ from tests.real.machine import (
     RealTest,
     child_running,
     children_of,
+    descendants,
     is_readonly,
     is_running,
     kill,
@@ -18,6 +19,7 @@ from tests.real.machine import (
     sh,
     show,
     wait_for,
+    with_program,
 )
 
 OUTSTANDING = ".outstanding_transfers"
@@ -88,6 +90,19 @@ class CutOff(RealTest):
         wait_for(lambda: not any(is_running(pid) for pid in children), 5)
         self.check_cut_off(source, usb)
         self.check_healed(source, usb)
+
+    def test_what_children_have_started_does_not_outlive_the_command_either(self) -> None:
+        """It would go on reading for hours, and the disk could not be unmounted."""
+        source, usb = self.source(), self.disk("usb").path
+        self.backup(source, usb)
+        slow = with_program(self.folder / "bin", "sha256sum", "sleep 60 & wait")
+        command = self.start("--verify", source, usb, env=slow)
+        finders = wait_for(lambda: (found := children_of(command.pid)) and all(map(children_of, found)) and found)
+        started = [each for finder in finders for each in descendants(finder)]
+        self.assertEqual(len(finders), 2)
+        kill(command.pid)
+        command.wait()
+        wait_for(lambda: not any(map(is_running, (*finders, *started))), 5)
 
     def test_a_killed_child_is_named_and_cleared_away(self) -> None:
         for program in ("send", "receive"):

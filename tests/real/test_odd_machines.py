@@ -58,10 +58,13 @@ class Folders(OddMachine):
         self.assertEqual(self.shell(gone, source, usb).status, 0)
         self.assertEqual(self.shell(gone, f"@{self.folder}/arguments").status, 0)
         self.assertEqual(len(names(usb)), 2)
-        for arguments in ((source, "usb"), ("@arguments",)):
+        for arguments, words in (
+            ((source, "usb"), "'usb' starts at the current folder, which does not exist any more"),
+            (("@arguments",), "cannot read the argument file arguments: the current folder does not exist any more"),
+        ):
             result = self.shell(gone, *arguments)
             self.assertEqual(result.status, 2, result)
-            self.assertIn("the current folder does not exist any more\n  Give an absolute path", result.err)
+            self.assertIn(words, result.err)
 
     def test_no_temporary_one(self) -> None:
         source, usb, server = self.source(), self.disk("usb").path, self.sshd()
