@@ -10,7 +10,7 @@ from datetime import datetime
 from functools import partial
 from typing import NoReturn
 
-from btrfs_backup.system import process, signals
+from btrfs_backup.system import hints, process, signals
 
 signals.end_at_once()
 # ruff: noqa: E402 (what follows takes a while to be read)
@@ -189,7 +189,8 @@ def _unforeseen(error: Exception) -> Failure:
     log.debug("%s", "".join(traceback.format_exception(error)))
     place = traceback.extract_tb(error.__traceback__)[-1]
     words = f"unforeseen: {type(error).__name__}: {error} (line {place.lineno} of {place.filename})"
-    failure = Failure(words, "What else is said here holds. Please report this, with what '-v debug' tells.")
+    known = hints.hint(str(error), "", True) if isinstance(error, OSError) else ""
+    failure = Failure(words, known or "What else is said here holds. Please report this, with what '-v debug' tells.")
     log.error("%s", failure)
     return failure
 

@@ -223,6 +223,7 @@ class _Run:
             return
         # A run that has nothing to send spends most of its time on starting.
         from btrfs_backup.commands.delivery import Delivery
+        from btrfs_backup.system.transfer import most_receivers
 
         delivery = Delivery(self.settings, self.source, self.snapshots, self.state)
         while batches := plan.next_batches(
@@ -230,7 +231,8 @@ class _Run:
             lineage,
             self.settings.shared_stream,
         ):
-            delivery.send(batches, [each for each in self.visits if each.identity in batches[0].destinations])
+            together = [each for each in self.visits if each.identity in batches[0].destinations]
+            delivery.send(batches, together[: most_receivers()])
 
     def _count_outstanding(self) -> None:
         for each in self.visits:

@@ -159,8 +159,9 @@ def _remote_lock(host: Host, folder: str) -> Iterator[None]:
     """`flock` on the host holds the lock for a `cat` that ends when our end of its input is closed, or we die."""
     command = host.command(("flock", "-n", folder, "cat"))
     with Children() as children:
-        stdin, ours = os.pipe()
-        theirs, stdout = os.pipe()
+        with process.lacking(f"cannot lock the snapshot folder '{folder}'"):
+            stdin, ours = os.pipe()
+            theirs, stdout = os.pipe()
         with open(ours, "wb", buffering=0) as hold, open(theirs, "rb", buffering=0) as echo:
             try:
                 holder = children.start(command, stdin, stdout)

@@ -57,9 +57,12 @@ def examine(host: Host, path: str) -> Standing:
     if resolved.status:
         raise CommandFailed(resolved, f"cannot resolve '{nearest}'")
     real = os.fsdecode(resolved.stdout).removesuffix("\n")
-    mount = mounts.find(mounts.parse(files.read(host, mounts.MOUNTINFO) or ""), real)
+    table = files.read(host, mounts.MOUNTINFO)
+    mount = mounts.find(mounts.parse(table or ""), real)
     if not mount:
-        raise Failure(f"cannot find out on which filesystem '{nearest}' is", f"Is {mounts.MOUNTINFO} readable?")
+        bind = "The root of a chroot has to be a mount: 'mount --bind FOLDER FOLDER' before 'chroot FOLDER'."
+        hint = bind if table else f"Is {mounts.MOUNTINFO} readable?"
+        raise Failure(f"cannot find out on which filesystem '{nearest}' is", hint)
     return Standing(
         real,
         exists=nearest == path,

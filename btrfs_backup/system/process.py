@@ -1,5 +1,6 @@
 """Runs commands. Children belong to a scope: whatever way it is left, they are ended and reaped."""
 
+import errno
 import logging
 import os
 import selectors
@@ -490,7 +491,9 @@ def _cannot_start(command: Command, error: OSError | ValueError) -> Failure:
         return MissingProgram(
             f"cannot run {command.title}: there is no program '{program}' in PATH", hints.package(program)
         )
+    scarce = error.errno in (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
+    limit = hints.hint(os.strerror(error.errno), "", os.geteuid() == 0) if scarce and error.errno else ""
     return Failure(
         f"cannot run {command.title}: {error.strerror}: '{program}'",
-        "It is in PATH. Is it executable, and made for this machine?",
+        limit or "It is in PATH. Is it executable, and made for this machine?",
     )

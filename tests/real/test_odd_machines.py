@@ -3,8 +3,9 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
-from tests.real.machine import TOP, Result, names
+from tests.real.machine import TOP, Result, names, sh
 from tests.real.sshd import SshTest
 
 WITHOUT = """
@@ -102,3 +103,72 @@ class Kernel(OddMachine):
             self.assertRegex(result.err, r"error: unforeseen: ZeroDivisionError: .* \(line \d+ of .*\)\n  What else")
             summary = '"exit_status": 10' if option == "--json" else f"{usb}: sent nothing"
             self.assertIn(summary, result.out + result.err)
+
+
+class Limits(OddMachine):
+    def test_few_files_for_many_destinations(self) -> None:
+        source, usb = self.source(), self.disk("usb").path
+        places = [usb / str(number) for number in range(10)] + [f"shell://cat > {self.folder}/{each}" for each in "ab"]
+        for number in (64, 48):
+            result = self.shell(f'ulimit -n {number}; "$@"', "--no-compressed-data", source, *places)
+            self.assertEqual(result.status, 0, result)
+        for place in places[:10]:
+            self.assert_complete(Path(place), source / "snapshot", names(source / "snapshot"))
+
+    def test_none_for_anything(self) -> None:
+        source, usb = self.source(), self.disk("usb").path
+        for number, words in {
+            10: "cannot run stat: Too many open files: 'stat'",
+            5: "Too many open files",
+        }.items():
+            with self.subTest(number):
+                result = self.shell(f'ulimit -n {number}; "$@"', source, usb)
+                self.assertEqual(result.status, 1, result)
+                self.assertIn(words, result.err)
+                self.assertIn("The limit on open files is low", result.err)
+
+    def test_no_more_processes(self) -> None:
+        code = WITHOUT.replace("PermissionError(1,", "BlockingIOError(11,").replace("not permitted", "unavailable")
+        code = code.replace("setattr(os, name", "import _posixsubprocess, subprocess; setattr(subprocess, name")
+        source = self.source()
+        result = self.shell('"$@"', "_fork_exec", source, code=code.replace("(*arguments)", "(*arguments, **more)"))
+        self.assertIn("A limit on processes or memory is reached", result.err)
+
+
+class Places(OddMachine):
+    def test_links_that_lead_nowhere(self) -> None:
+        source, usb, good = self.source(), self.disk("usb").path, self.disk("good").path
+        (usb / "dangling").symlink_to("/nowhere/at/all")
+        (usb / "loop").symlink_to("loop")
+        result = self.shell('"$@"', source, usb / "dangling", usb / "loop", usb / "loop" / "x", good)
+        self.assertEqual(result.status, 10, result)
+        self.assertIn("A symbolic link that leads nowhere", result.err)
+        for name in ("dangling", "loop", "loop/x"):
+            self.assertRegex(result.err, rf"error: {usb}/{name}: .*\b(File exists|symbolic links)")
+        self.assertIn(f"{good}: sent 1 snapshot", result.err)
+
+    def test_chroot_whose_root_is_no_mount(self) -> None:
+        source = self.source()
+        script = (
+            f"mkdir {self.folder}/root; cd {self.folder}/root; for each in /*; do if [ -L $each ]; then cp -P $each .; "
+            'elif [ -d $each ]; then mkdir .$each; mount --rbind $each .$each; fi; done; mkdir usb; exec chroot . "$@"'
+        )
+        result = self.shell(f"unshare -m bash -c '{script}' bash \"$@\"", source, "/usb")
+        self.assertEqual(result.status, 10, result)
+        self.assertIn("error: /usb: cannot find out on which filesystem '/usb' is\n  The root of a chroot", result.err)
+
+    def test_readonly_subvolume(self) -> None:
+        source, usb = self.source(), self.disk("usb").path
+        sh("btrfs", "subvolume", "create", usb / "sub")
+        sh("btrfs", "property", "set", usb / "sub", "ro", "true")
+        result = self.shell('"$@"', source, usb / "sub")
+        self.assertIn("or is it in a read-only subvolume (see 'btrfs property get -ts PATH ro')?", result.err)
+
+    def test_swap_file(self) -> None:
+        source = self.source()
+        sh("btrfs", "filesystem", "mkswapfile", "-s", "16m", source / "swap")
+        sh("swapon", source / "swap")
+        self.addCleanup(sh, "swapoff", source / "swap")
+        result = self.shell('"$@"', source)
+        self.assertEqual(result.status, 1, result)
+        self.assertRegex(result.err, "Text file busy\n  A swap file that is in use is in it")
