@@ -318,6 +318,8 @@ def _check_standing(standing: Standing, fs_checks: bool) -> None:
             "Is the disk mounted? A destination has to be a folder on a btrfs filesystem.\n"
             "  If it was mistyped: a run with it as the only DEST and '-S -T --remove-locks' forgets what it is owed."
         )
+        if kind == "autofs":
+            raise Absent("the disk is absent: nothing could be mounted when the folder was used", "Mount it by hand.")
         if standing.exists:
             raise Failure(f"it is not on btrfs but on {kind}", hint)
         raise Absent(f"the folder does not exist, and would be on {kind} instead of btrfs", hint)
