@@ -61,7 +61,10 @@ _ANYWHERE = (
         r"\.receiving.*: File exists",
         "It is being sent there already: is the same folder named twice, by different paths?",
     ),
-    ("mkdir: .*File exists", "A symbolic link that leads nowhere, or a file, is in its place: see 'ls -ld'."),
+    (
+        "mkdir: .*File exists|Too many levels of symbolic links",
+        "A symbolic link that leads nowhere, or a file, is in its place: see 'ls -ld'.",
+    ),
     ("No usable temporary directory", "Another folder can be named by TMPDIR in the environment."),
     ("Too many open files", "The limit on open files is low: see 'ulimit -n', or LimitNOFILE= of a systemd unit."),
     (

@@ -186,10 +186,10 @@ class Automount(RealTest):
 class OtherMounts(SshTest):
     def test_a_covered_one_is_none_of_our_business(self) -> None:
         """It makes `btrfs filesystem show` fail for all others."""
-        source, usb = self.source(), self.disk("usb").path
         covered = self.folder / "covered"
         covered.mkdir()
         Disk(self.folder, covered / "other", 120)
+        source, usb = self.source(), self.disk("usb").path
         self.addCleanup(sh, "umount", covered / "other")
         sh("mount", "-t", "tmpfs", "none", covered)
         self.addCleanup(sh, "umount", covered)
