@@ -4,7 +4,9 @@ import gc
 import logging
 import signal
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -15,11 +17,12 @@ from btrfs_backup.system import hints, process, signals
 signals.end_at_once()
 # ruff: noqa: E402 (what follows takes a while to be read)
 
-from btrfs_backup.cli import parser
+from btrfs_backup.cli import checks, parser
 from btrfs_backup.errors import Failure, Interrupted
+from btrfs_backup.model.outcome import Exit, Outcome, Report, Restoration, Survey, exit_status
 from btrfs_backup.model.settings import Settings
+from btrfs_backup.model.world import World
 from btrfs_backup.report import terminal
-from btrfs_backup.report.outcome import Exit, Report, Restoration, Survey, Tally, exit_status
 from btrfs_backup.report.terminal import harmless
 from btrfs_backup.report.text import (
     differences,
@@ -53,6 +56,8 @@ def _main(argv: Sequence[str]) -> int:
         return exit_status(None, failure)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     log.setLevel(settings.verbosity.upper())
+    for warning in checks.warnings(settings):
+        log.warning("%s", warning)
     with signals.noted(), process.guarded():
         status = _carry_out(settings)
         late = signals.unheard()
@@ -77,13 +82,17 @@ def _carry_out(settings: Settings) -> int:
     if isinstance(ended_by, Interrupted):
         error = Failure(task.interrupted(_name(ended_by.signum)))
         log.error("%s", error)
-    status = exit_status(task.about, ended_by)
+    elif ended_by and not error:
+        assert isinstance(ended_by, Exception)
+        error = _unforeseen(ended_by)
+    about = task.about()
+    status = exit_status(about, ended_by)
     try:
         if settings.json:
             from btrfs_backup.report.document import document
 
             ended, interrupted = datetime.now().astimezone(), isinstance(ended_by, Interrupted)
-            terminal.line(document(task.name, began, ended, status, error, task.about, interrupted))
+            terminal.line(document(task.name, began, ended, status, error, about, interrupted))
         elif not isinstance(ended_by, Failure):
             for line in task.print() if task.print else ():
                 terminal.line(line)
@@ -98,12 +107,12 @@ def _carry_out(settings: Settings) -> int:
 
 @dataclass(frozen=True)
 class _Task:
-    """work: does it; about: what it writes down; tell: lines for the log, and whether each is about a failure;
+    """work: does it; about: what came of it so far; tell: lines for the log, and whether each is about a failure;
     print: lines for stdout; interrupted: what to say when the signal of that name has ended it."""
 
     name: str
-    about: Report | Survey | Restoration
     work: Callable[[], None]
+    about: Callable[[], Report | Survey | Restoration]
     tell: Callable[[], Iterable[tuple[bool, str]]] | None = None
     print: Callable[[], Iterable[str]] | None = None
     interrupted: Callable[[str], str] = "ended by {}".format
@@ -113,57 +122,85 @@ class _Task:
 
 
 def _task(settings: Settings) -> _Task:
-    source = Tally(settings.source.identity)
     if settings.restore:
         return _restoration(settings)
+    if settings.verify:
+        return _verification(settings)
+    nothing = Report(
+        Outcome(settings.source.identity), None, tuple(Outcome(each.identity) for each in settings.destinations)
+    )
+    from btrfs_backup.commands.run import Real, Supposed, run
+
+    kept = _Kept()
+
+    def work() -> None:
+        with ExitStack() as scope:
+            run((Supposed if settings.dry_run or settings.status else Real)(settings, scope), kept)
+
+    def report() -> Report:
+        return kept.world.report() if kept.world else nothing
+
     if settings.status:
         import shutil
 
-        from btrfs_backup.commands.status import look_around
+        from btrfs_backup.model.survey import survey
         from btrfs_backup.report.table import table
 
-        survey = Survey(source)
+        def about() -> Survey:
+            return survey(kept.world) if kept.world else Survey(nothing.source)
+
         width = shutil.get_terminal_size().columns
-        return _Task(
-            "status",
-            survey,
-            lambda: look_around(settings, survey),
-            print=lambda: table(survey, width, terminal.in_colour()),
-        )
-    report = Report(source)
-    if settings.verify:
-        from btrfs_backup.commands.verify import verify
-
-        return _Task(
-            "verify",
-            report,
-            lambda: verify(settings, report),
-            lambda: verification_summary(report),
-            lambda: differences(report),
-        )
+        return _Task("status", work, about, print=lambda: table(about(), width, terminal.in_colour()))
     if settings.dry_run:
-        from btrfs_backup.commands.dry_run import dry_run
-
-        return _Task("dry-run", report, lambda: dry_run(settings, report), print=lambda: intentions(report))
-    from btrfs_backup.commands.backup import backup
-
+        return _Task("dry-run", work, report, print=lambda: intentions(report()))
     recorded = "ended by {}; what is recorded as outstanding is sent by the next run"
-    return _Task("run", report, lambda: backup(settings, report), lambda: summary(report), interrupted=recorded.format)
+    return _Task("run", work, report, lambda: summary(report()), interrupted=recorded.format)
+
+
+class _Kept:
+    """The last world of a run, whose messages are told as they come."""
+
+    def __init__(self) -> None:
+        self.world: World | None = None
+
+    def __call__(self, world: World) -> None:
+        told = len(self.world.messages) if self.world else 0
+        self.world = world
+        looks_only = world.settings.dry_run or world.settings.status
+        for message in world.messages[told:]:
+            # What would be done is printed at the end.
+            if not looks_only or message.level in ("warning", "error"):
+                level = logging.getLevelName(message.level.upper())
+                log.log(level, "%s: %s" if message.place else "%s%s", message.place, message.what)
+
+
+def _verification(settings: Settings) -> _Task:
+    from btrfs_backup.commands.verify import verify
+
+    reports: deque[Report] = deque([Report(Outcome(settings.source.identity))], maxlen=1)
+    return _Task(
+        "verify",
+        lambda: verify(settings, reports.append),
+        lambda: reports[0],
+        lambda: verification_summary(reports[0]),
+        lambda: differences(reports[0]),
+    )
 
 
 def _restoration(settings: Settings) -> _Task:
     from btrfs_backup.commands.restore import restore
 
-    report = Restoration(settings.source.identity, settings.destinations[0].identity)
+    nothing = Restoration(settings.source.identity, settings.destinations[0].identity)
+    reports: deque[Restoration] = deque([nothing], maxlen=1)
 
     def interrupted(name: str) -> str:
-        result = "it is restored" if report.done else "it is not restored; the same command begins anew"
-        return f"{report.destination}: ended by {name}; {result}"
+        result = "it is restored" if reports[0].done else "it is not restored; the same command begins anew"
+        return f"{nothing.destination}: ended by {name}; {result}"
 
-    work = partial(restore, settings, report)
+    work = partial(restore, settings, reports.append)
     if settings.dry_run:
-        return _Task("dry-run", report, work, print=lambda: restore_intentions(report))
-    return _Task("restore", report, work, lambda: restored(report), interrupted=interrupted)
+        return _Task("dry-run", work, lambda: reports[0], print=lambda: restore_intentions(reports[0]))
+    return _Task("restore", work, lambda: reports[0], lambda: restored(reports[0]), interrupted=interrupted)
 
 
 def _run(task: _Task) -> BaseException | None:
@@ -177,8 +214,7 @@ def _run(task: _Task) -> BaseException | None:
     except Interrupted as interrupted:
         return interrupted
     except Exception as error:
-        about = task.about if isinstance(task.about, Restoration) else task.about.source
-        about.failures.append(_unforeseen(error))
+        return error
     return None
 
 

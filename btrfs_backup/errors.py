@@ -1,5 +1,8 @@
 """Expected failures: what went wrong, and what to do about it."""
 
+# What a failure is called where it steers something.
+DISK_FULL, READ_ONLY = "disk full", "read-only"
+
 
 class Failure(Exception):
     """A foreseeable failure. Its text says what was tried and what went wrong.
@@ -32,10 +35,6 @@ class Absent(Failure):
 
 class LockHeld(Failure):
     """Another run works on the same snapshot folder."""
-
-
-class StateFileBroken(Failure):
-    """A state file cannot be read or does not parse."""
 
 
 class Interrupted(BaseException):

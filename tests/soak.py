@@ -54,10 +54,10 @@ class Seam:
 def run_to_step() -> int:
     """Run the command with the arguments of this process, up to the step that the environment names."""
     from btrfs_backup import __main__
-    from btrfs_backup.system import files, process
+    from btrfs_backup.system import process, state
 
     seam = Seam(int(os.environ[STEP]))
-    for owner, name in ((process.Children, "start"), (process.Children, "wait"), (files, "replace"), (os, "replace")):
+    for owner, name in ((process.Children, "start"), (process.Children, "wait"), (state, "replace"), (os, "replace")):
         setattr(owner, name, seam.around(getattr(owner, name)))
     return __main__.main()
 

@@ -10,20 +10,22 @@ incremental, and holds what was in its subvolume at that time.
 
 import argparse
 import json
-import logging
 import os
 import random
 import time
 import unittest
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from btrfs_backup.cli import parser as cli
-from btrfs_backup.commands.backup import backup
-from btrfs_backup.report.outcome import Report, Tally
+from btrfs_backup.commands.run import Real, run
+from btrfs_backup.model.outcome import Report
+from btrfs_backup.model.settings import Settings
+from btrfs_backup.model.world import World
 from tests.real.liar import lying_btrfs, path_with
 from tests.real.machine import RealTest, names, sh
 
@@ -111,6 +113,14 @@ class Expected:
 # --- what is ---------------------------------------------------------------------------------------------------------
 
 
+def carried_out(settings: Settings, now: datetime) -> World:
+    """The world after a run at that time."""
+    worlds: list[World] = []
+    with ExitStack() as scope:
+        run(Real(settings, scope, lambda: now), worlds.append)
+    return worlds[-1]
+
+
 @dataclass
 class Job:
     """A subvolume with its prefix. states: what its file held in each snapshot."""
@@ -140,19 +150,17 @@ class Simulation:
             Job(test.subvolume(pool / "srv"), "srv-", Expected("2", "2 2w 3m 1y")),
         ]
         self.liars = {fault: lying_btrfs(test.folder / fault, lies) for fault, lies in FAULTS.items()}
-        self.messages: list[logging.LogRecord] = []
         self.incremental = 0
 
     def simulate(self, days: float, runs: int) -> None:
-        with self.quiet():
-            for now in self.times(days, runs):
-                job = self.jobs[self.dice.random() < 0.25]
-                disk = list(self.disks)[(now - BEGIN).days // 7 % 2] if self.dice.random() > 0.04 else None
-                fault = self.dice.choice(list(FAULTS)) if disk and self.dice.random() < 0.12 else None
-                try:
-                    self.run(job, now, disk, fault)
-                except AssertionError as error:
-                    raise AssertionError(f"{now}, {job.prefix}, disk {disk}, {fault or 'good'}: {error}") from error
+        for now in self.times(days, runs):
+            job = self.jobs[self.dice.random() < 0.25]
+            disk = list(self.disks)[(now - BEGIN).days // 7 % 2] if self.dice.random() > 0.04 else None
+            fault = self.dice.choice(list(FAULTS)) if disk and self.dice.random() < 0.12 else None
+            try:
+                self.run(job, now, disk, fault)
+            except AssertionError as error:
+                raise AssertionError(f"{now}, {job.prefix}, disk {disk}, {fault or 'good'}: {error}") from error
         self.test.assertGreater(self.incremental, runs // 2)
 
     def times(self, days: float, runs: int) -> Iterator[datetime]:
@@ -171,15 +179,15 @@ class Simulation:
         job.states[report.snapshot] = now.isoformat()
         good = bool(disk) and not fault
         served = {each for each, held in job.expected.backups.items() if held}
-        self.test.assertEqual(report.failed, not good, [each.getMessage() for each in self.messages])
+        self.test.assertEqual(report.failed, not good, report)
         job.expected.run(report.snapshot, disk, good)
         self.check(job)
         if disk:
             self.check_disk(job, disk)
-            [tally] = report.destinations
-            for sent in tally.sent:
+            [outcome] = report.destinations
+            for sent in outcome.sent:
                 # Only the first of all is sent in full.
-                self.test.assertEqual(bool(sent.parent), disk in served or sent is not tally.sent[0])
+                self.test.assertEqual(bool(sent.parent), disk in served or sent is not outcome.sent[0])
                 self.incremental += bool(sent.parent)
 
     def command(self, job: Job, now: datetime) -> Report:
@@ -187,10 +195,7 @@ class Simulation:
         keep = ["-N", expected.keep_snapshots, "-n", expected.keep_backups]
         folder = ["-p", job.prefix, "-f", str(self.snapshots)]
         settings = cli.parse([*keep, *folder, str(job.source), str(self.point)])
-        report = Report(Tally(settings.source.identity))
-        self.messages.clear()
-        backup(settings, report, lambda: now)
-        return report
+        return carried_out(settings, now).report()
 
     def check(self, job: Job) -> None:
         """The source and the records."""
@@ -201,11 +206,12 @@ class Simulation:
         for kind, wanted in (("locks", expected.owed), ("parent_locks", expected.parents)):
             test.assertEqual({name for name, locks in own.items() if locks.get(kind)}, wanted)
         completed = self.recorded(".completed_transfers")
-        seen = {disk: completed.get(str(self.point), {}).get(uuid, []) for disk, uuid in self.uuids.items()}
+        here = completed.get(str(self.point), {})
+        seen = {disk: here.get(uuid, {}).get("newest", []) for disk, uuid in self.uuids.items()}
         delivered = {disk: name for disk, some in seen.items() for name in some if name.startswith(job.prefix)}
         test.assertEqual(delivered, expected.delivered)
 
-    def recorded(self, name: str) -> dict[str, dict[str, list[str]]]:
+    def recorded(self, name: str) -> dict[str, dict[str, Any]]:
         path = self.snapshots / name
         return json.loads(path.read_text()) if path.exists() else {}  # type: ignore[no-any-return]
 
@@ -240,18 +246,6 @@ class Simulation:
             yield
         finally:
             os.environ["PATH"] = before
-
-    @contextmanager
-    def quiet(self) -> Iterator[None]:
-        """Keep what is said for the message of a failure."""
-        logger, ours = logging.getLogger("btrfs_backup"), logging.Handler(logging.WARNING)
-        ours.emit = self.messages.append  # type: ignore[method-assign]
-        before = logger.handlers, logger.propagate
-        logger.handlers, logger.propagate = [ours], False
-        try:
-            yield
-        finally:
-            logger.handlers, logger.propagate = before
 
 
 def main() -> None:

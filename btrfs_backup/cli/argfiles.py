@@ -9,8 +9,19 @@ from btrfs_backup.errors import UsageError
 Reader = Callable[[str], str]
 
 
+class Written(str):
+    """An argument that is written in a file. origin: the file, behind those that include it, and the line."""
+
+    origin: str
+
+    def __new__(cls, text: str, origin: str) -> "Written":
+        written = super().__new__(cls, text)
+        written.origin = origin
+        return written
+
+
 def expand(argv: Sequence[str], read: Reader, cwd: str) -> list[str]:
-    """ARGV with each @FILE replaced by the arguments in that file; relative names start at CWD, empty if there is none.
+    """ARGV with each @FILE replaced by the arguments in that file, each of them Written; relative names start at CWD.
 
     Raises UsageError, naming the chain of files, when one cannot be read or includes itself.
     """
@@ -40,15 +51,19 @@ def _file(path: str, read: Reader, chain: tuple[str, ...]) -> list[str]:
         why = error.strerror if isinstance(error, OSError) else error
         raise UsageError(
             f"cannot read the argument file {including}: {why}",
-            "A value that begins with '@' is given as --option=@value.",
+            "A value that begins with '@' is given as --option=@value."
+            if "/~" not in path
+            else "No shell replaces '~' behind '@': write the whole path.",
         ) from None
     arguments: list[str] = []
-    for line in text.split("\n"):
+    for number, line in enumerate(text.split("\n"), 1):
         stripped = line.strip()
         if stripped.startswith("@"):
             arguments += _expand([stripped], read, dirname(path), (*chain, path))
+        elif "\0" in line:
+            raise UsageError(f"{including}, line {number}: it holds a NUL character", "Save the file as UTF-8.")
         elif stripped and not stripped.startswith("#"):
-            arguments += _line(stripped)
+            arguments += [Written(each, f"{including}, line {number}") for each in _line(stripped)]
     return arguments
 
 

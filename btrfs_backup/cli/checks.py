@@ -1,44 +1,105 @@
 """What cannot be asked for, or not together. Pure."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from posixpath import basename
+from posixpath import basename, dirname
+from shlex import quote
 
+from btrfs_backup.cli.argfiles import Written
 from btrfs_backup.errors import UsageError
 from btrfs_backup.model import retention
-from btrfs_backup.model.location import Scheme
+from btrfs_backup.model.location import Scheme, overwrites_itself
 from btrfs_backup.model.settings import Settings
 from btrfs_backup.model.snapshot import is_backup_name
 
 RESTORE_EXAMPLE = "btrfs-backup --restore /mnt/usb/home /home"
 
 
-def check_words(locations: Sequence[str], policy: bool, verify: bool) -> None:
-    """Raises UsageError when one of LOCATIONS, as they were typed, was hardly meant as one.
+# Other names of options, which are not like ours.
+_OTHER_NAMES = {"-V": "--version", "--keep": "--num-backups", "--bwlimit": "--rate-limit", "list": "--status"}
+
+_ALONE = "It stands alone in its line, a comment too. For what is really called so use the command line."
+# What is hardly a value or a location in a file: a pattern, what it looks like, and what to do.
+_ODD_IN_FILES = (
+    ("[\"'].*", "begins with a quote, which would be a part of it", "Files need no quotes: leave them out."),
+    (r"(.*\s)?#.*", "seems to hold a comment", _ALONE),
+    (r".*\s(/|~|@|-\S|ssh://|shell://).*", "seems to hold several things", _ALONE),
+    (r"~[\w.-]*(/.*)?|.*\$[\w{(].*", "needs a shell, which replaces '~' and '$'", "Write in full what is meant."),
+)
+
+
+def near_option(unknown: str, options: Iterable[str]) -> str:
+    """The one of OPTIONS that was perhaps meant by an UNKNOWN one, or nothing."""
+    from difflib import get_close_matches
+
+    word = unknown.partition("=")[0]
+    name = word.lstrip("-").replace("_", "-").lower()
+    names = [option[2:] for option in options if option.startswith("--")]
+    begun = [each for each in names if len(name) > 1 and each.startswith(name)]
+    near = begun or get_close_matches(name, names, 1) or [each for each in names if len(name) > 3 and name in each]
+    return _OTHER_NAMES.get(word) or (f"--{near[0]}" if near else "")
+
+
+def check_value(option: str, value: str = "") -> None:
+    """Raises UsageError when the VALUE of an OPTION, as a line of a file has it, was hardly meant as it is."""
+    option, _, joined = option.partition("=")
+    if option != "--ssh-opt" and (odd := _first(value or joined, _ODD_IN_FILES)):
+        raise UsageError(f"'{value or joined}' is taken for the value of '{option}', and {odd[0]}", odd[1])
+
+
+def check_words(
+    words: Sequence[str], policy: bool, verify: bool, options: Iterable[str], exists: Callable[[str], bool]
+) -> None:
+    """Raises UsageError when one of WORDS, which are to be SOURCE and each DEST, was hardly meant as one.
 
     policy, verify: whether options that it may belong to were given. A number alone may be a folder.
     """
-    for word in locations:
-        if policy and re.fullmatch("[0-9]+[hdwmy],?", word):
-            raise UsageError(
-                f"'{word}' is taken for a SOURCE or DEST, and looks like a part of KEEP",
-                f"""Put KEEP in quotes, as in -n "7d 4w". For a local folder of that name write './{word}'.""",
-            )
-        if verify and word == "all":
-            raise UsageError(
-                "'all' is taken for a SOURCE or DEST behind '--verify'",
-                "Write '--verify=all'. For a local folder of that name write './all'.",
-            )
+    for number, word in enumerate(words):
+        odd = [(r"~[\w.-]*(/.*)?", "begins with '~', which only a shell replaces", "Write the whole path.")]
+        if policy:
+            odd.append(("[0-9]+[hdwmy],?", "looks like a part of KEEP", 'Put KEEP in quotes, as in -n "7d 4w".'))
+        if verify:
+            odd.append(("all", "stands behind '--verify'", "Write '--verify=all'."))
+        odd_unless_there: list[tuple[str, str, str]] = []
+        if number == 0 or isinstance(word, Written):
+            key = re.split(r"[\s=:]", word)[0]
+            option = _OTHER_NAMES.get(key, f"--{key.replace('_', '-')}")
+            pattern = r"[\w-]+(\s*=|\s*:(?!/)|\s|$).*" if isinstance(word, Written) else r"[\w-]+"
+            if option in options:
+                odd_unless_there.append((pattern, "looks like an option", f"Is '{option}' meant?"))
+            odd_unless_there.append(("backup|run|create", "looks like a command", "Leave it out: a backup needs none."))
+        in_file = _ODD_IN_FILES if isinstance(word, Written) and not word.startswith("shell://") else ()
+        if in_file:
+            setting = "An option begins with dashes, a SOURCE or DEST stands alone in its line."
+            odd_unless_there.append((r"[\w-]+\s*(=|:(?!/)).*|[;\[].*", "looks like a setting", setting))
+        found = _first(word, odd) or _first(word, (*odd_unless_there, *in_file))
+        if found and (_first(word, odd) or not exists(word)):
+            own = "" if _first(word, in_file) else f" For a local folder of that name write './{word}'."
+            raise UsageError(f"'{word}' is taken for a SOURCE or DEST, and {found[0]}", f"{found[1]}{own}")
+
+
+def _first(text: str, table: Iterable[tuple[str, str, str]]) -> tuple[str, str] | None:
+    """What TABLE says about TEXT: what the first pattern that it matches means, and what to do."""
+    return next(((what, hint) for pattern, what, hint in table if re.fullmatch(pattern, text, re.DOTALL)), None)
+
+
+def warnings(settings: Settings) -> list[str]:
+    """What is odd in what was asked for, and is done all the same."""
+    sent = [] if settings.status or settings.verify or not settings.transfer else settings.destinations
+    advice = "put $BTRFS_BACKUP_SNAPSHOT into the name, and the whole argument in single quotes"
+    return [
+        f"{each}: each stream overwrites the one before: {advice}" for each in sent if overwrites_itself(each.command)
+    ]
 
 
 def check(settings: Settings) -> None:
     """Raises UsageError when what was asked for makes no sense."""
     if not settings.snapshot_folder:
-        raise UsageError("the snapshot folder is empty", "Give '-f' a name or an absolute path.")
+        raise UsageError("the snapshot folder '' is empty", "Give '-f' a name or an absolute path.")
     if settings.source.scheme is Scheme.SHELL:
         raise UsageError(
-            "SOURCE cannot be a shell command",
+            f"SOURCE cannot be a shell command, as '{settings.source}' is",
             "'btrfs receive' restores stored streams, as the README explains."
             if settings.restore
             else "A subvolume is meant: its path, or ssh://[USER@]HOST[:PORT]/PATH.",
@@ -53,14 +114,10 @@ def check(settings: Settings) -> None:
         raise UsageError("'--remove-locks' needs a DEST", "Name those whose records are to be dropped.")
     folder = replace(settings.source, path=settings.folder_path)
     for destination in settings.destinations:
-        if destination == folder:
+        if destination in (folder, settings.source):
+            what = "the snapshot folder of the source" if destination == folder else "the source itself"
             raise UsageError(
-                f"the destination '{destination}' is the snapshot folder of the source",
-                "Backups belong in a folder of their own, best on another disk.",
-            )
-        if destination == settings.source:
-            raise UsageError(
-                f"the destination '{destination}' is the source itself",
+                f"the destination '{destination}' is {what}",
                 "Backups belong in a folder of their own, best on another disk.",
             )
 
@@ -78,6 +135,16 @@ def _check_task(settings: Settings) -> None:
 
 
 def _check_restore(settings: Settings) -> None:
+    source = settings.source
+    above = [part for part in dirname(source.path).split("/") if is_backup_name(part)]
+    if above and not is_backup_name(basename(source.path)):
+        host = f"{source.user}@{source.host}" if source.user else source.host
+        port = f"-P {source.port} " if source.port else ""
+        copy = f"scp -rp {port}{quote(f'{host}:{source.path}')}" if host else f"cp -a {quote(source.path)}"
+        raise UsageError(
+            f"'{source}' is something in the backup {above[-1]}, and '--restore' brings back whole subvolumes",
+            f"A backup is an ordinary folder. Copy files out of it: {copy} DEST",
+        )
     if len(settings.destinations) != 1:
         which = "several are" if settings.destinations else "none is"
         raise UsageError(f"'--restore' makes one subvolume DEST, and {which} given", f"Example: {RESTORE_EXAMPLE}")
@@ -97,15 +164,17 @@ def _check_restore(settings: Settings) -> None:
         )
     [destination] = settings.destinations
     if destination.scheme is Scheme.SHELL:
-        raise UsageError("DEST cannot be a shell command with '--restore'", "It is the subvolume to create.")
+        raise UsageError(
+            f"DEST cannot be a shell command with '--restore', as '{destination}' is", "It is the subvolume to create."
+        )
     if destination.path == "/":
         raise UsageError(
-            "the root folder of a running system cannot be made anew",
+            f"'{destination}', the root folder of a running system, cannot be replaced",
             "Start a rescue system, mount the disk there and restore to it; the README tells how.",
         )
     if is_backup_name(basename(destination.path)):
         raise UsageError(
-            f"the name of DEST, '{basename(destination.path)}', is one of a snapshot",
+            f"the name of '{destination}' is one of a snapshot",
             "A writable subvolume of such a name looks like a backup that was cut off. Choose another name.",
         )
 
@@ -117,6 +186,6 @@ def _check_verification(settings: Settings) -> None:
         raise UsageError("'--verify' needs a DEST", "Name those whose backups are to be compared with their snapshots.")
     if all(each.scheme is Scheme.SHELL for each in settings.destinations):
         raise UsageError(
-            "a shell command cannot be verified",
+            "'--verify' cannot verify a shell command",
             "What it did with the streams cannot be read; each stream was checked on its way to it.",
         )

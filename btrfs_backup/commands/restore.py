@@ -3,35 +3,39 @@
 import itertools
 import logging
 import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from posixpath import basename, dirname, join
+from typing import Any
 
 from btrfs_backup.commands.streaming import Streaming
 from btrfs_backup.errors import Failure, LockHeld
-from btrfs_backup.model import inventory
+from btrfs_backup.model import inventory, records
 from btrfs_backup.model import restoration as model
 from btrfs_backup.model.inventory import Holdings
 from btrfs_backup.model.location import Location
+from btrfs_backup.model.outcome import Restoration, Sent
 from btrfs_backup.model.restoration import Plan, Site
 from btrfs_backup.model.settings import Settings
 from btrfs_backup.model.snapshot import Naming, Subvolume, is_backup_name
-from btrfs_backup.report.outcome import Restoration, Sent
 from btrfs_backup.report.text import pace
-from btrfs_backup.system import btrfs, files, filetools, statefile
+from btrfs_backup.system import btrfs, filetools, lock, stages, state
 from btrfs_backup.system import transfer as stream
 from btrfs_backup.system.folder import Folder, parent_is_to_blame
 from btrfs_backup.system.host import Host, Hosts
-from btrfs_backup.system.paths import Standing, examine
+from btrfs_backup.system.paths import PathInfo, examine
 from btrfs_backup.system.ssh import Access
+from btrfs_backup.system.stages import Attempt
 from btrfs_backup.system.transfer import Receiver, Transferred
 
 log = logging.getLogger(__name__)
 
+Publish = Callable[[Restoration], None]
 
-def restore(settings: Settings, report: Restoration) -> None:
-    """Make the destination of the backup, and write down in REPORT what happened.
+
+def restore(settings: Settings, publish: Publish) -> None:
+    """Make the destination of the backup, and PUBLISH what came of it so far.
 
     Raises Failure when it could not be done: then nothing of it is left. Raises LockHeld when another run is at work.
     """
@@ -39,16 +43,21 @@ def restore(settings: Settings, report: Restoration) -> None:
     with Hosts(Access(settings.ssh_options, settings.ssh_sudo)) as hosts:
         backup = find_backup(settings, hosts.at(settings.source))
         place = find_place(settings, hosts.at(location), location)
-        if not settings.dry_run:
-            place.clear_leftovers()
         plan = survey(settings, backup, place)
-        report.source = replace(settings.source, path=backup.folder.path).identity
-        report.backup, report.taken, report.copy = plan.name, backup.naming.time(plan.name), plan.copy
-        report.go_on = _next_backup(settings, backup, plan, report)
+        _tell_of_laggards(backup, plan)
+        report = Restoration(
+            replace(settings.source, path=backup.folder.path).identity,
+            location.identity,
+            plan.name,
+            backup.naming.time(plan.name),
+            plan.copy,
+        )
+        report = replace(report, go_on=_next_backup(settings, backup, plan, report))
         if settings.dry_run:
-            _tell_plan(backup, place, plan, report)
+            publish(_with_plan(backup, place, plan, report))
             return
-        _Restore(settings, backup, place, plan, report).carry_out()
+        publish(report)
+        _Restore(settings, backup, place, plan, report, publish).carry_out()
 
 
 # --- the backup ------------------------------------------------------------------------------------------------------
@@ -56,14 +65,13 @@ def restore(settings: Settings, report: Restoration) -> None:
 
 @dataclass(frozen=True)
 class Backup:
-    """The backup to restore, one of those that FOLDER (with its standing) has under names of NAMING.
+    """The backup to restore, one of those that FOLDER has under names of NAMING.
 
     beside: all that can be sent from there. own: the folder is the snapshot folder of a source.
     """
 
     chosen: Subvolume
     folder: Folder
-    standing: Standing
     naming: Naming
     beside: Holdings
     own: bool
@@ -82,21 +90,21 @@ def find_backup(settings: Settings, host: Host) -> Backup:
     naming = model.naming_of(wanted, settings.naming) if wanted else settings.naming
     if wanted:
         standing = examine(host, dirname(standing.path))
-    folder = Folder(host, standing.path)
+    folder = Folder(host, standing.path, standing)
     entries = folder.names()
-    held = folder.look(naming, standing)
+    held = folder.inventory(naming)
     if not held.names:
         raise model.no_backups(folder.path, naming, entries)
-    own = not statefile.NAMES.isdisjoint(entries)
+    own = not state.NAMES.isdisjoint(entries)
     beside = model.restorable(held, snapshots=own or bool(wanted))
     chosen = model.choose(beside, wanted, folder.path)
     for name, why in beside.foreign.items():
         if not wanted and name > chosen.name:
             log.warning("%s: passing over %s: %s", folder.path, name, why)
-    return Backup(chosen, folder, standing, naming, beside, own or not chosen.received_uuid)
+    return Backup(chosen, folder, naming, beside, own or not chosen.received_uuid)
 
 
-def _standing_of_source(settings: Settings, host: Host) -> Standing:
+def _standing_of_source(settings: Settings, host: Host) -> PathInfo:
     standing = examine(host, settings.source.path)
     if not standing.exists:
         raise Failure(
@@ -126,50 +134,60 @@ class Place:
     host: Host
     location: Location
     site: Site
-    standing: Standing
+    standing: PathInfo
     missing: bool = False
     lock_wait: float = 0.0
 
     @property
-    def stage(self) -> Folder:
-        return Folder(self.host, self.site.stage)
+    def home(self) -> Folder:
+        """The folder in which the stage is made: beside the destination, or that of the copies."""
+        return Folder(
+            self.host, dirname(self.site.destination) if self.site.inside else self.site.folder, self.standing
+        )
 
     @property
     def folder(self) -> Folder:
-        return Folder(self.host, self.site.folder)
+        return Folder(self.host, self.site.folder, self.standing)
 
-    def clear_leftovers(self) -> None:
-        """Remove what a try that was killed has left. Raises Failure."""
-        if not self.missing and examine(self.host, self.site.stage).exists:
-            with self.locked():
-                self.clear_stage()
+    def clear_leftovers(self, name: str) -> frozenset[str]:
+        """Remove what a try to restore NAME that was killed has left; the stages that are something else.
+
+        Raises Failure, LockHeld when it is alive.
+        """
+        foreign = set()
+        for left in [] if self.missing else stages.left(self.home, self.staged_as(name)):
+            if left.foreign:
+                log.warning("%s: leaving %s alone: %s", self.location, self.home.at(left.entry), left.foreign)
+                foreign.add(left.entry)
+                continue
+            stages.remove(self.home, left)
             log.info("%s: removed what a restore that was cut off had left", self.location)
+        return frozenset(foreign)
+
+    def staged_as(self, name: str) -> str:
+        """What the stage is called after: the destination, or the backup NAME beside the other copies."""
+        return basename(self.site.destination) if self.site.inside else name
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other runs off the folder of copies, or off the stage when that folder is in it; made when missing.
+        """Keep other runs off the folder of copies, unless that is in the destination; made when missing.
 
         Raises LockHeld.
         """
-        folder = self.stage if self.site.inside else self.folder
-        folder.create()
+        if self.site.inside:
+            yield
+            return
+        self.folder.create()
         try:
-            with files.lock(self.host, folder.path, self.lock_wait):
+            with lock.lock(self.host, self.folder.path, self.lock_wait):
                 yield
         except LockHeld:
             raise
         except BaseException:
-            if self.site.inside or self.missing:
+            if self.missing:
                 with suppress(Failure):
-                    folder.remove()
+                    self.folder.remove()
             raise
-
-    def clear_stage(self) -> None:
-        """Delete what restores make there, and the stage itself. Raises Failure."""
-        below = self.stage.subvolumes_below(self.standing.mount, lambda name: model.is_leftover(name, self.site))
-        for failure in self.stage.delete(below).values():
-            raise failure
-        self.stage.remove()
 
     def check_absent(self, settings: Settings) -> None:
         """Raises Failure when the destination exists."""
@@ -220,7 +238,7 @@ def find_place(settings: Settings, host: Host, location: Location) -> Place:
     return Place(host, location, Site(destination, folder), standing, missing, settings.lock_wait)
 
 
-def _parent(settings: Settings, host: Host, path: str, what: str) -> Standing:
+def _parent(settings: Settings, host: Host, path: str, what: str) -> PathInfo:
     """The folder that PATH is to be made in. Raises Failure."""
     folder = dirname(path)
     standing = examine(host, folder)
@@ -237,10 +255,10 @@ def _parent(settings: Settings, host: Host, path: str, what: str) -> Standing:
     return standing
 
 
-def _same_filesystem(host: Host, one: Standing, other: Standing) -> bool:
+def _same_filesystem(host: Host, one: PathInfo, other: PathInfo) -> bool:
     if one.mount.point == other.mount.point:
         return True
-    return Folder(host, one.path).filesystem(one) == Folder(host, other.path).filesystem(other)
+    return Folder(host, one.path, one).filesystem() == Folder(host, other.path, other).filesystem()
 
 
 # --- what is to be done ----------------------------------------------------------------------------------------------
@@ -253,7 +271,7 @@ def survey(settings: Settings, backup: Backup, place: Place) -> Plan:
     if place.site.inside:
         _check_way(backup, place.site)
     elif not place.missing:
-        held = inventory.snapshots(place.folder.look(backup.naming, place.standing))
+        held = inventory.snapshots(place.folder.inventory(backup.naming))
     visible = _visible(backup, place)
     return model.decide(backup.chosen, backup.beside.complete, place.site, held, visible, settings.incremental)
 
@@ -271,17 +289,17 @@ def _check_way(backup: Backup, site: Site) -> None:
 
 def _visible(backup: Backup, place: Place) -> bool:
     """Whether a receiver at PLACE can build upon the backup itself."""
-    if backup.folder.host != place.host or not _same_filesystem(place.host, backup.standing, place.standing):
+    if backup.folder.host != place.host or not _same_filesystem(place.host, backup.folder.info, place.standing):
         return False
-    return place.standing.mount.shows(backup.standing.mount.inside(backup.path))
+    return place.standing.mount.shows(backup.folder.info.mount.inside(backup.path))
 
 
-def _tell_plan(backup: Backup, place: Place, plan: Plan, report: Restoration) -> None:
-    report.intended = plan.how
-    report.free = place.folder.free(place.standing)
-    if not plan.there:
-        size = stream.measure(backup.folder.estimate(plan.name, plan.parent))
-        report.sent = Sent(plan.name, plan.parent, size, None)
+def _with_plan(backup: Backup, place: Place, plan: Plan, report: Restoration) -> Restoration:
+    report = replace(report, intended=plan.how, free=place.folder.free())
+    if plan.there:
+        return report
+    size = stream.measure(backup.folder.estimate(plan.name, plan.parent))
+    return replace(report, sent=Sent(plan.name, plan.parent, size, None))
 
 
 # --- doing it --------------------------------------------------------------------------------------------------------
@@ -290,84 +308,133 @@ def _tell_plan(backup: Backup, place: Place, plan: Plan, report: Restoration) ->
 class _Restore:
     """Carries out a plan."""
 
-    def __init__(self, settings: Settings, backup: Backup, place: Place, plan: Plan, report: Restoration) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        backup: Backup,
+        place: Place,
+        plan: Plan,
+        report: Restoration,
+        publish: Publish,
+    ) -> None:
         self.settings = settings
         self.backup = backup
         self.place = place
         self.host = place.host
         self.plan = plan
         self.report = report
+        self._publish = publish
         self.streaming = Streaming(settings)
         self._placing = False
+        self._attempt: Attempt | None = None
 
     def carry_out(self) -> None:
-        with self.place.locked():
+        name = self.plan.name
+        with self.place.locked(), ExitStack() as scope:
+            foreign = self.place.clear_leftovers(name)
             try:
+                if not self.plan.there:
+                    opened = stages.opened(self.place.home, self.place.staged_as(name), foreign)
+                    self._attempt = scope.enter_context(opened)
                 self._bring()
-                self.report.done = True
+                self._report(done=True)
                 self._clear_up()
             except BaseException:
                 self._undo()
                 raise
 
+    def _report(self, **changes: Any) -> None:
+        self.report = replace(self.report, **changes)
+        self._publish(self.report)
+
     def _bring(self) -> None:
         """The destination comes last and in one step, so that it is there with its copy, or not at all."""
         site, name = self.plan.site, self.plan.name
         log.info("%s: restoring %s, %s", self.place.location, name, self.plan.how)
-        if not self.plan.there:
-            self.place.stage.create()
-            self._receive()
+        if self._attempt:
+            self._receive(self._attempt)
         if not site.inside:
-            if not self.plan.there:
-                self._snapshot(self.place.stage.at(name), self.plan.copy)
+            if self._attempt:
+                self._attempt.publish([name])
                 self._verify(self.place.folder)
             self.place.check_absent(self.settings)
             self._placing = True
             self._snapshot(self.plan.copy, site.destination, readonly=False)
             return
         # What was received cannot be moved into another folder; a read-only snapshot of it has its received UUID, too.
-        staged = self.place.stage.at(basename(site.destination))
-        copies = Folder(self.host, site.folder_in(staged))
-        self._snapshot(self.place.stage.at(name), staged, readonly=False)
+        assert self._attempt
+        received = join(self._attempt.path, name)
+        staged = join(self._attempt.path, basename(site.destination))
+        copies = replace(self.place.home, path=site.folder_in(staged))
+        self._snapshot(received, staged, readonly=False)
         copies.create()
         # They would look like snapshots that are no subvolumes.
         self.host.run(filetools.remove_stubs(copies.path), f"cannot clear the folder '{copies.path}'")
-        self._snapshot(self.place.stage.at(name), copies.at(name))
+        self._snapshot(received, copies.at(name))
         self._verify(copies)
         self._placing = True
         # Into the folder, not onto the name: mv refuses when something of that name has come there in the meantime.
         self.host.run(("mv", "--", staged, dirname(site.destination)), f"cannot move '{staged}' to its place")
         # Snapshots write out what they are taken of; this does it for the move.
-        Folder(self.host, site.destination).write_out()
+        self.place.home.write_out()
 
-    def _receive(self) -> None:
+    def _receive(self, attempt: Attempt) -> None:
         """Bring the backup into the stage. Raises Failure unless it is complete there."""
-        name, stage = self.plan.name, self.place.stage
-        done = self._stream()
-        if self.plan.parent and parent_is_to_blame(failed := done.endings[0].failure):
-            log.warning("%s: restoring %s failed: %s\n  Sending it in full.", self.place.location, name, failed)
-            for failure in stage.delete([name]).values():
+        name = self.plan.name
+        done = self._stream(attempt)
+        if self.plan.parent and (wrong := self._unusable(attempt, done)):
+            log.warning("%s: restoring %s failed: %s\n  Sending it in full.", self.place.location, name, wrong)
+            found, _ = attempt.contents()
+            for failure in self.place.home.delete(list(found.values())).values():
                 raise failure
             self.plan = replace(self.plan, parent=None)
-            done = self._stream()
+            done = self._stream(attempt)
         [ending] = done.endings
-        if failed := ending.failure or ending.unwritten:
+        if failed := ending.failure or ending.unwritten or attempt.remounted():
             in_full = "With '-I' it is sent in full." if self.plan.parent else ""
             raise Failure(f"restoring {name} failed: {failed.message}", failed.hint or in_full)
-        if wrong := inventory.arrived(stage.show(name), self.backup.chosen, bool(self.plan.parent)):
+        if wrong := self._wrong(attempt):
             raise Failure(f"{name} has arrived, but {wrong}", "Nothing of it is kept. Try again, in full with '-I'.")
         [streamed] = done.streams
-        self.report.sent = Sent(name, self.plan.parent, streamed.bytes, streamed.seconds)
+        self._report(sent=Sent(name, self.plan.parent, streamed.bytes, streamed.seconds))
         log.info("%s: received %s: %s", self.place.location, name, pace(streamed.bytes, streamed.seconds))
 
-    def _stream(self) -> Transferred:
+    def _unusable(self, attempt: Attempt, done: Transferred) -> Failure | str:
+        """Why the parent of the increment is of no use, or nothing. Raises Failure."""
+        [ending] = done.endings
+        if ending.failure:
+            return ending.failure if parent_is_to_blame(ending.failure) else ""
+        return self._wrong(attempt) or self._changed(done)
+
+    def _wrong(self, attempt: Attempt) -> str:
+        """What is wrong with what has come; empty when nothing is. Raises Failure."""
+        name, parent = self.plan.name, self.plan.parent
+        found, other = attempt.contents()
+        if wrong := stages.holds_only([name], found, other):
+            return wrong
+        if name not in found:
+            return "it is not there"
+        return inventory.received(found[name], self.backup.chosen, self._held(parent).uuid if parent else "")
+
+    def _held(self, parent: str) -> Subvolume:
+        """The PARENT at the destination: in the folder of copies, or the backup itself. Raises Failure."""
+        return self.backup.chosen if parent == self.plan.name else self.place.folder.show(parent)
+
+    def _changed(self, done: Transferred) -> str:
+        parent, [stream] = self.plan.parent, done.streams
+        if not parent or parent == self.plan.name or stream.built_on is None:
+            return ""
+        same = self._held(parent).sent_transid in (None, stream.built_on)
+        return "" if same else f"{parent}, which it builds upon, was changed after it was sent"
+
+    def _stream(self, attempt: Attempt) -> Transferred:
         """Raises Failure when a command cannot be started."""
         compressed_data = self._compressed_data()
         sender = self.streaming.sender(
             self.backup.folder, self.plan.name, self.plan.parent, [self.report.destination], compressed_data
         )
-        how, stage = self.streaming.sending(self.host, compressed_data), self.place.stage
-        return self.streaming.transfer([sender], [Receiver(stage.receiver(how), stage.writing_out)])
+        how = self.streaming.sending(self.host, compressed_data)
+        return self.streaming.transfer([sender], [Receiver(attempt.receiver(how), self.place.home.writing_out)])
 
     def _compressed_data(self) -> bool:
         """Whether the compressed data of the filesystem can be sent as it is."""
@@ -397,24 +464,45 @@ class _Restore:
         site, name = self.plan.site, self.plan.name
         try:
             # A signal may have come right after the last step.
-            self.report.done = self._placing and examine(self.host, site.destination).exists
-            if examine(self.host, site.stage).exists:
-                self.place.clear_stage()
+            self._report(done=self._placing and examine(self.host, site.destination).exists)
+            self._remove_attempt()
             if not (site.inside or self.plan.there or self.report.done):
-                for failure in self.place.folder.delete([name]).values():
+                held = self.place.folder.listed()
+                for failure in self.place.folder.delete([held[name]] if name in held else []).values():
                     raise failure
         except Failure as failure:
-            log.warning(
-                "%s: '%s' could not be removed; the next try does it: %s", self.place.location, site.stage, failure
-            )
+            log.warning("%s: not all could be removed; the next try does it: %s", self.place.location, failure)
+
+    def _remove_attempt(self) -> None:
+        """Remove the stage with what is in it. Raises Failure."""
+        if self._attempt:
+            found, _ = self._attempt.contents()
+            self._attempt.remove(list(found.values()))
 
     def _clear_up(self) -> None:
         try:
-            if not self.plan.there:
-                self.place.clear_stage()
+            self._remove_attempt()
         except Failure as failure:
-            self.report.failures.append(failure)
+            self._report(failures=(*self.report.failures, failure))
             log.error("%s: %s", self.place.location, failure)
+
+
+def _tell_of_laggards(backup: Backup, plan: Plan) -> None:
+    """Name the destinations that have not got the snapshot that is restored: their parents stay behind."""
+    there = backup.folder
+    if not backup.own or plan.site.folder == there.path:
+        return
+    known, _ = state.read(there.host, there.path, aside=False)
+    for fact in sorted(known):
+        if fact.kind == records.NEWEST and fact.snapshot in backup.beside.complete and fact.snapshot < plan.name:
+            log.warning(
+                "%s: its newest backup is %s, which stays behind in '%s': its next backup would be sent in full\n"
+                "  To go on with increments, restore with '-f %s', and use that option in the next backups, too.",
+                fact.destination,
+                fact.snapshot,
+                there.path,
+                shlex.quote(there.path),
+            )
 
 
 def _next_backup(settings: Settings, backup: Backup, plan: Plan, report: Restoration) -> str:

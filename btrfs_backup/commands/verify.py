@@ -1,29 +1,27 @@
 """Compare backups with their snapshots, file by file. Changes nothing; read it from top to bottom."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
-from btrfs_backup.commands.outset import open_source
-from btrfs_backup.commands.visit import fail, give_up, stand
-from btrfs_backup.errors import Failure, StateFileBroken
-from btrfs_backup.model import inventory, manifest
+from btrfs_backup.commands.destination import stand
+from btrfs_backup.commands.run import open_source
+from btrfs_backup.errors import Absent, Failure
+from btrfs_backup.model import inventory, manifest, records
 from btrfs_backup.model.location import Scheme
 from btrfs_backup.model.manifest import Comparison
+from btrfs_backup.model.outcome import Outcome, Report
 from btrfs_backup.model.records import Records
 from btrfs_backup.model.settings import Settings
 from btrfs_backup.model.snapshot import Naming, Subvolume
 from btrfs_backup.report import terminal
-from btrfs_backup.report.outcome import Report, Tally
 from btrfs_backup.report.terminal import progress_line
 from btrfs_backup.report.text import findings
-from btrfs_backup.system import trees
+from btrfs_backup.system import state, trees
 from btrfs_backup.system.folder import Folder
 from btrfs_backup.system.host import Host, Hosts
-from btrfs_backup.system.source import Source
 from btrfs_backup.system.ssh import Access
-from btrfs_backup.system.statefile import StateFiles
 from btrfs_backup.system.trees import Reading, Tree
 
 log = logging.getLogger(__name__)
@@ -36,75 +34,77 @@ class _Side:
     chosen: those that are to be compared, by name. broken: something failed, so that nothing more is read there.
     """
 
+    place: str
     folder: Folder
-    tally: Tally
     chosen: Mapping[str, Subvolume] = field(default_factory=dict)
     attributes: bool = True
     broken: bool = False
+    absent: bool = False
+    failures: list[Failure] = field(default_factory=list)
+    verified: list[Comparison] = field(default_factory=list)
 
-    def fail(self, failure: Failure) -> None:
-        self.broken = True
-        fail(self.tally, failure)
+    def fail(self, failure: Failure, broken: bool = True) -> None:
+        self.broken = self.broken or broken
+        if not any(str(failure) == str(told) for told in self.failures):
+            self.failures.append(failure)
+            log.error("%s: %s", self.place, failure)
+
+    @property
+    def outcome(self) -> Outcome:
+        return Outcome(self.place, failures=tuple(self.failures), absent=self.absent, verified=tuple(self.verified))
 
 
-def verify(settings: Settings, report: Report) -> None:
-    """Compare what SETTINGS asks for and write down in REPORT what came of it.
+def verify(settings: Settings, publish: Callable[[Report], None]) -> None:
+    """Compare what SETTINGS asks for, and PUBLISH what came of it so far.
 
     What concerns one destination ends up in the report. Raises Failure when nothing could be done at all.
     """
     with Hosts(Access(settings.ssh_options, settings.ssh_sudo)) as hosts:
-        source, standing = open_source(replace(settings, take_snapshot=False), hosts)
-        snapshots = inventory.snapshots(source.folder.look(settings.naming, standing)).complete
-        ours = _Side(source.folder, report.source, snapshots)
-        destinations = _destinations(settings, report, hosts)
-        records = _records(source, report) if settings.skip_absent else Records({}, {})
-        for each in destinations:
+        source = open_source(replace(settings, take_snapshot=False), hosts)
+        snapshots = inventory.snapshots(source.folder.inventory(settings.naming)).complete
+        ours = _Side(settings.source.identity, source.folder, snapshots)
+        known: Records = records.NONE
+        if settings.skip_absent:
+            known, broken = state.read(source.host, source.folder.path, aside=False)
+            for failure in broken:
+                ours.fail(failure, broken=False)
+        destinations = []
+        for each in settings.destinations:
+            if each.scheme is Scheme.SHELL:
+                log.warning("%s: not verified: what a shell command did with the streams cannot be read", each)
+                continue
+            side = _Side(each.identity, source.folder)
+            destinations.append(side)
             try:
-                each.chosen = _choose(each, ours.chosen, settings, records)
+                side.folder, _ = stand(hosts.at(each), each, settings, known)
+                side.chosen = _choose(side, ours.chosen, settings)
             except Failure as failure:
-                each.broken = True
-                give_up(each.tally, failure, settings)
+                side.broken = True
+                if isinstance(failure, Absent) and settings.skip_absent:
+                    side.absent = True
+                    log.info("%s: skipped: %s", side.place, failure.message)
+                else:
+                    side.fail(failure)
         _find_out_about_attributes([ours, *destinations])
+        publish(Report(ours.outcome, None, tuple(each.outcome for each in destinations)))
         for name in sorted({name for each in destinations for name in each.chosen}):
             _compare(name, ours, [each for each in destinations if name in each.chosen], settings)
+            publish(Report(ours.outcome, None, tuple(each.outcome for each in destinations)))
 
 
-def _destinations(settings: Settings, report: Report, hosts: Hosts) -> list[_Side]:
-    sides = []
-    for each in settings.destinations:
-        if each.scheme is Scheme.SHELL:
-            log.warning("%s: not verified: what a shell command did with the streams cannot be read", each)
-        else:
-            sides.append(_Side(Folder(hosts.at(each), each.path), Tally(each.identity)))
-    report.destinations = [side.tally for side in sides]
-    return sides
-
-
-def _records(source: Source, report: Report) -> Records:
-    """They tell a disk that is missing from a place that never had one."""
-    try:
-        return StateFiles(source.host, source.folder.path).records
-    except StateFileBroken as failure:
-        fail(report.source, failure)
-        return Records({}, {})
-
-
-def _choose(
-    side: _Side, snapshots: Mapping[str, Subvolume], settings: Settings, records: Records
-) -> Mapping[str, Subvolume]:
+def _choose(side: _Side, snapshots: Mapping[str, Subvolume], settings: Settings) -> Mapping[str, Subvolume]:
     """The backups of SNAPSHOTS that are to be compared. Raises Failure when there is none."""
-    standing, _ = stand(side.folder, side.tally.place, settings, records)
-    if not standing.exists:
+    if not side.folder.exists:
         raise Failure("it does not exist", "Is the disk mounted, and the path right?")
-    holdings = inventory.backups(side.folder.look(settings.naming, standing), snapshots)
+    holdings = inventory.backups(side.folder.inventory(settings.naming), snapshots)
     for name, why in holdings.foreign.items():
         if name in snapshots:
             look = side.folder.host.typed("btrfs", "subvolume", "show", side.folder.at(name))
             failure = Failure(f"{name} is not the backup of the snapshot of that name: {why}", f"Look at it: {look}")
-            fail(side.tally, failure)
+            side.fail(failure, broken=False)
     for name in holdings.partial:
         if name in snapshots:
-            log.warning("%s: %s is not verified: it is a transfer that was cut off", side.tally.place, name)
+            log.warning("%s: %s is not verified: it is a transfer that was cut off", side.place, name)
     common = {name: backup for name, backup in holdings.complete.items() if name in snapshots}
     if not common:
         raise Failure(
@@ -143,7 +143,7 @@ def _compare(name: str, ours: _Side, destinations: Sequence[_Side], settings: Se
     if ours.broken or len(sides) < 2:
         return
     for each in sides[1:]:
-        log.info("%s: comparing %s", each.tally.place, name)
+        log.info("%s: comparing %s", each.place, name)
     with ExitStack() as scope:
         read = {each: Tree(each.folder.host, each.folder.at(name), scope) for each in sides}
         try:
@@ -186,7 +186,7 @@ def _is_whole(side: _Side, name: str, tree: Tree) -> bool:
     if tree.failure:
         side.fail(failure)
         return False
-    fail(side.tally, failure)
+    side.fail(failure, broken=False)
     return True
 
 
@@ -199,9 +199,11 @@ def _is_there(side: _Side, name: str) -> bool:
         elif side.folder.show(name).uuid != side.chosen[name].uuid:
             gone = "replaced"
     except Failure as failure:
-        log.debug("%s: cannot tell whether %s is still there: %s", side.tally.place, name, failure)
+        log.debug("%s: cannot tell whether %s is still there: %s", side.place, name, failure)
     if gone:
-        fail(side.tally, Failure(f"{name} was {gone} while it was compared", "Verify when no other run is at work."))
+        side.fail(
+            Failure(f"{name} was {gone} while it was compared", "Verify when no other run is at work."), broken=False
+        )
     return not gone
 
 
@@ -222,7 +224,7 @@ def _tell(side: _Side, name: str, result: Comparison | Failure) -> None:
     if not _is_good(result) and not _is_there(side, name):
         return
     if isinstance(result, Failure):
-        fail(side.tally, result)
+        side.fail(result, broken=False)
         return
-    side.tally.verified.append(result)
-    log.info("%s: compared %s: %s", side.tally.place, name, findings([result]))
+    side.verified.append(result)
+    log.info("%s: compared %s: %s", side.place, name, findings([result]))

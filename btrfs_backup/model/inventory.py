@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from btrfs_backup.model.snapshot import Subvolume
+from btrfs_backup.model.stage import Stage
 
 UNWRITTEN = "it may lack data: its machine may have gone down, or its disk been pulled out or failed, too early"
 CHANGED = "it was received and is writable: its content may have changed"
@@ -22,18 +23,23 @@ class Inventory:
 
     subvolumes: by name, in the order of names.
     others: names of entries that are no subvolumes (files, plain directories).
-    marks: names of the backups with a mark: their transfers were not finished (see model.mark).
+    stages: what is in the place of stages, in the order of their names.
     exists: whether the folder is there at all.
     """
 
     subvolumes: Mapping[str, Subvolume] = field(default_factory=dict)
     others: frozenset[str] = frozenset()
-    marks: frozenset[str] = frozenset()
+    stages: tuple[Stage, ...] = ()
     exists: bool = True
 
     @property
     def names(self) -> frozenset[str]:
         return self.others.union(self.subvolumes)
+
+    @property
+    def marks(self) -> frozenset[str]:
+        """The backups that versions before 1.1 would take for unfinished."""
+        return frozenset(each.name for each in self.stages if each.is_mark)
 
 
 @dataclass(frozen=True)
@@ -41,13 +47,14 @@ class Holdings:
     """What counts in an inventory.
 
     complete: usable snapshots or backups by name, in the order of names.
-    partial: names of transfers that were cut off.
+    partial: names of transfers that were cut off. under_way: names of those that are alive, with who makes them.
     foreign: names that are not ours although they look like it, each with the reason.
     """
 
     complete: Mapping[str, Subvolume] = field(default_factory=dict)
     partial: tuple[str, ...] = ()
     foreign: Mapping[str, str] = field(default_factory=dict)
+    under_way: Mapping[str, str] = field(default_factory=dict)
 
 
 def snapshots(inventory: Inventory) -> Holdings:
@@ -57,38 +64,45 @@ def snapshots(inventory: Inventory) -> Holdings:
     return Holdings(usable, (), foreign | _no_subvolumes(inventory))
 
 
-def backups(inventory: Inventory, sources: Mapping[str, Subvolume], begun: Collection[str] = ()) -> Holdings:
+def backups(
+    inventory: Inventory, sources: Mapping[str, Subvolume], begun: Collection[str] = (), old: bool = True
+) -> Holdings:
     """What counts at a destination whose source has the snapshots SOURCES (by name).
 
-    begun: names of transfers to it that are not known to have ended.
+    OLD: versions before 1.1 may have been the last to write there; they received under the names themselves. begun:
+    names of transfers to it that are not known to have ended.
     """
+    marks = inventory.marks if old else frozenset()
     states = {
-        name: judge(each, sources.get(name), name in begun, name in inventory.marks)
+        name: judge(each, sources.get(name), old and name in begun, name in marks)
         for name, each in inventory.subvolumes.items()
     }
+    cut_off = {each.name for each in inventory.stages if each.attempts and not each.holder and not each.foreign}
+    parts = {name for name, (state, _) in states.items() if state is State.PARTIAL}
+    complete = {name: inventory.subvolumes[name] for name, (state, _) in states.items() if state is State.COMPLETE}
     return Holdings(
-        {name: inventory.subvolumes[name] for name, (state, _) in states.items() if state is State.COMPLETE},
-        tuple(name for name, (state, _) in states.items() if state is State.PARTIAL),
+        complete,
+        tuple(sorted(parts.union(cut_off - complete.keys()))),
         {name: why for name, (state, why) in states.items() if state is State.FOREIGN} | _no_subvolumes(inventory),
+        {each.name: each.holder for each in inventory.stages if each.holder},
     )
 
 
 def judge(entry: Subvolume, source: Subvolume | None, begun: bool = False, marked: bool = False) -> tuple[State, str]:
     """What ENTRY at a destination is, and why; SOURCE is the source's snapshot of that name, if it has one.
 
-    `btrfs receive` sets the received UUID and then read-only, both at its very end: complete means both. What has only
-    the first may be a transfer that has BEGUN, or a backup that older btrfs-progs made writable. What somebody made
-    writable is no transfer that was cut off: there may be work of theirs in it. As long as it is MARKED, not all of it
-    may be on disk.
+    `btrfs receive` sets the received UUID and then read-only, both at its very end: complete means both. What is
+    writable is somebody's, and there may be work in it, unless a version before 1.1 has BEGUN to receive it, or MARKED
+    it; as long as it is marked, not all of it may be on disk.
     """
     if not entry.readonly:
-        if begun and source and entry.received_uuid == source.stream_uuid:
+        if (begun or marked) and source and entry.received_uuid in ("", source.stream_uuid) and not entry.received_at:
             return State.PARTIAL, "it is writable: a transfer was cut off before its last step"
         if entry.received_uuid or entry.received_at:
             return State.FOREIGN, CHANGED
         if source and entry.parent_received_uuid == source.stream_uuid:
             return State.FOREIGN, "it is a writable copy of the backup: its content may have changed"
-        return State.PARTIAL, "it is writable and has no received UUID: a transfer was cut off"
+        return State.FOREIGN, "it is writable, and not a backup"
     if not entry.received_uuid:
         return State.FOREIGN, "it is read-only and has no received UUID: it was not received from a source"
     if source and entry.received_uuid != source.stream_uuid:
@@ -98,14 +112,20 @@ def judge(entry: Subvolume, source: Subvolume | None, begun: bool = False, marke
     return State.COMPLETE, ""
 
 
-def arrived(entry: Subvolume, source: Subvolume, incremental: bool) -> str:
-    """What is wrong with ENTRY, which SOURCE was just received as; empty when nothing is."""
+def received(entry: Subvolume, source: Subvolume, parent: str) -> str:
+    """What is wrong with ENTRY, which SOURCE was just received as; empty when nothing is.
+
+    PARENT: the UUID of the backup that it has to be built upon, empty when it was sent in full. `btrfs receive` takes
+    any subvolume of the filesystem for the parent that has its received UUID.
+    """
     state, why = judge(entry, source)
     if state is not State.COMPLETE:
         return why
-    if incremental != bool(entry.parent_uuid):
-        return "it was received as an increment" if entry.parent_uuid else "it was not received on top of its parent"
-    return ""
+    if entry.parent_uuid == parent:
+        return ""
+    if not parent:
+        return "it was received as an increment"
+    return "it was built upon another subvolume than the backup that was meant as its parent"
 
 
 def _no_subvolumes(inventory: Inventory) -> dict[str, str]:

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 from enum import Enum
-from posixpath import isabs, join, normpath
+from posixpath import join, normpath
 
 from btrfs_backup.errors import UsageError
 
@@ -50,7 +50,7 @@ _SSH = re.compile(r"ssh://(?:([^/]*)@)?(\[[^]/]*\]|[^:/\[\]]*)(?::([^/]*))?(/.*)
 
 
 def parse(spelling: str, cwd: str) -> Location:
-    """The location that SPELLING names; relative local paths start at CWD (absolute), empty if there is none.
+    """The location that SPELLING names; relative local paths start at CWD (absolute; empty when there is none).
 
     Raises UsageError when it names none.
     """
@@ -77,12 +77,9 @@ def parse(spelling: str, cwd: str) -> Location:
             f"'{spelling}' looks like a path on another machine",
             f"Write 'ssh://{remote[1]}{remote[2]}'. For a local folder of that name write './{spelling}'.",
         )
-    path = join(cwd, spelling)
-    if not isabs(path):
-        raise UsageError(
-            f"'{spelling}' starts at the current folder, which does not exist any more", "Give a full path."
-        )
-    return Location(Scheme.LOCAL, path=normalise(path))
+    if not (cwd or spelling.startswith("/")):
+        raise UsageError(f"'{spelling}' is relative to the current folder, which is gone", "Give the whole path.")
+    return Location(Scheme.LOCAL, path=normalise(join(cwd, spelling)))
 
 
 def identity(recorded: str) -> str:
@@ -95,6 +92,14 @@ def identity(recorded: str) -> str:
         return recorded
 
 
+_OVERWRITING = re.compile(r"(?:(?<![0-9&>=<-])1?>\|?|\bof=)\s*(?![>&(]|/dev/)[^\s;&|$`]+(?![^\s;&|]*[$`])")
+
+
+def overwrites_itself(command: str) -> bool:
+    """Whether a shell COMMAND seems to write each stream to the same file: to a name without any variable."""
+    return "BTRFS_BACKUP_" not in command and bool(_OVERWRITING.search(command))
+
+
 def normalise(path: str) -> str:
     """An absolute path without `.`, `..`, doubled and trailing slashes."""
     return "/" + normpath(path).lstrip("/")
@@ -103,7 +108,9 @@ def normalise(path: str) -> str:
 def _shell(spelling: str) -> Location:
     command = spelling.removeprefix("shell://")
     if not command.strip():
-        raise UsageError("'shell://' names no command", "Example: 'shell://cat > /mnt/usb/home.btrfs'")
+        raise UsageError(
+            "'shell://' names no command", "Example: 'shell://cat > /mnt/usb/$BTRFS_BACKUP_SNAPSHOT.btrfs'"
+        )
     return Location(Scheme.SHELL, command=command)
 
 
@@ -118,6 +125,10 @@ def _ssh(spelling: str) -> Location:
         raise UsageError(f"'{spelling}' names no host", example)
     if not path:
         raise UsageError(f"'{spelling}' names no path on the host", example)
+    if match[3] == "":
+        raise UsageError(
+            f"'{spelling}' has ':' without a port", f"Write '{spelling[: match.start(3) - 1]}{path}'. {example}"
+        )
     if match[3] is not None and not (re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 65536):
         raise UsageError(f"'{spelling}': '{port}' is not a port number", example)
     return Location(

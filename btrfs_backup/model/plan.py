@@ -1,6 +1,7 @@
 """What is missing at each destination, from which parent it is sent, and which destinations share a stream."""
 
 import bisect
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -57,7 +58,7 @@ def target(
     lacking = [name for name in snapshots if name in wanted and name not in holdings.complete]
     return Target(
         destination,
-        tuple(name for name in lacking if name not in holdings.foreign),
+        tuple(name for name in lacking if name not in holdings.foreign and name not in holdings.under_way),
         frozenset(snapshots).intersection(holdings.complete),
         {name: holdings.foreign[name] for name in lacking if name in holdings.foreign},
     )
@@ -79,13 +80,21 @@ def leftovers(target: Target, holdings: Holdings, snapshots: Snapshots) -> list[
     return [name for name in holdings.partial if name in snapshots and name not in target.missing]
 
 
-def strangers(target: Target, holdings: Holdings, delivered: str | None) -> frozenset[str]:
-    """Backups that may be of another source than this one, by somebody's mistake.
+def strangers(complete: Snapshots, snapshots: Snapshots, known: Collection[str]) -> frozenset[str]:
+    """Names of those COMPLETE backups at a destination that cannot be proved to be of the source of SNAPSHOTS.
 
-    This one has the snapshot of none of them. DELIVERED: its newest one that is on record there. A source that was made
-    anew, or has lost its snapshots and records, looks the same.
+    Proved are those whose snapshot the source still has, those KNOWN from the records, by UUID, and those linked to
+    them: versions before 1.1 received each increment as a snapshot of its parent.
     """
-    return frozenset() if target.common or delivered else frozenset(holdings.complete)
+    chain = {each.uuid: each.parent_uuid for each in complete.values()}
+    ours = {each.uuid for name, each in complete.items() if name in snapshots or each.uuid in known}
+    reached = ours
+    while reached:
+        older = {chain[uuid] for uuid in reached if chain.get(uuid) in chain}
+        newer = {uuid for uuid, parent in chain.items() if parent in reached}
+        reached = (older | newer) - ours
+        ours = ours | reached
+    return frozenset(name for name, each in complete.items() if each.uuid not in ours)
 
 
 def served(target: Target, snapshot: str) -> Target:
@@ -153,9 +162,11 @@ class Lineage:
     def __init__(self, subvolume: Subvolume, snapshots: Snapshots) -> None:
         parents = {each.uuid: each.parent_uuid for each in (subvolume, *snapshots.values())}
         self._origins = {name: _origin(each.uuid, parents) for name, each in snapshots.items()}
-        self._names = sorted(snapshots)
+        times = Counter(each.stream_uuid for each in snapshots.values())
+        # A receiver could take any of those that share a UUID for the parent.
+        self._names = sorted(name for name, each in snapshots.items() if times[each.stream_uuid] == 1)
 
-    def parent(self, snapshot: str, common: Collection[str]) -> str | None:
+    def parent(self, snapshot: str, common: frozenset[str]) -> str | None:
         """The best parent among those COMMON to both sides, or None for a full stream.
 
         The nearest older one of the same lineage makes the smallest stream, then the nearest newer one. Any other
@@ -164,8 +175,8 @@ class Lineage:
         place = bisect.bisect_left(self._names, snapshot)
 
         def nearest_first() -> Iterator[str]:
-            places = chain(range(place - 1, -1, -1), range(place + 1, len(self._names)))
-            return (self._names[each] for each in places if self._names[each] in common)
+            places = chain(range(place - 1, -1, -1), range(place, len(self._names)))
+            return (self._names[each] for each in places if self._names[each] in common - {snapshot})
 
         own = (name for name in nearest_first() if self._origins[name] == self._origins[snapshot])
         return next(chain(own, nearest_first()), None) if common else None

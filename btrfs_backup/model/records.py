@@ -1,267 +1,278 @@
-"""The records of outstanding and of completed transfers, as values.
+"""The records of a run: a set of facts about who is owed which snapshot, and what was delivered where.
 
-Both map names to frozen values; every function returns a new mapping and leaves its argument alone.
+They are kept in two files, of which btrfs-backup 0.3.1 knows the first. Every function returns a new set.
 """
 
 import json
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from itertools import groupby
+from typing import NamedTuple
 
 from btrfs_backup.model import location
 from btrfs_backup.model.snapshot import Naming, prefix_of
 
-
-@dataclass(frozen=True)
-class Locks:
-    """Who still needs a snapshot: destinations that are owed it, and those that are owed one sent on top of it."""
-
-    locks: frozenset[str] = frozenset()
-    parent_locks: frozenset[str] = frozenset()
-
-    def __bool__(self) -> bool:
-        return bool(self.locks or self.parent_locks)
+OWED, PARENT = "locks", "parent_locks"
+NEWEST, BACKUP, BLOCKED, OTHER, STAGED = "newest", "backups", "blocked", "others", "staged"
 
 
-# Snapshot name -> its locks.
-Outstanding = Mapping[str, Locks]
-# Destination -> filesystem UUID (empty for shell commands) -> names of the newest delivered, one for each prefix.
-Completed = Mapping[str, Mapping[str, frozenset[str]]]
+class Fact(NamedTuple):
+    """One thing that is on record of a DESTINATION, by its kind:
+
+    OWED: a transfer of SNAPSHOT to it was begun, and is not known to have ended well.
+    PARENT: such a transfer builds upon SNAPSHOT.
+    NEWEST: SNAPSHOT is the newest one known to have arrived, of its prefix; on the FILESYSTEM with that UUID, since
+        disks are swapped at one mount point (empty for shell commands).
+    BACKUP: the backup under that name there, with that UUID, is of this source.
+    OTHER: the same cannot be proved to be of this source, and that was told.
+    BLOCKED: SNAPSHOT could not be sent there: something else has its name.
+    STAGED: nothing of versions before 1.1 is unfinished there (see model.stage); of no snapshot.
+    """
+
+    kind: str
+    destination: str
+    snapshot: str
+    filesystem: str = ""
+    uuid: str = ""
 
 
-@dataclass(frozen=True)
-class Records:
-    outstanding: Outstanding
-    completed: Completed
+Records = frozenset[Fact]
+
+NONE: Records = frozenset()
 
 
-# --- outstanding -----------------------------------------------------------------------------------------------------
+# --- what is outstanding ---------------------------------------------------------------------------------------------
 
 
-def begin(outstanding: Outstanding, destination: str, snapshot: str, parent: str | None) -> Outstanding:
+def begin(records: Records, destination: str, snapshot: str, parent: str | None) -> Records:
     """A transfer of SNAPSHOT to DESTINATION begins, from PARENT when it is incremental."""
-    changed = dict(outstanding)
-    locks = changed.get(snapshot, Locks())
-    changed[snapshot] = replace(locks, locks=locks.locks | {destination})
-    if parent:
-        locks = changed.get(parent, Locks())
-        changed[parent] = replace(locks, parent_locks=locks.parent_locks | {destination})
-    return changed
+    noted = {Fact(PARENT, destination, parent)} if parent else set()
+    return records | {Fact(OWED, destination, snapshot)} | noted
 
 
-def end(outstanding: Outstanding, destination: str, snapshot: str) -> Outstanding:
+def end(records: Records, destination: str, snapshot: str) -> Records:
     """The transfer of SNAPSHOT to DESTINATION ended well.
 
     All parent notes of the destination under that prefix go: it has one transfer at a time.
     """
     naming = Naming(prefix_of(snapshot))
-    kept = {
-        name: Locks(
-            locks.locks - {destination} if name == snapshot else locks.locks,
-            locks.parent_locks - {destination} if name in naming else locks.parent_locks,
-        )
-        for name, locks in outstanding.items()
-    }
-    return _without_empty(kept)
+    notes = {each for each in of(records, destination, PARENT) if each.snapshot in naming}
+    return records - notes - {Fact(OWED, destination, snapshot)}
 
 
 def settled(
-    outstanding: Outstanding,
-    before: Outstanding,
+    records: Records,
+    before: Records,
     destination: str,
     arrived: Iterable[str],
     failed: tuple[str, str | None] | None,
-) -> Outstanding:
+) -> Records:
     """Several transfers to DESTINATION, all of which had been begun at once, are over.
 
-    Its records are as BEFORE that, without what ARRIVED, and with the one that FAILED: (snapshot, parent). Those
-    behind that one did not reach it, and are begun another time.
+    What is outstanding there is as BEFORE that, without what ARRIVED, and with the one that FAILED: (snapshot, parent).
+    Those behind that one did not reach it, and are begun another time.
     """
-    own = before
+    own = of(before, destination, OWED, PARENT)
     for snapshot in arrived:
         own = end(own, destination, snapshot)
     if failed:
         own = begin(own, destination, *failed)
-    nobody, its = Locks(), frozenset({destination})
-    merged = {}
-    for name in {**outstanding, **own}:
-        others, ours = outstanding.get(name, nobody), own.get(name, nobody)
-        merged[name] = Locks(
-            (others.locks - its) | (ours.locks & its), (others.parent_locks - its) | (ours.parent_locks & its)
-        )
-    return _without_empty(merged)
+    return (records - of(records, destination, OWED, PARENT)) | own
 
 
-def unreachable(outstanding: Outstanding, destination: str, newest: str) -> Outstanding:
+def unreachable(records: Records, destination: str, newest: str) -> Records:
     """DESTINATION could not be reached: it is owed the NEWEST snapshot.
 
     Of what it was owed before, the oldest stays (its transfer may have been cut off there). Those between go, so that
     a destination that stays away for weeks does not keep every snapshot of that time from being deleted.
     """
-    recorded = owed(outstanding, Naming(prefix_of(newest)), destination)
-    between = {name for name in recorded[1:] if name < newest}
-    kept = {
-        name: replace(locks, locks=locks.locks - {destination}) if name in between else locks
-        for name, locks in outstanding.items()
-    }
-    return begin(_without_empty(kept), destination, newest, None)
+    recorded = owed(records, Naming(prefix_of(newest)), destination)
+    between = {Fact(OWED, destination, name) for name in recorded[1:] if name < newest}
+    return begin(records - between, destination, newest, None)
 
 
-def reconcile(outstanding: Outstanding, naming: Naming, destination: str, owed: Collection[str]) -> Outstanding:
+def reconcile(records: Records, naming: Naming, destination: str, owed: Collection[str]) -> Records:
     """What stays on record for a DESTINATION that has been looked at and is OWED just these snapshots."""
-    settled = {
-        name
-        for name, locks in outstanding.items()
-        if name in naming and name not in owed and destination in locks.locks
-    }
-    kept = {
-        name: replace(locks, locks=locks.locks - {destination}) if name in settled else locks
-        for name, locks in outstanding.items()
-    }
-    if not any(destination in locks.locks for name, locks in kept.items() if name in naming):
-        kept = {
-            name: replace(locks, parent_locks=locks.parent_locks - {destination}) if name in naming else locks
-            for name, locks in kept.items()
-        }
-    return _without_empty(kept)
+    own = {each for each in of(records, destination, OWED, PARENT) if each.snapshot in naming}
+    kept = {each for each in own if each.kind == PARENT or each.snapshot in owed}
+    return records - own | (kept if any(each.kind == OWED for each in kept) else NONE)
 
 
-def drop(outstanding: Outstanding, naming: Naming, destinations: Collection[str]) -> Outstanding:
-    """Without the records of DESTINATIONS on snapshots of this naming."""
-    return _without_empty(
-        {
-            name: Locks(locks.locks.difference(destinations), locks.parent_locks.difference(destinations))
-            if name in naming
-            else locks
-            for name, locks in outstanding.items()
-        }
-    )
-
-
-def owed(outstanding: Outstanding, naming: Naming, destination: str) -> list[str]:
+def owed(records: Records, naming: Naming, destination: str) -> list[str]:
     """The snapshots of this naming that DESTINATION is recorded to be owed, sorted."""
-    return sorted(name for name, locks in outstanding.items() if name in naming and destination in locks.locks)
+    return sorted(each.snapshot for each in of(records, destination, OWED) if each.snapshot in naming)
 
 
-def locked_destinations(outstanding: Outstanding, naming: Naming) -> list[str]:
-    """Every destination that a record of this naming names, sorted."""
-    found: set[str] = set()
-    for name, locks in outstanding.items():
-        if name in naming:
-            found |= locks.locks | locks.parent_locks
-    return sorted(found)
+# --- what was delivered ----------------------------------------------------------------------------------------------
 
 
-def known_destinations(records: Records, naming: Naming) -> list[str]:
-    """Every destination that is owed a snapshot of this naming or has got one, sorted."""
-    served = {
-        destination
-        for destination, filesystems in records.completed.items()
-        if any(name in naming for names in filesystems.values() for name in names)
-    }
-    return sorted(served.union(locked_destinations(records.outstanding, naming)))
+def delivered(records: Records, destination: str, filesystem: str, naming: Naming, newest: str | None) -> Records:
+    """NEWEST is the newest snapshot of this naming that DESTINATION has on FILESYSTEM (None: it has none)."""
+    old = {each for each in of(records, destination, NEWEST) if each.filesystem == filesystem}
+    own = {each for each in old if each.snapshot in naming}
+    return records - own | ({Fact(NEWEST, destination, newest, filesystem)} if newest else NONE)
 
 
-def names(records: Records) -> list[str]:
-    """Every snapshot that the records name."""
-    delivered_names = [name for seen in records.completed.values() for names in seen.values() for name in names]
-    return [*records.outstanding, *delivered_names]
+def blocked(records: Records, destination: str, filesystem: str, naming: Naming, names: Iterable[str]) -> Records:
+    """Just NAMES of this naming cannot be sent to DESTINATION, whose disk is FILESYSTEM."""
+    known = of(records, destination, BLOCKED)
+    own = {each for each in known if each.filesystem == filesystem and each.snapshot in naming}
+    return records - own | {Fact(BLOCKED, destination, name, filesystem) for name in names}
+
+
+def last_delivered(records: Records, destination: str, filesystem: str = "") -> frozenset[str]:
+    """The newest snapshots that went to DESTINATION on FILESYSTEM (empty for shell commands), one for each prefix."""
+    return frozenset(each.snapshot for each in of(records, destination, NEWEST) if each.filesystem == filesystem)
+
+
+def holds(
+    records: Records,
+    destination: str,
+    filesystem: str,
+    naming: Naming,
+    ours: Mapping[str, str],
+    others: Mapping[str, str],
+) -> Records:
+    """DESTINATION holds on FILESYSTEM just these backups of this naming, names by UUID: OURS, and OTHERS."""
+    known = of(records, destination, BACKUP, OTHER)
+    old = {each for each in known if each.filesystem == filesystem and each.snapshot in naming}
+    new = {Fact(BACKUP, destination, name, filesystem, uuid) for uuid, name in ours.items()}
+    return records - old | new | {Fact(OTHER, destination, name, filesystem, uuid) for uuid, name in others.items()}
+
+
+def backups(records: Records) -> frozenset[str]:
+    """The UUIDs of all backups that are of this source, wherever they are."""
+    return frozenset(each.uuid for each in records if each.kind == BACKUP)
+
+
+def told(records: Records, destination: str, filesystem: str) -> frozenset[tuple[str, str]]:
+    """The backups there, name and UUID, of which it was told that they cannot be proved to be of this source."""
+    known = of(records, destination, OTHER)
+    return frozenset((each.snapshot, each.uuid) for each in known if each.filesystem == filesystem)
+
+
+def staged(records: Records, destination: str, filesystem: str) -> Records:
+    """Nothing of older versions is unfinished at DESTINATION on FILESYSTEM."""
+    return records | {Fact(STAGED, destination, "", filesystem)}
+
+
+def is_staged(records: Records, destination: str, filesystem: str) -> bool:
+    return Fact(STAGED, destination, "", filesystem) in records
+
+
+def filesystems(records: Records, destination: str) -> frozenset[str]:
+    """The UUIDs of the filesystems on which DESTINATION has got something."""
+    return frozenset(each.filesystem for each in of(records, destination, NEWEST, BACKUP))
+
+
+# --- all of it -------------------------------------------------------------------------------------------------------
+
+
+def of(records: Records, destination: str, *kinds: str) -> Records:
+    """What is on record of DESTINATION, of the KINDS."""
+    return frozenset(each for each in records if each.destination == destination and each.kind in kinds)
+
+
+def forget(records: Records, naming: Naming, destinations: Collection[str]) -> Records:
+    """Without what is on record of DESTINATIONS about snapshots of this naming."""
+    return frozenset(each for each in records if each.destination not in destinations or each.snapshot not in naming)
+
+
+def destinations(records: Records, naming: Naming, *kinds: str) -> list[str]:
+    """Every destination that something of this naming is on record of, of the KINDS, sorted."""
+    return sorted({each.destination for each in records if each.kind in kinds and each.snapshot in naming})
 
 
 def reasons(records: Records) -> dict[str, list[str]]:
     """Why the records keep which snapshots from being deleted."""
+    words = {
+        OWED: "outstanding for {}",
+        PARENT: "parent of one outstanding for {}",
+        NEWEST: "last delivered to {}",
+        BLOCKED: "not sent to {}, where something else has its name",
+    }
     because: dict[str, list[str]] = {}
-    for name, locks in records.outstanding.items():
-        because.setdefault(name, []).extend(f"outstanding for {each}" for each in sorted(locks.locks))
-        because[name].extend(f"parent of one outstanding for {each}" for each in sorted(locks.parent_locks))
-    for destination, filesystems in records.completed.items():
-        for filesystem, names in filesystems.items():
-            disk = f" (filesystem {filesystem})" if filesystem else ""
-            for name in names:
-                because.setdefault(name, []).append(f"last delivered to {destination}{disk}")
+    for kind, text in words.items():
+        for each in sorted(each for each in records if each.kind == kind):
+            disk = f" (filesystem {each.filesystem})" if each.filesystem and kind == NEWEST else ""
+            because.setdefault(each.snapshot, []).append(text.format(each.destination) + disk)
     return because
-
-
-def _without_empty(outstanding: Outstanding) -> Outstanding:
-    return {name: locks for name, locks in outstanding.items() if locks}
-
-
-# --- completed -------------------------------------------------------------------------------------------------------
-
-
-def delivered(completed: Completed, destination: str, filesystem: str, naming: Naming, newest: str | None) -> Completed:
-    """NEWEST is the newest snapshot of this naming that DESTINATION has on FILESYSTEM (None: it has none)."""
-    seen = dict(completed.get(destination, {}))
-    names = {name for name in seen.get(filesystem, frozenset()) if prefix_of(name) != naming.prefix}
-    seen[filesystem] = frozenset(names | {newest} if newest else names)
-    changed = {**completed, destination: {uuid: names for uuid, names in seen.items() if names}}
-    return {name: filesystems for name, filesystems in changed.items() if filesystems}
-
-
-def last_delivered(completed: Completed, destination: str, filesystem: str = "") -> frozenset[str]:
-    """The newest snapshots that went to DESTINATION on FILESYSTEM (empty for shell commands), one for each prefix."""
-    return completed.get(destination, {}).get(filesystem, frozenset())
-
-
-def forget(completed: Completed, naming: Naming, destinations: Collection[str]) -> Completed:
-    """Without what was delivered to DESTINATIONS of this naming, on whatever filesystem."""
-    changed = completed
-    for destination in destinations:
-        for filesystem in completed.get(destination, {}):
-            changed = delivered(changed, destination, filesystem, naming, None)
-    return changed
 
 
 # --- as JSON ---------------------------------------------------------------------------------------------------------
 
 
-def parse_outstanding(text: str) -> Outstanding:
-    """The records in the format of btrfs-backup 0.3.1; empty text means none.
+def parse_outstanding(text: str) -> Records:
+    """What is outstanding, in the format of btrfs-backup 0.3.1; empty text means nothing.
 
     Destinations become their identities. Raises ValueError.
     """
-    outstanding = {}
+    facts = set()
     for name, entry in _object(text).items():
-        if not isinstance(entry, dict) or not entry.keys() <= {"locks", "parent_locks"}:
+        if not isinstance(entry, dict) or not entry.keys() <= {OWED, PARENT}:
             raise ValueError(f'the entry of \'{name}\' is not of the form {{"locks": [...], "parent_locks": [...]}}')
-        outstanding[name] = Locks(
-            *(
-                frozenset(map(location.identity, _strings(entry.get(kind, []), name)))
-                for kind in ("locks", "parent_locks")
-            )
+        for kind, recorded in entry.items():
+            facts |= {Fact(kind, location.identity(each), name) for each in _strings(recorded, name)}
+    return frozenset(facts)
+
+
+def format_outstanding(records: Records) -> str:
+    entries: dict[str, dict[str, list[str]]] = {}
+    for each in sorted(records):
+        if each.kind in (OWED, PARENT):
+            entries.setdefault(each.snapshot, {}).setdefault(each.kind, []).append(each.destination)
+    return _format(entries)
+
+
+def parse_completed(text: str) -> Records:
+    """What was delivered; empty text means nothing. Raises ValueError.
+
+    {destination: {filesystem UUID: {"newest": [snapshot, ...], "blocked": [snapshot, ...], "backups": {UUID: name},
+    "others": {UUID: name}}}}; before version 1.1 the list of the newest alone.
+    """
+    facts = set()
+    for destination, disks in _object(text).items():
+        if not isinstance(disks, dict):
+            raise ValueError(f"the entry of '{destination}' is not of the form {{filesystem: {{...}}}}")
+        for filesystem, entry in disks.items():
+            facts |= set(_delivered(destination, filesystem, entry))
+    return frozenset(facts)
+
+
+def _delivered(destination: str, filesystem: str, entry: object) -> Iterator[Fact]:
+    if isinstance(entry, list):
+        yield from (Fact(NEWEST, destination, name, filesystem) for name in _strings(entry, destination))
+        return
+    if not isinstance(entry, dict) or not entry.keys() <= {NEWEST, BLOCKED, BACKUP, OTHER}:
+        raise ValueError(f"the entry of '{destination}' holds something else than a list of names")
+    yield Fact(STAGED, destination, "", filesystem)
+    for kind in (NEWEST, BLOCKED):
+        yield from (Fact(kind, destination, name, filesystem) for name in _strings(entry.get(kind, []), destination))
+    for kind in (BACKUP, OTHER):
+        backups = entry.get(kind, {})
+        if not isinstance(backups, dict):
+            raise ValueError(f"the backups of '{destination}' are not of the form {{UUID: name}}")
+        for uuid, name in zip(backups, _strings(list(backups.values()), destination), strict=True):
+            yield Fact(kind, destination, name, filesystem, uuid)
+
+
+def format_completed(records: Records) -> str:
+    delivered = sorted((each for each in records if each.kind not in (OWED, PARENT)), key=_disk)
+    entries: dict[str, dict[str, object]] = {}
+    for (destination, filesystem), group in groupby(delivered, _disk):
+        own = sorted(group)
+        lists = {kind: [each.snapshot for each in own if each.kind == kind] for kind in (NEWEST, BLOCKED)}
+        maps = {kind: {each.uuid: each.snapshot for each in own if each.kind == kind} for kind in (BACKUP, OTHER)}
+        # As it was before version 1.1, as long as something of that may be unfinished there.
+        entries.setdefault(destination, {})[filesystem] = (
+            {kind: value for kind, value in {**lists, **maps}.items() if value}
+            if any(each.kind == STAGED for each in own)
+            else lists[NEWEST]
         )
-    return _without_empty(outstanding)
+    return _format(entries)
 
 
-def format_outstanding(outstanding: Outstanding) -> str:
-    return _format(
-        {
-            name: {
-                kind: sorted(destinations)
-                for kind, destinations in (("locks", locks.locks), ("parent_locks", locks.parent_locks))
-                if destinations
-            }
-            for name, locks in outstanding.items()
-        }
-    )
-
-
-def parse_completed(text: str) -> Completed:
-    """What was delivered: {destination: {filesystem UUID: [snapshot, ...]}}. Raises ValueError."""
-    completed = {}
-    for destination, filesystems in _object(text).items():
-        if not isinstance(filesystems, dict):
-            raise ValueError(f"the entry of '{destination}' is not of the form {{filesystem: [snapshot, ...]}}")
-        completed[destination] = {uuid: frozenset(_strings(names, destination)) for uuid, names in filesystems.items()}
-    return completed
-
-
-def format_completed(completed: Completed) -> str:
-    return _format(
-        {
-            destination: {uuid: sorted(names) for uuid, names in filesystems.items()}
-            for destination, filesystems in completed.items()
-        }
-    )
+def _disk(fact: Fact) -> tuple[str, str]:
+    return fact.destination, fact.filesystem
 
 
 def _object(text: str) -> dict[str, object]:
@@ -282,7 +293,7 @@ def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return value
 
 
-def _strings(value: object, where: str) -> Iterable[str]:
+def _strings(value: object, where: str) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
         raise ValueError(f"the entry of '{where}' holds something else than a list of names")
     return value

@@ -3,15 +3,13 @@
 import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from posixpath import basename, join, relpath
+from posixpath import join, relpath
 
 from btrfs_backup.errors import Failure
-from btrfs_backup.model import inventory, mark, plan
+from btrfs_backup.model import inventory, plan, stage
 from btrfs_backup.model.inventory import Holdings, Inventory
 from btrfs_backup.model.location import normalise
 from btrfs_backup.model.snapshot import Naming, Subvolume, is_backup_name, prefix_of
-
-_STAGE = ".btrfs-backup-restore"
 
 
 @dataclass(frozen=True)
@@ -32,14 +30,6 @@ class Site:
     def folder_in(self, top: str) -> str:
         """Where the folder, which is inside the destination, is in a copy of that, whose path is TOP."""
         return normalise(join(top, relpath(self.folder, self.destination)))
-
-    @property
-    def stage(self) -> str:
-        """The folder for what is not whole yet: beside the destination, or beside the copies that it may build upon,
-        which a receiver finds only on the mount that it works on."""
-        if self.inside:
-            return self.destination + _STAGE
-        return join(self.folder, basename(self.destination) + _STAGE)
 
 
 @dataclass(frozen=True)
@@ -104,7 +94,7 @@ def choose(held: Holdings, wanted: str, place: str) -> Subvolume:
     if wanted in held.foreign:
         what_to_do = "Choose another backup; its folder as SOURCE means the newest complete one."
         if held.foreign[wanted] == inventory.UNWRITTEN:
-            command = shlex.join(("rmdir", join(place, mark.mark(wanted))))
+            command = shlex.join(("rmdir", join(place, stage.entry(wanted))))
             what_to_do += f"\n  To take it all the same, remove its mark: {command}"
         raise Failure(f"'{wanted}' in '{place}' cannot be restored: {held.foreign[wanted]}", what_to_do)
     if not wanted and not held.complete:
@@ -160,8 +150,3 @@ def decide(
     if visible:
         return Plan(chosen.name, site, chosen.name)
     return Plan(chosen.name, site, plan.Lineage(chosen, backups).parent(chosen.name, frozenset(alike)))
-
-
-def is_leftover(name: str, site: Site) -> bool:
-    """Whether a restore makes a subvolume NAME in its stage."""
-    return name == basename(site.destination) or is_backup_name(name)

@@ -12,9 +12,11 @@ from btrfs_backup.model.crc32c import crc32c
 _MAGIC = b"btrfs-stream\0"
 _HEADER = struct.Struct(f"<{len(_MAGIC)}sI")
 _FRAME = struct.Struct("<IHI")
+_SNAPSHOT = 2
 _END = 21
 _UPDATE_EXTENT = 22
 _SIZE = 4
+_CLONE_CTRANSID = 21
 _ATTRIBUTE = struct.Struct("<HH")  # type, length of the value that follows
 # Far above what the kernel makes (64 KiB; 144 KiB in version 2), far below what a misplaced header would say.
 _LONGEST = 4 << 20
@@ -121,3 +123,38 @@ def _extent(attributes: bytes) -> int:
             return int.from_bytes(attributes[at : at + length], "little")
         at += length
     return 0
+
+
+_LONGEST_HEAD = 4096  # bytes, far above a name and its numbers
+
+
+def is_whole_head(beginning: bytes) -> bool:
+    """Whether the BEGINNING of a stream holds its first command, or that will never be known."""
+    at = _HEADER.size
+    if len(beginning) >= _LONGEST_HEAD or (len(beginning) >= at and not beginning.startswith(_MAGIC)):
+        return True
+    return (
+        len(beginning) >= at + _FRAME.size and len(beginning) >= at + _FRAME.size + _FRAME.unpack_from(beginning, at)[0]
+    )
+
+
+def built_on(beginning: bytes) -> int | None:
+    """The transaction in which the parent of a stream was last changed, from the BEGINNING of the stream.
+
+    None when that is not known, or it is a full one. `btrfs receive` does not look at it.
+    """
+    at = _HEADER.size + _FRAME.size
+    if not beginning.startswith(_MAGIC) or len(beginning) < at:
+        return None
+    length, command, _ = _FRAME.unpack_from(beginning, _HEADER.size)
+    attributes = beginning[at : at + length]
+    if command != _SNAPSHOT or len(attributes) < length:
+        return None
+    place = 0
+    while place + _ATTRIBUTE.size <= length:
+        kind, size = _ATTRIBUTE.unpack_from(attributes, place)
+        place += _ATTRIBUTE.size
+        if kind == _CLONE_CTRANSID:
+            return int.from_bytes(attributes[place : place + size], "little")
+        place += size
+    return None

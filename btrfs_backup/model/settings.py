@@ -1,47 +1,50 @@
-"""What one invocation was asked to do."""
+"""What one invocation was asked to do; the defaults are those of the command line."""
 
 from dataclasses import dataclass
 from datetime import timedelta
 from posixpath import join
 
 from btrfs_backup.model.location import Location, normalise
-from btrfs_backup.model.retention import Policy
+from btrfs_backup.model.retention import KEEP_ALL, Policy
 from btrfs_backup.model.snapshot import Naming
+
+_UNPREFIXED = Naming()
 
 
 @dataclass(frozen=True)
 class Settings:
     source: Location
-    destinations: tuple[Location, ...]
-    snapshot_folder: str
-    naming: Naming
-    keep_snapshots: Policy
-    keep_backups: Policy
-    take_snapshot: bool
-    transfer: bool
-    incremental: bool
-    sync: bool
-    convert_rw: bool
-    remove_locks: bool
-    locked_dests: bool
-    skip_absent: bool
-    lock_wait: float  # seconds
-    fs_checks: bool
-    verbosity: str
-    progress: bool
-    btrfs_debug: bool
-    ssh_options: tuple[str, ...]
-    ssh_sudo: bool
-    shared_stream: bool
-    compressed_data: bool
-    compress: str  # a method of system.compression, or "no"
-    rate_limit: int  # bytes a second for each stream; 0: none
-    dry_run: bool
-    status: bool  # instead of a backup
-    max_age: timedelta | None  # of the newest complete backup at each destination
-    json: bool
-    restore: bool  # instead of a backup: the one DEST is to be made of the backup SOURCE
-    verify: str  # instead of a backup: which backups to compare with their snapshots, "newest" or "all"; or ""
+    destinations: tuple[Location, ...] = ()
+    snapshot_folder: str = "snapshot"
+    naming: Naming = _UNPREFIXED
+    keep_snapshots: Policy = KEEP_ALL
+    keep_backups: Policy = KEEP_ALL
+    take_snapshot: bool = True
+    transfer: bool = True
+    incremental: bool = True
+    sync: bool = False
+    convert_rw: bool = False
+    remove_locks: bool = False
+    locked_dests: bool = False
+    adopt: bool = False  # backups that cannot be proved to be of this source
+    skip_absent: bool = False
+    lock_wait: float = 0.0  # seconds
+    fs_checks: bool = True
+    verbosity: str = "info"
+    progress: bool = True
+    btrfs_debug: bool = False
+    ssh_options: tuple[str, ...] = ()
+    ssh_sudo: bool = False
+    shared_stream: bool = True
+    compressed_data: bool = True
+    compress: str = "no"  # a method of system.compression, or "no"
+    rate_limit: int = 0  # bytes a second for each stream; 0: none
+    dry_run: bool = False
+    status: bool = False  # instead of a backup
+    max_age: timedelta | None = None  # of the newest complete backup at each destination
+    json: bool = False
+    restore: bool = False  # instead of a backup: the one DEST is to be made of the backup SOURCE
+    verify: str = ""  # instead of a backup: which backups to compare with their snapshots, "newest" or "all"; or ""
 
     @property
     def folder_path(self) -> str:

@@ -19,6 +19,8 @@ STUB_INODE = 2
 class Subvolume:
     """What btrfs tells of a subvolume. UUIDs as 36 characters, empty where there is none.
 
+    id: its number in its filesystem, 0 when it is not known.
+    sent_transid: the transaction of the source in which its original was last changed when it was sent.
     received_at: when it was received as a whole; known also when its received UUID was cleared since.
     parent_received_uuid: that of its parent, where it is known.
     """
@@ -30,6 +32,8 @@ class Subvolume:
     readonly: bool = True
     received_at: datetime | None = None
     parent_received_uuid: str = ""
+    id: int = 0
+    sent_transid: int | None = None
 
     @property
     def stream_uuid(self) -> str:

@@ -1,14 +1,13 @@
 """What happened as one JSON document, for programs. Its fields are described in the README. Pure."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 from btrfs_backup import __version__
 from btrfs_backup.errors import Failure
-from btrfs_backup.model.survey import Place
-from btrfs_backup.report.outcome import Report, Restoration, Sent, Survey, Tally
+from btrfs_backup.model.outcome import Outcome, Place, Report, Restoration, Sent, Survey
 
 Value = Mapping[str, Any]
 
@@ -45,24 +44,24 @@ def document(
 def _report(report: Report, state: str) -> Value:
     return {
         "snapshot": report.snapshot,
-        "source": _tally(report.source, state),
-        "destinations": [_tally(tally, state) for tally in report.destinations],
+        "source": _outcome(report.source, state),
+        "destinations": [_outcome(outcome, state) for outcome in report.destinations],
     }
 
 
-def _tally(tally: Tally, state: str) -> Value:
+def _outcome(outcome: Outcome, state: str) -> Value:
     """STATE: of whatever is neither absent nor failed."""
     return {
-        "location": tally.place,
-        "state": "absent" if tally.absent else "failed" if tally.failed else state,
-        "sent": [_sent(sent) for sent in tally.sent],
-        "cleared": tally.cleared,
-        "deleted": tally.deleted,
+        "location": outcome.place,
+        "state": "absent" if outcome.absent else "failed" if outcome.failed else state,
+        "sent": [_sent(sent) for sent in outcome.sent],
+        "cleared": outcome.cleared,
+        "deleted": outcome.deleted,
         "kept": None
-        if tally.kept is None
-        else [{"name": name, "because": because} for name, because in sorted(tally.kept.items())],
-        "outstanding": tally.outstanding,
-        "free_bytes": tally.free,
+        if outcome.kept is None
+        else [{"name": name, "because": because} for name, because in sorted(outcome.kept.items())],
+        "outstanding": outcome.outstanding,
+        "free_bytes": outcome.free,
         "verified": [
             {
                 "snapshot": each.snapshot,
@@ -70,9 +69,9 @@ def _tally(tally: Tally, state: str) -> Value:
                 "bytes": each.bytes,
                 "differences": [{"path": one.path, "what": one.what} for one in each.differences],
             }
-            for each in tally.verified
+            for each in outcome.verified
         ],
-        "failures": [_failure(failure) for failure in tally.failures],
+        "failures": [_failure(failure) for failure in outcome.failures],
     }
 
 
@@ -89,7 +88,6 @@ def _failure(failure: Failure) -> Value:
 
 
 def _survey(survey: Survey) -> Value:
-    failures = {tally.place: tally.failures for tally in survey.destinations}
     return {
         "source": {"location": survey.source.place},
         "snapshots": [
@@ -103,11 +101,11 @@ def _survey(survey: Survey) -> Value:
             }
             for row in survey.rows
         ],
-        "destinations": [_place(place, failures.get(place.location, [])) for place in survey.places],
+        "destinations": [_place(place) for place in survey.places],
     }
 
 
-def _place(place: Place, failures: Sequence[Failure]) -> Value:
+def _place(place: Place) -> Value:
     return {
         "location": place.location,
         "reachable": place.reachable,
@@ -115,7 +113,7 @@ def _place(place: Place, failures: Sequence[Failure]) -> Value:
         "age_seconds": None if place.age is None else int(place.age.total_seconds()),
         "too_old": place.too_old,
         "owed": list(place.owed),
-        "failures": [_failure(failure) for failure in failures],
+        "failures": [_failure(failure) for failure in place.failures],
     }
 
 

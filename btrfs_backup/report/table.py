@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from btrfs_backup.model import survey as status
-from btrfs_backup.model.survey import Place, Row
-from btrfs_backup.report.outcome import Survey
-from btrfs_backup.report.text import plural
+from btrfs_backup.model.outcome import Place, Row, Survey, plural
 
 _RED, _GREEN, _YELLOW, _PLAIN = "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[0m"
 _COLOURS = {
@@ -18,6 +16,8 @@ _COLOURS = {
     status.PARTIAL: _RED,
     status.OUTSTANDING: _RED,
     status.FOREIGN: _YELLOW,
+    status.OTHER: _YELLOW,
+    status.UNDER_WAY: _YELLOW,
     status.UNKNOWN: _YELLOW,
 }
 _GAP = "  "
@@ -53,7 +53,7 @@ def _grid(rows: Sequence[Row], places: Sequence[Place], width: int, colour: bool
 def _short(reason: str, places: Sequence[Place]) -> str:
     """Destinations by their numbers, filesystems by the beginning of their UUIDs."""
     for number, place in enumerate(places, 1):
-        reason = re.sub(rf"\b(to|for) {re.escape(place.location)}( \(|$)", rf"\1 {number}\2", reason)
+        reason = re.sub(rf"\b(to|for) {re.escape(place.location)}( \(|,|$)", rf"\1 {number}\2", reason)
     return re.sub(r"\(filesystem ([0-9a-f]{8})[-0-9a-f]*\)", r"(disk \1)", reason)
 
 

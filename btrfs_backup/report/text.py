@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from btrfs_backup.report.outcome import Report, Restoration, Sent, Tally
+from btrfs_backup.model.outcome import Outcome, Report, Restoration, Sent, plural, span
 
 if TYPE_CHECKING:  # few runs need them
     from btrfs_backup.model.manifest import Comparison
@@ -14,34 +14,34 @@ def summary(report: Report) -> list[tuple[bool, str]]:
     source = report.source
     taken = f"took {report.snapshot}" if report.snapshot else "took no snapshot"
     lines = [_line(source, [taken], "snapshot")]
-    lines += [_line(tally, [_sending(tally)], "backup") for tally in report.destinations]
+    lines += [_line(outcome, [_sending(outcome)], "backup") for outcome in report.destinations]
     return lines
 
 
 def intentions(report: Report) -> list[str]:
     """What a dry run found that a run would do, line by line."""
     lines = [f"{report.source.place}: would take snapshot {report.snapshot}"] if report.snapshot else []
-    for tally in report.destinations:
-        lines += [f"{tally.place}: {what}" for what in _intended(tally)]
+    for outcome in report.destinations:
+        lines += [f"{outcome.place}: {what}" for what in _intended(outcome)]
     return lines + [f"{report.source.place}: {what}" for what in (*_failing(report.source), *_pruning(report.source))]
 
 
-def _intended(tally: Tally) -> Iterator[str]:
-    if tally.absent:
-        yield f"absent, {len(tally.outstanding)} outstanding ({span(tally.outstanding)})"
+def _intended(outcome: Outcome) -> Iterator[str]:
+    if outcome.absent:
+        yield f"absent, {len(outcome.outstanding)} outstanding ({span(outcome.outstanding)})"
         return
-    for name in tally.cleared:
+    for name in outcome.cleared:
         yield f"would delete {name}, a transfer that was cut off"
-    for sent in tally.sent:
+    for sent in outcome.sent:
         how = f"on top of {sent.parent}" if sent.parent else "in full"
         yield f"would send {sent.snapshot} {how}: {_volume([sent])}"
-    if tally.sent:
-        yield f"would send {plural(len(tally.sent), 'snapshot')}: {_volume(tally.sent)}{_room(tally.free)}"
-        yield from _scarcity(tally.sent, tally.free)
-    elif not tally.failures:
+    if outcome.sent:
+        yield f"would send {plural(len(outcome.sent), 'snapshot')}: {_volume(outcome.sent)}{_room(outcome.free)}"
+        yield from _scarcity(outcome.sent, outcome.free)
+    elif not outcome.failures:
         yield "would send nothing"
-    yield from _failing(tally)
-    yield from _pruning(tally)
+    yield from _failing(outcome)
+    yield from _pruning(outcome)
 
 
 def _volume(sent: Sequence[Sent]) -> str:
@@ -62,14 +62,14 @@ def _scarcity(sent: Sequence[Sent], free: int | None) -> Iterator[str]:
         yield "would probably fill the disk: that is more than is free there"
 
 
-def _failing(tally: Tally) -> Iterator[str]:
-    yield from (f"would fail: {failure.message}" for failure in tally.failures)
+def _failing(outcome: Outcome) -> Iterator[str]:
+    yield from (f"would fail: {failure.message}" for failure in outcome.failures)
 
 
-def _pruning(tally: Tally) -> Iterator[str]:
-    kept = tally.kept or {}
-    yield from (f"would delete {name}" for name in tally.deleted)
-    if kept and not tally.deleted:
+def _pruning(outcome: Outcome) -> Iterator[str]:
+    kept = outcome.kept or {}
+    yield from (f"would delete {name}" for name in outcome.deleted)
+    if kept and not outcome.deleted:
         yield f"would keep all of {len(kept)}"
         return
     yield from (f"would keep {name}: {', '.join(because)}" for name, because in kept.items())
@@ -96,31 +96,31 @@ def restored(report: Restoration) -> list[tuple[bool, str]]:
     ]
 
 
-def _line(tally: Tally, parts: list[str], noun: str) -> tuple[bool, str]:
-    if tally.outstanding:
-        parts.append(f"{len(tally.outstanding)} outstanding ({span(tally.outstanding)})")
-    if tally.deleted:
-        parts.append(f"deleted {plural(len(tally.deleted), noun)}")
-    if tally.kept is not None:
-        parts.append(f"{plural(len(tally.kept), noun)} there")
-    if tally.failures:
-        briefs = dict.fromkeys(failure.brief for failure in tally.failures if failure.brief)
+def _line(outcome: Outcome, parts: list[str], noun: str) -> tuple[bool, str]:
+    if outcome.outstanding:
+        parts.append(f"{len(outcome.outstanding)} outstanding ({span(outcome.outstanding)})")
+    if outcome.deleted:
+        parts.append(f"deleted {plural(len(outcome.deleted), noun)}")
+    if outcome.kept is not None:
+        parts.append(f"{plural(len(outcome.kept), noun)} there")
+    if outcome.failures:
+        briefs = dict.fromkeys(failure.brief for failure in outcome.failures if failure.brief)
         parts.insert(0, f"FAILED ({', '.join(briefs)})" if briefs else "FAILED")
-    return bool(tally.failures), f"{tally.place}: {', '.join(parts)}"
+    return bool(outcome.failures), f"{outcome.place}: {', '.join(parts)}"
 
 
 def verification_summary(report: Report) -> list[tuple[bool, str]]:
     """One line for the source if it failed and for each destination, each with whether it reports a failure."""
     source = [(True, f"{report.source.place}: FAILED")] if report.source.failed else []
-    return source + [(tally.failed, f"{tally.place}: {_verifying(tally)}") for tally in report.destinations]
+    return source + [(outcome.failed, f"{outcome.place}: {_verifying(outcome)}") for outcome in report.destinations]
 
 
-def _verifying(tally: Tally) -> str:
-    failed = "FAILED, " if tally.failed else "absent, " if tally.absent else ""
-    if not tally.verified:
+def _verifying(outcome: Outcome) -> str:
+    failed = "FAILED, " if outcome.failed else "absent, " if outcome.absent else ""
+    if not outcome.verified:
         return f"{failed}compared nothing"
-    names = [each.snapshot for each in tally.verified]
-    return f"{failed}compared {plural(len(names), 'backup')} ({span(names)}): {findings(tally.verified)}"
+    names = [each.snapshot for each in outcome.verified]
+    return f"{failed}compared {plural(len(names), 'backup')} ({span(names)}): {findings(outcome.verified)}"
 
 
 def findings(comparisons: "Sequence[Comparison]") -> str:
@@ -133,10 +133,10 @@ def findings(comparisons: "Sequence[Comparison]") -> str:
 
 def differences(report: Report) -> Iterator[str]:
     """A line for each that was found; what cannot be printed is written as Python does, a backslash twice."""
-    for tally in report.destinations:
-        for comparison in tally.verified:
+    for outcome in report.destinations:
+        for comparison in outcome.verified:
             for each in comparison.differences:
-                yield _printable(f"{tally.place} {comparison.snapshot}: {each.path or '.'}: {each.what}")
+                yield _printable(f"{outcome.place} {comparison.snapshot}: {each.path or '.'}: {each.what}")
 
 
 def _printable(text: str) -> str:
@@ -150,22 +150,14 @@ def _printable(text: str) -> str:
     )
 
 
-def span(names: list[str]) -> str:
-    return ", ".join(names) if len(names) <= 3 else f"{names[0]} to {names[-1]}"
-
-
-def _sending(tally: Tally) -> str:
-    if tally.absent:
+def _sending(outcome: Outcome) -> str:
+    if outcome.absent:
         return "absent"
-    if not tally.sent:
+    if not outcome.sent:
         return "sent nothing"
-    incremental = sum(1 for sent in tally.sent if sent.parent)
+    incremental = sum(1 for sent in outcome.sent if sent.parent)
     how = f"{incremental} incremental, " if incremental else ""
-    return f"sent {plural(len(tally.sent), 'snapshot')} ({how}{size(sum(sent.bytes or 0 for sent in tally.sent))})"
-
-
-def plural(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
+    return f"sent {plural(len(outcome.sent), 'snapshot')} ({how}{size(sum(sent.bytes or 0 for sent in outcome.sent))})"
 
 
 def size(count: float) -> str:

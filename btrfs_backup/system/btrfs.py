@@ -33,12 +33,21 @@ def send(path: str, parent: str | None, debug: bool = False, compressed: bool = 
 
 
 def receive(folder: str, debug: bool) -> Argv:
-    return ("btrfs", "receive", *(["-vv"] if debug else []), folder)
+    """Receives into FOLDER, confined to it: a stream may name any path (cmds/receive.c; -C is chroot(2))."""
+    return ("btrfs", "receive", "-C", *(["-vv"] if debug else []), folder)
 
 
-def delete(paths: Sequence[str]) -> Argv:
-    """Deletes what it can, goes on past errors, and waits for the commit that frees the names and the space."""
-    return ("btrfs", "subvolume", "delete", "-c", *paths)
+def delete(paths: Sequence[str], commit: bool = True) -> Argv:
+    """Deletes what it can, goes on past errors; with COMMIT it waits for that which frees the names and the space."""
+    return ("btrfs", "subvolume", "delete", *(["-c"] if commit else []), *paths)
+
+
+def delete_by_id(number: int, mount_point: str, commit: bool = True) -> Argv:
+    """Deletes the subvolume itself, whatever its path leads to by now.
+
+    The mount point has to be the root of a subvolume; that of a bind mount of a folder is none.
+    """
+    return ("btrfs", "subvolume", "delete", *(["-c"] if commit else []), "-i", str(number), mount_point)
 
 
 def sync(folder: str) -> Argv:
@@ -115,7 +124,7 @@ def parse_version(text: str) -> tuple[int, int]:
 # A dash where there is none.
 _UUID = "-|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _ROW_START = re.compile(
-    rf"^ID \d+ gen \d+ top level \d+ parent_uuid ({_UUID}) +received_uuid ({_UUID}) +uuid ({_UUID}) path ",
+    rf"^ID (\d+) gen \d+ top level \d+ parent_uuid ({_UUID}) +received_uuid ({_UUID}) +uuid ({_UUID}) path ",
     re.MULTILINE | re.ASCII,
 )
 
@@ -127,13 +136,13 @@ def parse_list(text: str, readonly: str = "") -> list[tuple[str, Subvolume]]:
     """
     readonly_paths = {path for path, *_ in _rows(readonly)}
     return [
-        (path, Subvolume(path.rpartition("/")[2], uuid, parent, received, path in readonly_paths))
-        for path, uuid, parent, received in _rows(text)
+        (path, Subvolume(path.rpartition("/")[2], uuid, parent, received, path in readonly_paths, id=int(number)))
+        for path, uuid, parent, received, number in _rows(text)
     ]
 
 
-def _rows(text: str) -> list[tuple[str, str, str, str]]:
-    """Path, UUID, parent UUID and received UUID in each row of a list."""
+def _rows(text: str) -> list[tuple[str, str, str, str, str]]:
+    """Path, UUID, parent UUID, received UUID and number in each row of a list."""
     starts = list(_ROW_START.finditer(text))
     if text and not (starts and starts[0].start() == 0):
         raise _not_understood("subvolume list", text)
@@ -141,14 +150,15 @@ def _rows(text: str) -> list[tuple[str, str, str, str]]:
     ends = [start.start() for start in starts[1:]] + [len(text)]
     rows = []
     for start, end in zip(starts, ends, strict=False):
-        parent, received, uuid = map(_uuid, start.groups())
-        rows.append((text[start.end() : end].removesuffix("\n"), uuid, parent, received))
+        number, parent, received, uuid = map(_uuid, start.groups())
+        rows.append((text[start.end() : end].removesuffix("\n"), uuid, parent, received, number))
     return rows
 
 
 def parse_show(text: str) -> Subvolume:
     """What show prints. Raises Failure when the text is not of the expected form."""
-    fields = re.findall(r"^\t(Name|UUID|Parent UUID|Received UUID|Flags|Receive time):[ \t]*(.*)$", text, re.MULTILINE)
+    wanted = "Name|UUID|Parent UUID|Received UUID|Subvolume ID|Flags|Send transid|Receive time"
+    fields = re.findall(rf"^\t({wanted}):[ \t]*(.*)$", text, re.MULTILINE)
     # The names of its snapshots come last and may look like anything: of each field the first counts.
     found = dict(reversed(fields))
     uuids = [found.get(field, "") for field in ("UUID", "Parent UUID", "Received UUID")]
@@ -163,6 +173,9 @@ def parse_show(text: str) -> Subvolume:
         readonly="readonly" in found["Flags"].split(),
         # Seen: `btrfs property set -f ... ro false` clears the received UUID and leaves this.
         received_at=_time(found.get("Receive time", "-")),
+        id=_number(found.get("Subvolume ID", "")) or 0,
+        # btrfs-progs 5.10 does not tell it; 0 in what was not received.
+        sent_transid=_number(found.get("Send transid", "")) or None,
     )
 
 
@@ -194,6 +207,10 @@ def _time(word: str) -> datetime | None:
         return datetime.strptime(word.strip(), "%Y-%m-%d %H:%M:%S %z") if word != "-" else None
     except ValueError:
         return datetime.fromtimestamp(0, timezone.utc)
+
+
+def _number(word: str) -> int | None:
+    return int(word) if re.fullmatch("[0-9]+", word) else None
 
 
 def _uuid(word: str) -> str:

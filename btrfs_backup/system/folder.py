@@ -2,25 +2,27 @@
 
 import fcntl
 import os
+import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from posixpath import basename, join, relpath
+from posixpath import basename, join
 
 from btrfs_backup.errors import Failure
-from btrfs_backup.model import mark
+from btrfs_backup.model import stage
 from btrfs_backup.model.inventory import Inventory
 from btrfs_backup.model.snapshot import Naming, Subvolume
-from btrfs_backup.system import btrfs, ssh
+from btrfs_backup.model.stage import Stage
+from btrfs_backup.system import btrfs, lock, ssh
 from btrfs_backup.system.btrfs import Argv
 from btrfs_backup.system.host import Host
-from btrfs_backup.system.mounts import Mount
-from btrfs_backup.system.paths import Standing
-from btrfs_backup.system.process import Command, CommandFailed, Pipeline
+from btrfs_backup.system.paths import PathInfo, examine
+from btrfs_backup.system.process import Command, CommandFailed, Ended, Pipeline
 
 # A login shell gets a command line as one argument, of 128 KiB at most (execve(2), MAX_ARG_STRLEN).
 _LONGEST_LINE = 120_000
+_AT_ONCE = 16  # commands that delete
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"  # random(4)
 # It has a folder for each filesystem that is mounted. Seen: each mounting gets a new inode number; with a second mount
 # of the same filesystem, and a remount, it stays.
@@ -39,54 +41,71 @@ class Sending:
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder that holds snapshots or backups. path: absolute, on HOST."""
+    """A folder that holds snapshots or backups. path: absolute, on HOST; info: what was found at the path."""
 
     host: Host
     path: str
+    info: PathInfo
 
     def at(self, name: str) -> str:
         return join(self.path, name)
 
-    def free(self, standing: Standing) -> int | None:
+    @property
+    def exists(self) -> bool:
+        return self.info.exists
+
+    def inside(self, name: str) -> "Folder":
+        """The folder NAME in it, which exists."""
+        return Folder(self.host, self.at(name), replace(self.info, path=join(self.info.path, name), exists=True))
+
+    def free(self) -> int | None:
         """Bytes that are free on its filesystem, None when that cannot be told. Raises Failure."""
-        ended = self.host.ended(btrfs.usage(standing.path))
+        ended = self.host.ended(btrfs.usage(self.info.path))
         return None if ended.status else btrfs.parse_usage(os.fsdecode(ended.stdout))
 
+    def created(self) -> "Folder":
+        """It, made with its parents when it is missing. Raises Failure."""
+        if self.exists:
+            return self
+        self.create()
+        return look(self.host, self.path)
+
     def create(self) -> None:
-        """Make it, with its parents. Raises Failure."""
-        self.host.run(("mkdir", "-p", "--", self.path), f"cannot create the folder '{self.path}'")
+        """Make it, with its parents; nobody else can look into it. Raises Failure."""
+        argv = ("mkdir", "-p", "-m", "700", "--", self.path)
+        self.host.run(argv, f"cannot create the folder '{self.path}'")
 
     def remove(self) -> None:
         """Remove it; it has to be empty. Raises Failure."""
         self.host.run(("rmdir", "--", self.path), f"cannot remove the folder '{self.path}'")
 
-    def filesystem(self, standing: Standing) -> str:
+    def filesystem(self) -> str:
         """UUID of the filesystem that it is on. Raises Failure."""
-        known = self._identified(standing.path) if self.host.connection else _filesystem_here(standing.path)
+        known = self._identified() if self.host.connection else _filesystem_here(self.info.path)
         if known:
             return known
         # Works for mount points only, and when no other mount of btrfs is covered. Seen: it overlooks one while other
         # filesystems are mounted and unmounted.
-        argv = btrfs.filesystem_show(standing.mount.point)
+        argv = btrfs.filesystem_show(self.info.mount.point)
         ended = self.host.ended(argv)
         trying = f"cannot identify the filesystem of '{self.path}'"
         printed = self.host.run(argv, trying) if ended.status else os.fsdecode(ended.stdout)
         return btrfs.parse_filesystem_uuid(printed)
 
-    def _identified(self, path: str) -> str | None:
-        """UUID of the filesystem of PATH among those that are mounted. Raises Failure."""
+    def _identified(self) -> str | None:
+        """UUID of its filesystem among those that are mounted. Raises Failure."""
         mounted = ("find", _MOUNTED + "/", "-mindepth", "1", "-maxdepth", "1", "-name", "*-*-*-*-*")
-        fsid, found = self.host.ended_together(("stat", "-f", "-c", "%i", "--", path), mounted)
+        fsid, found = self.host.ended_together(("stat", "-f", "-c", "%i", "--", self.info.path), mounted)
         uuids = [basename(each) for each in os.fsdecode(found.stdout).split()]
         return btrfs.filesystem_among(os.fsdecode(fsid.stdout).strip(), uuids)
 
-    def look(self, naming: Naming, standing: Standing, names_suffice: bool = False) -> Inventory:
+    def inventory(self, naming: Naming, names_suffice: bool = False) -> Inventory:
         """What it holds under names of NAMING. Raises Failure.
 
         The number of processes does not depend on how much that is, but for what seems to be cut off. When
         NAMES_SUFFICE, a user without the right to list subvolumes gets them without UUIDs, one process for each.
         """
-        if not standing.exists:
+        if not self.exists:
             return Inventory(exists=False)
         lists = [btrfs.list_children(self.path), btrfs.list_children(self.path, readonly_only=True)]
         endings = self.host.ended_together(self._find(), *lists)
@@ -95,52 +114,64 @@ class Folder:
             if ended.status:
                 raise CommandFailed(ended, f"cannot list what is in '{self.path}'")
         found, listed, readonly = (os.fsdecode(ended.stdout) for ended in endings)
-        entries = _entries(found)
-        ours = {name: is_subvolume for name, is_subvolume in entries.items() if name in naming}
+        entries = self._kinds(found)
+        ours = [name for name in sorted(entries) if name in naming]
+        wanted = [name for name in ours if entries[name] == stage.SUBVOLUME]
         if without_rights:
-            subvolumes = {name: self._without_uuids(name) for name in ours if ours[name]}
+            below = {name: self._without_uuids(name) for name in wanted}
         else:
-            subvolumes = _subvolumes(btrfs.parse_list(listed, readonly), standing.mount.inside(standing.path))
-        if unlisted := sorted(name for name, is_subvolume in ours.items() if is_subvolume and name not in subvolumes):
+            below = _subvolumes(btrfs.parse_list(listed, readonly), self.info.mount.inside(self.info.path))
+        if unlisted := [name for name in wanted if name not in below]:
             raise Failure(
                 f"'{self.at(unlisted[0])}' is a subvolume, but 'btrfs subvolume list' does not show it once",
                 "Look at it with 'btrfs subvolume show'; delete or rename it if it is not yours.",
             )
         return Inventory(
-            subvolumes={name: self._looked_at(subvolumes[name]) for name in sorted(ours) if ours[name]},
-            others=frozenset(name for name in ours if not ours[name]),
-            marks=frozenset(name for name in map(mark.marked, entries) if name and name in naming),
+            {name: self._looked_at(below[name]) for name in wanted},
+            frozenset(name for name in ours if entries[name] != stage.SUBVOLUME),
+            tuple(
+                self.stage_at(entry, name, entries, below)
+                for entry in sorted(entries)
+                if (name := stage.name_of(entry)) and name in naming
+            ),
         )
+
+    def stage_at(self, entry: str, name: str, entries: Mapping[str, str], below: Mapping[str, Subvolume]) -> Stage:
+        """What was found as ENTRY; ENTRIES and the subvolumes BELOW: by their paths from here."""
+        start = f"{entry}/"
+        inside = {path.removeprefix(start): kind for path, kind in entries.items() if path.startswith(start)}
+        staged = {path.removeprefix(start): each for path, each in below.items() if path.startswith(start)}
+        found = stage.found(entry, name, entries[entry], inside, staged)
+        if found.attempts and lock.is_held(self.host, self.at(entry)):
+            return replace(found, holder=stage.who(found))
+        return found
 
     def _without_uuids(self, name: str) -> Subvolume:
         trying = f"cannot ask whether '{self.at(name)}' is read-only"
         return Subvolume(name, "", readonly="ro=true" in self.host.run(btrfs.get_readonly(self.at(name)), trying))
 
     def names(self) -> list[str]:
-        """The names of all its entries. Raises Failure."""
-        return list(self._entries())
-
-    def _entries(self) -> dict[str, bool]:
-        return _entries(self.host.run(self._find(), f"cannot list '{self.path}'"))
-
-    def subvolumes_below(self, mount: Mount, wanted: Callable[[str], bool]) -> list[str]:
-        """The subvolumes in it whose names are WANTED, each behind those in it, as paths from here. Raises Failure.
-
-        MOUNT: the one it is on; its own path has to be without symbolic links.
-        """
-        found = []
-        for name in [name for name, is_subvolume in self._entries().items() if is_subvolume and wanted(name)]:
-            listed = self.host.run(btrfs.list_children(self.at(name)), f"cannot list what is in '{self.at(name)}'")
-            inside = mount.inside(self.path)
-            below = [path for path, _ in btrfs.parse_list(listed) if path.startswith(f"{join(inside, name)}/")]
-            found += [*(relpath(path, inside) for path in below), name]
-        return found
+        """The names of all its entries, none when it does not exist. Raises Failure."""
+        if not self.exists:
+            return []
+        found = self._kinds(self.host.run(self._find(), f"cannot list '{self.path}'"))
+        return [path for path in found if "/" not in path]
 
     def _find(self) -> Argv:
-        # Names may hold newlines, hence -print0; the path of a subvolume comes twice. The slash follows a link.
-        inode = str(btrfs.SUBVOLUME_INODE)
-        test = ("-inum", inode, "-print0", "-print0", "-o", "-print0")
-        return ("find", self.path + "/", "-mindepth", "1", "-maxdepth", "1", *test)
+        """Lists what is in it, and what is in the stages and the attempts in these."""
+        # Names may hold newlines, hence -print0; the path of a subvolume comes twice, that of a folder three times.
+        # The slash follows a link.
+        top = self.path.rstrip("/") + "/"
+        inside = re.sub(r"([][*?\\])", r"\\\1", top) + ".*.receiving*"
+        subvolume = ("-type", "d", "-inum", str(btrfs.SUBVOLUME_INODE), *["-print0"] * 2)
+        kinds = ("(", *subvolume, "-o", "-type", "d", *["-print0"] * 3, "-o", "-print0", ")")
+        return ("find", top, "-mindepth", "1", "-maxdepth", "3", *kinds, "(", "-path", inside, "-o", "-prune", ")")
+
+    def _kinds(self, found: str) -> dict[str, str]:
+        """The kind of each entry in what `_find` prints, by its path from here."""
+        counts = Counter(found.split("\0")[:-1])
+        kinds = {1: stage.FILE, 2: stage.SUBVOLUME, 3: stage.FOLDER}
+        return {path[len(self.path.rstrip("/")) + 1 :]: kinds.get(count, stage.FILE) for path, count in counts.items()}
 
     def _looked_at(self, entry: Subvolume) -> Subvolume:
         """ENTRY as it is shown when it is listed as writable: on this it depends whether it is deleted."""
@@ -153,29 +184,11 @@ class Folder:
         printed = self.host.run(btrfs.show(self.at(name)), f"cannot look at '{self.at(name)}'")
         return btrfs.parse_show(printed)
 
-    def mounting(self, filesystem: str) -> str:
-        """What is another one whenever the FILESYSTEM, by its UUID, is mounted anew. Raises Failure."""
-        asked = (("cat", "--", _BOOT_ID), ("stat", "-c", "%i", "--", f"{_MOUNTED}/{filesystem}"))
-        return " ".join(os.fsdecode(ended.stdout).strip() for ended in self.host.ended_together(*asked))
-
-    def mark(self, names: Sequence[str]) -> None:
-        """Mark the backups NAMES as not known to be on disk. Raises Failure.
-
-        The folder has to exist: when it is gone, so is its disk.
-        """
-        for some in portions(names, self._mark):
-            self.host.run(("mkdir", "--", *map(self._mark, some)), f"cannot mark a transfer in '{self.path}'")
-
-    def unmark(self, names: Sequence[str]) -> None:
-        """Remove the marks of NAMES, and have that on disk: a power cut must not bring them back. Raises Failure."""
-        trying = f"cannot remove the mark of a transfer in '{self.path}'"
-        for some in portions(names, self._mark):
-            self.host.run(("rmdir", "--", *map(self._mark, some)), trying)
-        if names:
-            self.write_out()
-
-    def _mark(self, name: str) -> str:
-        return self.at(mark.mark(name))
+    def mounting(self) -> tuple[str, str]:
+        """The UUID of its filesystem, and what is another one whenever that is mounted anew. Raises Failure."""
+        uuid = self.filesystem()
+        asked = (("cat", "--", _BOOT_ID), ("stat", "-c", "%i", "--", f"{_MOUNTED}/{uuid}"))
+        return uuid, " ".join(os.fsdecode(ended.stdout).strip() for ended in self.host.ended_together(*asked))
 
     def writing_out(self) -> Command:
         """What has all that its filesystem holds on disk. Raises Failure."""
@@ -190,20 +203,74 @@ class Folder:
         # UUID afterwards, and lacks data. It fails when data could not be written since (syncfs(2)).
         return ("sync", "-f", "--", self.path)
 
-    def delete(self, names: Sequence[str], convert_rw: bool = False) -> dict[str, Failure]:
-        """Delete the subvolumes NAMES; what could not be deleted, with the reason."""
+    def delete(self, judged: Sequence[Subvolume], convert_rw: bool = False, commit: bool = True) -> dict[str, Failure]:
+        """Delete the subvolumes that were JUDGED; the names of those that could not be, with the reasons.
+
+        What has the name of one of them by now is deleted only when it is that one, by its UUID. Users without the
+        right to list subvolumes have only names.
+        """
+        nameless = [each for each in judged if not each.uuid]
+        failures = self._delete_by_path([each.name for each in nameless], convert_rw)
+        proved = [each for each in judged if each.uuid]
+        try:
+            there = {each.uuid: path for path, each in self.listed().items()} if proved else {}
+        except Failure as failure:
+            return failures | {each.name: failure for each in proved}
+        names = {path: uuid for uuid, path in there.items()}
+        for each in proved:
+            if each.uuid not in there and each.name in names:
+                what = f"another subvolume has the name '{self.at(each.name)}' by now"
+                failures[each.name] = Failure(what, "Nothing was deleted there; the next run judges it anew.")
+        wanted = [each for each in proved if each.uuid in there]
+        if convert_rw:
+            return failures | self._delete_by_path([there[each.uuid] for each in wanted], convert_rw)
+        said: dict[str, Ended] = {}
+        for start in range(0, len(wanted), _AT_ONCE):
+            some = wanted[start : start + _AT_ONCE]
+            argvs = [btrfs.delete_by_id(each.id, self.info.mount.point, commit) for each in some]
+            said |= {each.uuid: end for each, end in zip(some, self.host.ended_together(*argvs), strict=True)}
+        return failures | self._not_deleted(wanted, said)
+
+    def _not_deleted(self, wanted: Sequence[Subvolume], said: Mapping[str, Ended]) -> dict[str, Failure]:
+        """Those WANTED that are still there, with what btrfs SAID of each."""
+        failures: dict[str, Failure] = {}
+        left = {each.uuid: path for path, each in self.listed().items()} if wanted else {}
+        if remaining := [each for each in wanted if each.uuid in left]:
+            inode = self.host.ended(("stat", "-c", "%i", "--", self.info.mount.point)).stdout.strip()
+            if inode != b"%d" % btrfs.SUBVOLUME_INODE:
+                # A bind mount of a folder; btrfs takes the number only at the root of a subvolume.
+                return self._delete_by_path([left[each.uuid] for each in remaining], False)
+        for each in remaining:
+            undone = f"'btrfs subvolume delete' did not fail, but what it deleted is still there, in '{self.path}'"
+            failed = CommandFailed(said[each.uuid], f"cannot delete '{self.at(each.name)}'")
+            failures[each.name] = failed if said[each.uuid].status else Failure(undone, btrfs.DOUBT)
+        return failures
+
+    def found(self) -> tuple[dict[str, str], dict[str, Subvolume]]:
+        """The kinds of all entries, and the subvolumes below it, by their paths from here. Raises Failure."""
+        lists = [btrfs.list_children(self.path), btrfs.list_children(self.path, readonly_only=True)]
+        entries, listed, readonly = self.host.run_together([self._find(), *lists], f"cannot list '{self.path}'")
+        inside = self.info.mount.inside(self.info.path)
+        return self._kinds(entries), _subvolumes(btrfs.parse_list(listed, readonly), inside)
+
+    def listed(self) -> dict[str, Subvolume]:
+        """The subvolumes below it, by their paths from here; all of them look writable. Raises Failure."""
+        printed = self.host.run(btrfs.list_children(self.path), f"cannot list the subvolumes in '{self.path}'")
+        return _subvolumes(btrfs.parse_list(printed), self.info.mount.inside(self.info.path))
+
+    def _delete_by_path(self, paths: Sequence[str], convert_rw: bool) -> dict[str, Failure]:
         failures: dict[str, Failure] = {}
         # One by one when they are made writable: nobody may find several left half-way.
-        for some in [[name] for name in names] if convert_rw else portions(names, self.at):
+        for some in [[path] for path in paths] if convert_rw else portions(paths, self.at):
             try:
-                for name in some if convert_rw else ():
-                    self._make_writable(name)
-                self.host.run(btrfs.delete([self.at(name) for name in some]), f"cannot delete in '{self.path}'")
+                for path in some if convert_rw else ():
+                    self._make_writable(path)
+                self.host.run(btrfs.delete([self.at(path) for path in some]), f"cannot delete in '{self.path}'")
             except Failure as failure:
-                failures |= dict.fromkeys(self._still_there(some), failure)
-        supposed = [name for name in names if name not in failures]
+                failures |= {basename(path): failure for path in self._still_there(some)}
         undone = f"'btrfs subvolume delete' did not fail, but what it deleted is still there, in '{self.path}'"
-        return failures | dict.fromkeys(self._still_there(supposed), Failure(undone, btrfs.DOUBT))
+        supposed = [path for path in paths if basename(path) not in failures]
+        return failures | {basename(path): Failure(undone, btrfs.DOUBT) for path in self._still_there(supposed)}
 
     def sync(self) -> None:
         """Wait until deleted subvolumes are really gone. Raises Failure.
@@ -220,14 +287,14 @@ class Folder:
         except Failure:
             self.host.run(btrfs.make_writable(self.at(name), force=True), trying)
 
-    def _still_there(self, names: Sequence[str]) -> list[str]:
-        if not names:
+    def _still_there(self, paths: Sequence[str]) -> list[str]:
+        if not paths:
             return []
         try:
-            entries = self.names()
+            found = self._kinds(self.host.run(self._find(), f"cannot list '{self.path}'"))
         except Failure:
-            return list(names)
-        return [name for name in names if name in entries]
+            return list(paths)
+        return [path for path in paths if path in found]
 
     def sender(self, name: str, parent: str | None, how: Sending) -> Pipeline:
         """What writes the stream of the snapshot NAME on top of PARENT. Raises Failure."""
@@ -237,10 +304,6 @@ class Folder:
     def estimate(self, name: str, parent: str | None) -> Command:
         """What writes the same stream without the data. Raises Failure."""
         return self.host.command(btrfs.send(self.at(name), self._parent(parent), data=False))
-
-    def receiver(self, how: Sending) -> Pipeline:
-        """What reads a stream and makes a backup of it. Raises Failure."""
-        return self.host.receiver(btrfs.receive(self.path, how.debug), how.compress, how.debug)
 
     def _parent(self, name: str | None) -> str | None:
         return self.at(name) if name else None
@@ -260,24 +323,26 @@ def _filesystem_here(path: str) -> str | None:
     return "-".join(groups) if any(told[16:32]) else None
 
 
-def _entries(found: str) -> dict[str, bool]:
-    """Every entry in what Folder._find prints, and whether it is a subvolume."""
-    counts = Counter(found.split("\0")[:-1])
-    return {basename(path): count == 2 for path, count in counts.items()}
+def look(host: Host, path: str) -> Folder:
+    """The folder at PATH, which need not exist. Changes nothing. Raises Failure."""
+    return Folder(host, path, examine(host, path))
 
 
 def _subvolumes(rows: Sequence[tuple[str, Subvolume]], inside: str) -> dict[str, Subvolume]:
-    """By name those of ROWS, (path, subvolume), that are in the folder INSIDE its filesystem.
+    """Those of ROWS, (path, subvolume), below the folder INSIDE its filesystem, by their paths from there.
 
     Without those that are listed more than once: a foreign subvolume may have a name that imitates a row.
     """
     times = Counter(path for path, _ in rows)
     received = {each.uuid: each.received_uuid for _, each in rows}
+    start = f"{inside}/" if inside else ""
     return {
         # Asked for only of those that are writable.
-        each.name: each if each.readonly else replace(each, parent_received_uuid=received.get(each.parent_uuid, ""))
+        path.removeprefix(start): each
+        if each.readonly
+        else replace(each, parent_received_uuid=received.get(each.parent_uuid, ""))
         for path, each in rows
-        if path == join(inside, each.name) and times[path] == 1
+        if path.startswith(start) and times[path] == 1
     }
 
 

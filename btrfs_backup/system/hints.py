@@ -2,7 +2,9 @@
 
 import re
 
-_COREUTILS = ("cat", "cp", "dd", "mkdir", "mv", "readlink", "rm", "rmdir", "stat", "sync", "touch")
+from btrfs_backup.errors import DISK_FULL, READ_ONLY
+
+_COREUTILS = ("cat", "chmod", "cp", "dd", "mkdir", "mv", "readlink", "rm", "rmdir", "stat", "sync", "touch")
 # What runs on an ssh host; with --ssh-sudo each one needs a rule there.
 REMOTE_PROGRAMS = tuple(sorted(("btrfs", "find", "flock", *_COREUTILS)))
 
@@ -22,7 +24,6 @@ _NOT_FOUND = re.compile(
 _NO_PROGRAM = 127  # exit status of a shell that does not find what it is to run
 _SUDO = re.compile(r"^sudo: |is not allowed to (?:execute|run)|is not in the sudoers", re.MULTILINE)
 
-DISK_FULL, READ_ONLY = "disk full", "read-only"
 _BRIEF = {
     "No space left on device": DISK_FULL,
     "Disk quota exceeded": DISK_FULL,

@@ -3,18 +3,22 @@
 import itertools
 import os
 import shlex
+import stat
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
+from posixpath import basename, dirname
 
-from btrfs_backup.errors import MissingProgram
+from btrfs_backup.errors import Failure, MissingProgram
 from btrfs_backup.model.location import Location, Scheme
 from btrfs_backup.system import btrfs, process
 from btrfs_backup.system.btrfs import Argv
 from btrfs_backup.system.compression import METHODS
 from btrfs_backup.system.process import Command, CommandFailed, Ended, Pipeline
 from btrfs_backup.system.ssh import Access, Connection
+
+_NOT_FOUND = 127  # exit status of shells
 
 
 @dataclass(frozen=True)
@@ -41,12 +45,23 @@ class Host:
         zip_, unzip = METHODS[compress]
         return self.connection.command(argv, title(argv), logged, after=zip_), Command(unzip, compress)
 
-    def receiver(self, argv: Argv, compress: str, logged: bool) -> Pipeline:
-        """What reads the input of ARGV here. Raises Failure like `command`."""
-        if not self.connection or compress not in METHODS:
-            return (self.command(argv, logged),)
+    def receiver(self, argv: Argv, compress: str, logged: bool, locked: str, inherit: tuple[int, ...]) -> Pipeline:
+        """What reads the input of ARGV here, which holds the lock on the folder LOCKED as long as it runs.
+
+        INHERIT: descriptors that hold it here. Raises Failure like `command`.
+        """
+        if not self.connection:
+            return (Command(argv, title(argv), logged=logged, inherit=inherit),)
+        held = ("flock", "-n", "-s", locked, *argv) if self.has_flock else argv
+        if compress not in METHODS:
+            return (self.connection.command(held, title(argv), logged),)
         zip_, unzip = METHODS[compress]
-        return Command(zip_, compress), self.connection.command(argv, title(argv), logged, before=unzip)
+        return Command(zip_, compress), self.connection.command(held, title(argv), logged, before=unzip)
+
+    @cached_property
+    def has_flock(self) -> bool:
+        """Whether it has a program `flock`. Raises Failure when it cannot be reached."""
+        return self.ended(("flock", "-V")).status != _NOT_FOUND
 
     @property
     def can_receive_compressed_data(self) -> bool:
@@ -102,6 +117,31 @@ class Host:
             if ended.status:
                 raise CommandFailed(ended, trying)
         return [os.fsdecode(ended.stdout) for ended in endings]
+
+    def read(self, path: str) -> str | None:
+        """The text of the file at PATH on the host, None when there is none. Raises Failure."""
+        if self.connection:
+            return self._read_remote(path)
+        try:
+            # Not to wait for somebody at the other end of a named pipe.
+            with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    raise Failure(f"cannot read '{path}': it is not a regular file", "Move it away.")
+                return os.fsdecode(file.read())
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise Failure(f"cannot read '{path}': {error.strerror}", "It has to be a file that you may read.") from None
+
+    def _read_remote(self, path: str) -> str | None:
+        ended = self.ended(("cat", "--", path))
+        if not ended.status:
+            return os.fsdecode(ended.stdout)
+        # cat says in whatever language that there is none; an empty list says it in all.
+        here = ("find", dirname(path) + "/", "-mindepth", "1", "-maxdepth", "1", "-name", basename(path))
+        if self.run(here, f"cannot read '{path}'"):
+            raise CommandFailed(ended, f"cannot read '{path}'")
+        return None
 
     def typed(self, *argv: str) -> str:
         """ARGV as a user would type it, on the host."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from posixpath import dirname, join
 
 from btrfs_backup.errors import Failure
-from btrfs_backup.system import btrfs, files, mounts
+from btrfs_backup.system import btrfs, mounts
 from btrfs_backup.system.btrfs import Argv
 from btrfs_backup.system.host import Host
 from btrfs_backup.system.mounts import Mount
@@ -15,7 +15,7 @@ from btrfs_backup.system.process import CommandFailed
 
 
 @dataclass(frozen=True)
-class Standing:
+class PathInfo:
     """What is at a path, or at its nearest existing parent folder.
 
     path: the path itself or that parent, without symbolic links; exists: whether it is the path itself.
@@ -32,7 +32,7 @@ class Standing:
         return self.mount.type == "btrfs"
 
 
-def examine(host: Host, path: str) -> Standing:
+def examine(host: Host, path: str) -> PathInfo:
     """Look where the absolute PATH stands. Changes nothing. Raises Failure."""
     ancestors = [path]
     while ancestors[-1] != "/":
@@ -61,13 +61,13 @@ def examine(host: Host, path: str) -> Standing:
     if resolved.status:
         raise CommandFailed(resolved, f"cannot resolve '{nearest}'")
     real = os.fsdecode(resolved.stdout).removesuffix("\n")
-    table = files.read(host, mounts.MOUNTINFO)
+    table = host.read(mounts.MOUNTINFO)
     mount = mounts.find(mounts.parse(table or ""), real)
     if not mount:
         bind = "The root of a chroot has to be a mount: 'mount --bind FOLDER FOLDER' before 'chroot FOLDER'."
         hint = bind if table else f"Is {mounts.MOUNTINFO} readable?"
         raise Failure(f"cannot find out on which filesystem '{nearest}' is", hint)
-    return Standing(
+    return PathInfo(
         real,
         exists=nearest == path,
         is_directory=stat.S_ISDIR(int(mode, 16)),

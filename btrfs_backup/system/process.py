@@ -28,7 +28,7 @@ _TICK = 0.2  # seconds
 _GLANCE = 0.02  # seconds between looks at what cannot tell that it has ended
 _PR_SET_PDEATHSIG = 1
 # What btrfs prints when all is well, and ssh when a shared connection takes no more commands.
-_CHATTER = ("At subvol ", "At snapshot ", "mux_client_", "Warning: Permanently added ")
+_CHATTER = ("At subvol ", "At snapshot ", "Chroot to ", "mux_client_", "Warning: Permanently added ")
 _SSH_FAILED = 255  # exit status of ssh itself, as opposed to that of the command
 
 
@@ -38,7 +38,8 @@ class Command:
 
     title: how messages call it. own_session: detached from the terminal, so that neither Ctrl-Z nor Ctrl-C reaches
     it; a stopped and continued `btrfs send` silently breaks its stream. logged: each line of its stderr goes to the
-    log as it comes. env: added to our environment. login: what to type after `ssh` to get to the machine on which
+    log as it comes. env: added to our environment. inherit: descriptors of ours that it gets.
+    login: what to type after `ssh` to get to the machine on which
     it really runs, empty when that is this one. privileged: it has all rights there, so that it does not fail for
     lack of them. last_words: tells why the connection broke that it goes through.
     """
@@ -48,6 +49,7 @@ class Command:
     own_session: bool = True
     logged: bool = False
     env: Mapping[str, str] = field(default_factory=lambda: {"LC_ALL": "C"})
+    inherit: tuple[int, ...] = ()
     login: str = ""
     privileged: bool = False
     last_words: Callable[[], str] | None = None
@@ -382,6 +384,7 @@ class Children:
                 stderr=stderr,
                 start_new_session=command.own_session,
                 env={**os.environ, **command.env},
+                pass_fds=command.inherit,
                 preexec_fn=_die_with(os.getpid()) if tied else None,
             )
         except (OSError, ValueError) as error:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from btrfs_backup.errors import Failure
-from btrfs_backup.model.sendstream import Measure
+from btrfs_backup.model.sendstream import Measure, built_on
 from btrfs_backup.system.pipes import Chain, Outlet, Pipe
 from btrfs_backup.system.process import Child, Children, Command, CommandFailed, Ended, Pipeline, lacking
 
@@ -58,10 +58,11 @@ class Receiver:
 
 @dataclass(frozen=True)
 class Streamed:
-    """What went through, and how long it took."""
+    """What went through, and how long it took. built_on: the transaction in which its parent was last changed."""
 
     bytes: int
     seconds: float
+    built_on: int | None = None
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,10 @@ def transfer(senders: Iterable[Sender], receivers: Sequence[Receiver], rate: int
     sends = [ended for flow in flows for ended in _ended(flow.children)]
     untils = [*(flow.started for flow in flows[1:]), time.monotonic()]
     return Transferred(
-        tuple(Streamed(flow.inlet.drained, until - flow.started) for flow, until in zip(flows, untils, strict=False)),
+        tuple(
+            Streamed(flow.inlet.drained, until - flow.started, built_on(flow.inlet.head))
+            for flow, until in zip(flows, untils, strict=False)
+        ),
         tuple(Ending(end.failure(sends, chain), end.unwritten()) for end in ends),
     )
 

@@ -60,7 +60,7 @@ class Folders(OddMachine):
         self.assertEqual(self.shell(gone, f"@{self.folder}/arguments").status, 0)
         self.assertEqual(len(names(usb)), 2)
         for arguments, words in (
-            ((source, "usb"), "'usb' starts at the current folder, which does not exist any more"),
+            ((source, "usb"), "'usb' is relative to the current folder, which is gone"),
             (("@arguments",), "cannot read the argument file arguments: the current folder does not exist any more"),
         ):
             result = self.shell(gone, *arguments)

@@ -7,9 +7,8 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 
 from btrfs_backup.cli import parser as cli
-from btrfs_backup.commands.backup import backup
+from btrfs_backup.model.outcome import Report
 from btrfs_backup.model.settings import Settings
-from btrfs_backup.report.outcome import Report, Tally
 from tests import year
 from tests.real.machine import RealTest, names
 
@@ -79,10 +78,8 @@ class Clocks(RealTest):
 
     def run_at(self, now: datetime, settings: Settings) -> tuple[Report, str]:
         """Its report, and what it said."""
-        report = Report(Tally(settings.source.identity))
-        with self.assertLogs("btrfs_backup", "INFO") as said:
-            backup(settings, report, lambda: now)
-        return report, "\n".join(said.output)
+        world = year.carried_out(settings, now)
+        return world.report(), "\n".join(str(each.what) for each in world.messages)
 
     def test_policies_and_a_newest_in_the_future(self) -> None:
         """Periods of the future do not push out what is taken now: its name is the newest."""

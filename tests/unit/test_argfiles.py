@@ -5,7 +5,7 @@ import os
 import unittest
 from collections.abc import Mapping
 
-from btrfs_backup.cli.argfiles import Reader, expand
+from btrfs_backup.cli.argfiles import Reader, Written, expand
 from btrfs_backup.errors import UsageError
 
 CWD = "/home/anna"
@@ -170,6 +170,13 @@ class NestingTest(unittest.TestCase):
             with self.subTest(argument=argument):
                 self.assertEqual(expand([argument], files, CWD), wanted)
 
+    def test_origin(self) -> None:
+        """Each argument from a file knows the file, those that include it, and the line."""
+        files = reader({"/etc/a": "# x\n\n  -N 3\n@b\n", "/etc/b": "\n/x\n"})
+        found = expand(["-q", "@/etc/a"], files, CWD)
+        wanted = [("-q", ""), ("-N", "/etc/a, line 3"), ("3", "/etc/a, line 3"), ("/x", "/etc/a -> /etc/b, line 2")]
+        self.assertEqual([(each, each.origin if isinstance(each, Written) else "") for each in found], wanted)
+
     def test_name_with_blanks(self) -> None:
         files = reader({"/etc/args": "  @my file\n", "/etc/my file": "-S"})
         self.assertEqual(expand(["@/etc/args"], files, CWD), ["-S"])
@@ -205,6 +212,10 @@ class ErrorsTest(unittest.TestCase):
 
     def test_relative_name_is_told_in_full(self) -> None:
         self.assertIn("/home/anna/args", self.fails({}, "@args").message)
+
+    def test_nul(self) -> None:
+        """As editors write that do not save UTF-8."""
+        self.assertIn("/etc/a -> /etc/b, line 2: ", self.fails({"/etc/a": "@b", "/etc/b": "-q\n/\0h\0"}).message)
 
     def test_undecodable(self) -> None:
         undecodable = UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")

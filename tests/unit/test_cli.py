@@ -1,14 +1,21 @@
 """The command line: argv -> Settings."""
 
+import argparse
 import contextlib
 import io
 import os
+import re
+import shlex
+import tempfile
+import textwrap
 import unittest
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from btrfs_backup import __version__
-from btrfs_backup.cli import argfiles, completion, manpage
+from btrfs_backup.cli import argfiles, checks, completion, helptext, manpage
 from btrfs_backup.cli import parser as cli
 from btrfs_backup.errors import UsageError
 from btrfs_backup.model.retention import KEEP_ALL, Policy
@@ -95,7 +102,11 @@ OPTIONS: tuple[tuple[tuple[tuple[str, ...], ...], dict[str, Any]], ...] = (
     ((("--compress", "no"),), {}),
     ((("--rate-limit", "1500"),), {"rate_limit": 1500}),
     ((("--rate-limit", "2k"), ("--rate-limit=2K",)), {"rate_limit": 2_000}),
-    ((("--rate-limit", "20M"),), {"rate_limit": 20_000_000}),
+    (
+        (("--rate-limit", "20M"), ("--rate-limit", "20MB"), ("--rate-limit=20MB/s",), ("--rate-limit", "20 M/s")),
+        {"rate_limit": 20_000_000},
+    ),
+    ((("--rate-limit", "20MiB"), ("--rate-limit=20mi/s",)), {"rate_limit": 20 * 1024**2}),
     ((("--rate-limit", "1g"),), {"rate_limit": 1_000_000_000}),
     ((("--latest-only",), ("-N5", "--latest-only")), {"keep_snapshots": Policy(1)}),
     ((("--latest-only", "-N5"),), {"keep_snapshots": Policy(5)}),
@@ -373,7 +384,7 @@ class PlacesTest(CommandLineTest):
                 self.assertIn('-n "7d 4w"', self.assert_refused(argv, f"{word} {keep}").hint)
         for argv in (("--verify", "all", "/src", "/b"), ("/src", "/b", "--verify", "all")):
             with self.subTest(argv=argv):
-                refused = self.assert_refused(argv, "'all' is taken for a SOURCE or DEST behind '--verify'")
+                refused = self.assert_refused(argv, "'all' is taken for a SOURCE or DEST, and stands behind '--verify'")
                 self.assertIn("'--verify=all'", refused.hint)
 
     def test_places_that_look_like_words_of_a_value(self) -> None:
@@ -387,6 +398,33 @@ class PlacesTest(CommandLineTest):
         wanted = ["ssh://a/src", "ssh://me@b:22/b", "shell://cat > x", "/c"]
         self.assertEqual(self.places("ssh://a//src/", "ssh://me@b:22/b/", "shell://cat > x", "/c"), wanted)
         self.assert_refused(("shell://cat", "/b"), "SOURCE cannot be a shell command")
+
+    def test_words_of_other_programs(self) -> None:
+        """Only SOURCE is where they would stand, and only what is not there is no SOURCE."""
+        cwd = os.getcwd().rstrip("/")
+        self.assertEqual(self.places("/src", "status", "backup"), ["/src", f"{cwd}/status", f"{cwd}/backup"])
+        self.addCleanup(os.chdir, os.getcwd())
+        with tempfile.TemporaryDirectory() as folder:
+            os.chdir(folder)
+            os.mkdir("restore")
+            self.assertEqual(self.places("restore", "/b"), [f"{os.getcwd()}/restore", "/b"])
+
+    def test_current_folder_that_is_gone(self) -> None:
+        self.addCleanup(os.chdir, os.getcwd())
+        with tempfile.TemporaryDirectory() as folder:
+            os.chdir(folder)
+            os.rmdir(folder)
+            self.assertEqual(self.places("/src", "ssh://nas/b", "/b"), ["/src", "ssh://nas/b", "/b"])
+            self.assert_refused(["/src", "b"], "'b' is relative to the current folder, which is gone")
+            self.assert_refused(["@x"], "cannot read the argument file x: ")
+            os.mkdir(folder)
+
+    def test_command_that_overwrites_its_file(self) -> None:
+        argv = ["/src", "/b", "shell://cat > /box/home", "shell://cat > /box/$BTRFS_BACKUP_SNAPSHOT"]
+        [warning] = checks.warnings(cli.parse(argv))
+        self.assertIn("shell://cat > /box/home: each stream overwrites the one before", warning)
+        for option in ("--status", "--verify", "-T"):
+            self.assertEqual(checks.warnings(cli.parse([option, *argv])), [])
 
     def test_one_destination_spelled_several_times(self) -> None:
         """It is one destination; the order is that of the first mention."""
@@ -490,11 +528,110 @@ class ArgumentFilesTest(CommandLineTest):
         )
         self.assertEqual([each.identity for each in settings.destinations], ["/mnt/my disk", "/b"])
 
-    def test_quotes(self) -> None:
-        """As they are needed in a shell."""
-        for quote in "'\"":
-            argv = argfiles.expand(["@/x"], {"/x": f"-n {quote}7d 4w{quote}\n/src"}.__getitem__, "/")
-            self.assert_refused(argv, "is not a KEEP policy: ", "12m 5y'; an @FILE needs no quotes)")
+    def refused(self, text: str, *words: str) -> UsageError:
+        """A file of this TEXT is a usage error, whose message names the file and has WORDS."""
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(text.encode())
+            file.flush()
+            error = self.assert_refused([f"@{file.name}"])
+            message = error.message.replace(file.name, "FILE")
+        for word in words:
+            self.assertIn(word, message)
+        return UsageError(message, error.hint)
+
+    def test_byte_order_mark(self) -> None:
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(b"\xef\xbb\xbf/src\r\n-q\r\n")
+            file.flush()
+            self.assert_settings([f"@{file.name}"], {"verbosity": "warning", "progress": False})
+
+    def test_odd_lines(self) -> None:
+        """What people write in files of other kinds; the file and the line are named."""
+        quote, several = "begins with a quote, which would be a part of it", "seems to hold several things"
+        shell, setting = "needs a shell, which replaces '~' and '$'", "looks like a setting"
+        table = {
+            "-n '7d 4w'": f"''7d 4w'' is taken for the value of '-n', and {quote}",
+            '-f "snaps"': f"""'"snaps"' is taken for the value of '-f', and {quote}""",
+            '"/mnt/my disk"': f"""'"/mnt/my disk"' is taken for a SOURCE or DEST, and {quote}""",
+            "/mnt/usb # the first one": "'/mnt/usb # the first one' is taken for a SOURCE or DEST, and seems to hold a "
+            "comment",
+            "-p home- # x": "'home- # x' is taken for the value of '-p', and seems to hold a comment",
+            "--snapshot-folder=x # y": "'x # y' is taken for the value of '--snapshot-folder', and seems to hold",
+            "-q # x": "'# x' is taken for the value of '-q', and seems to hold a comment",
+            "ssh://nas/b # x": "seems to hold a comment",
+            "/mnt/a /mnt/b": f"'/mnt/a /mnt/b' is taken for a SOURCE or DEST, and {several}",
+            "/mnt/a -q": several,
+            "/mnt/a ssh://nas/b": several,
+            "-f snaps -q": f"'snaps -q' is taken for the value of '-f', and {several}",
+            "-S -T": "argument -S/--no-snapshot: '-T' cannot be given with it",
+            "~/backup": "begins with '~', which only a shell replaces",
+            "-f ~/snaps": shell,
+            "$HOME/backup": shell,
+            "/mnt/${USER}": shell,
+            "num-backups=3": "'num-backups=3' is taken for a SOURCE or DEST, and looks like an option",
+            "num_backups 3": "looks like an option",
+            "quiet": "looks like an option",
+            "dest = /mnt/usb": setting,
+            "dest=/mnt/usb": setting,
+            "snapshot-folder=/mnt/usb": "looks like an option",
+            "source: /home": setting,
+            "[home]": setting,
+            "; words": setting,
+            "run": "looks like a command",
+            "--num-back 3": "unrecognized arguments: --num-back",
+            "--qui": "unrecognized arguments: --qui",
+            "--dryrun": "unrecognized arguments: --dryrun",
+            "-n x": "argument -n/--num-backups: 'x' is not a KEEP policy",
+            "-n": "argument -n/--num-backups: expected one argument",
+            "--sync=yes": "argument -s/--sync: 'yes' cannot be given with it",
+            "nas:/b": "'nas:/b' looks like a path on another machine",
+            "ssh://nas:/b": "'ssh://nas:/b' has ':' without a port",
+            "/src/snapshot/": "the destination '/src/snapshot' is the snapshot folder of the source",
+            "/mnt/a\0": "it holds a NUL character",
+        }
+        for line, words in table.items():
+            with self.subTest(line=line):
+                self.assertTrue(self.refused(f"/src\n\n  {line}\n", words).message.startswith("FILE, line 3: "))
+
+    def test_odd_source(self) -> None:
+        self.refused("shell://cat", "FILE, line 1: SOURCE cannot be a shell command")
+        self.refused("status", "FILE, line 1: 'status' is taken for a SOURCE or DEST, and looks like an option")
+
+    def test_lines_that_do_not_go_together(self) -> None:
+        self.refused(
+            "--status\n\n--verify=all\n/src", "FILE, line 1 and FILE, line 3: '--status' and '--verify' cannot"
+        )
+        self.refused("--restore\n-N3\n/b\n/src", "FILE, line 1 and FILE, line 2: '-N' cannot be used with '--restore'")
+
+    def test_line_of_an_included_file(self) -> None:
+        texts = {"/a": "-q\n@b", "/b": "# x\n--nope\n"}
+        self.assert_refused(
+            argfiles.expand(["@/a"], texts.__getitem__, "/"), "/a -> /b, line 2: unrecognized arguments"
+        )
+
+    def test_odd_names_that_are_there(self) -> None:
+        """A location that exists is meant."""
+        with tempfile.TemporaryDirectory() as folder:
+            for name in ("usb # 1", "a -b", "it's", "[x]", "$HOME"):
+                path = Path(folder, name)
+                path.mkdir()
+                argv = argfiles.expand(["@/x"], {"/x": f"/src\n{path}"}.__getitem__, "/")
+                with self.subTest(name):
+                    self.assertEqual(PlacesTest.places(*argv), ["/src", str(path)])
+
+    def test_odd_values_that_are_meant(self) -> None:
+        text = "--ssh-opt ProxyCommand=ssh -W %h:%p '#' bastion\n/a b#c=d\nshell://echo \"$HOME\" # x > /dev/null"
+        argv = argfiles.expand(["@/x"], {"/x": text}.__getitem__, "/")
+        self.assertEqual(cli.parse(argv).ssh_options, ("ProxyCommand=ssh -W %h:%p '#' bastion",))
+
+    def test_options_together(self) -> None:
+        argv = argfiles.expand(["@/x"], {"/x": "-SqN3\n/src"}.__getitem__, "/")
+        self.assertEqual(cli.parse(argv).keep_snapshots, Policy(3))
+        # On the command line it may be abbreviated beside a file.
+        self.assertFalse(cli.parse([*argv, "--no-prog"]).progress)
+
+    def test_home_of_a_file(self) -> None:
+        self.assertIn("No shell replaces '~' behind '@'", self.assert_refused(["@~/x", "/src"], "/~/x: No such").hint)
 
     def test_unreadable_file(self) -> None:
         self.assert_refused(["@/nowhere/no such file", "/src"], "/nowhere/no such file")
@@ -508,11 +645,64 @@ class HelpTest(unittest.TestCase):
     )
 
     def test_help_mentions_every_option(self) -> None:
-        for option in ("-h", "--help"):
-            text = printed(option)
-            for each in (*self.KEPT.split(), *cli.parser()._option_string_actions):
-                with self.subTest(option=option, each=each):
-                    self.assertRegex(text, rf"(?<![\w-]){each}[ ,\n]")
+        text = printed("--help")
+        for each in (*self.KEPT.split(), *cli.parser()._option_string_actions):
+            with self.subTest(each=each):
+                self.assertRegex(text, rf"(?<![\w-]){each}[ ,\n]")
+
+    def test_short_help_fits_a_screen(self) -> None:
+        """24 lines, the last of which is the prompt's, of 80 columns; what is in it is known."""
+        lines = printed("-h").splitlines()
+        self.assertLess(len(lines), 24)
+        self.assertLessEqual(max(map(len, lines)), 80)
+        options = [word for line in lines for word in re.findall(r"(?<=\s)--?[A-Za-z][\w-]*", line)]
+        self.assertGreater(len(options), 10)
+        self.assertLessEqual(set(options), {*cli.parser()._option_string_actions})
+        self.assertIn("--help", lines[-1])
+        for example in re.findall("^  btrfs-backup (.*)", printed("-h"), re.MULTILINE):
+            self.assertTrue(cli.parse(shlex.split(example)))
+
+    def test_help_is_as_wide_as_the_terminal(self) -> None:
+        for columns, wanted in ((80, 80), (100, 100), (60, 60), (300, 120), (20, 40)):
+            with self.subTest(columns=columns), mock.patch.dict(os.environ, COLUMNS=str(columns)):
+                text = printed("--help")
+                lines = [line for line in text.splitlines() if not line.startswith("  btrfs-backup ")]
+                longest = max(len(line) for line in lines if " " in line.strip() and "://[" not in line)
+                self.assertIn(longest, range(wanted - 8, wanted + 1) if wanted > 40 else range(30, 60))
+        with mock.patch.dict(os.environ, COLUMNS="80"):
+            self.assertLessEqual(max(map(len, printed("--help").splitlines())), 80)
+
+    def test_help_is_in_two_columns(self) -> None:
+        with mock.patch.dict(os.environ, COLUMNS="80"):
+            text = printed("--help")
+        self.assertIn("\n  -S, --no-snapshot             take no snapshot, transfer the existing ones\n", text)
+        self.assertIn("\n  -p, --snapshot-prefix PREFIX  what their names begin with", text)
+
+    def test_help_of_odd_options(self) -> None:
+        """A value that may be left out, a long name, and words that fit no line."""
+        parser = argparse.ArgumentParser(
+            prog="x", usage="%(prog)s X", description="D", epilog="a\nb\n  c\n\nd", add_help=False
+        )
+        group = parser.add_argument_group("group")
+        group.add_argument("--way", nargs="?", metavar="W", help="this way")
+        group.add_argument("--a-very-long-name-of-an-option", action="store_true", help=f"x {'y' * 60}-z")
+        wanted = f"""\
+            usage: x X
+
+            D
+
+            group:
+              --way[=W]       this way
+              --a-very-long-name-of-an-option
+                              x
+                              {"y" * 60}-z
+
+            a b
+              c
+
+            d
+            """
+        self.assertEqual(helptext.text(parser, 45), textwrap.dedent(wanted))
 
     def test_help_mentions_what_is_no_option(self) -> None:
         text = printed("--help")
@@ -574,6 +764,45 @@ class WordsTest(CommandLineTest):
     TABLE = {
         (): ("no SOURCE is given", "Example: btrfs-backup /home /mnt/usb/home; see 'btrfs-backup --help'."),
         ("--nope", "/src"): ("unrecognized arguments: --nope", HELP),
+        ("--dryrun", "/src"): ("unrecognized arguments: --dryrun", f"Is '--dry-run' meant? {HELP}"),
+        ("--keep=3", "/src"): ("unrecognized arguments: --keep=3", f"Is '--num-backups' meant? {HELP}"),
+        ("-V",): ("unrecognized arguments: -V", f"Is '--version' meant? {HELP}"),
+        ("--prefix", "x", "/src"): ("unrecognized arguments: --prefix", f"Is '--snapshot-prefix' meant? {HELP}"),
+        ("/src", "/b", "--No_Incr"): ("unrecognized arguments: --No_Incr", f"Is '--no-incremental' meant? {HELP}"),
+        ("status", "/src"): (
+            "'status' is taken for a SOURCE or DEST, and looks like an option",
+            "Is '--status' meant? For a local folder of that name write './status'.",
+        ),
+        ("list", "/src"): (
+            "'list' is taken for a SOURCE or DEST, and looks like an option",
+            "Is '--status' meant? For a local folder of that name write './list'.",
+        ),
+        ("backup", "/src", "/b"): (
+            "'backup' is taken for a SOURCE or DEST, and looks like a command",
+            "Leave it out: a backup needs none. For a local folder of that name write './backup'.",
+        ),
+        ("/src", "~/b"): (
+            "'~/b' is taken for a SOURCE or DEST, and begins with '~', which only a shell replaces",
+            "Write the whole path. For a local folder of that name write './~/b'.",
+        ),
+        ("--rate-limit", "20", "/src"): (
+            "argument --rate-limit: '20' is only 20 bytes a second (examples: 500k, 20M, 1G)",
+            HELP,
+        ),
+        ("/src", "ssh://me@nas:/b"): (
+            "'ssh://me@nas:/b' has ':' without a port",
+            f"Write 'ssh://me@nas/b'. {URL}",
+        ),
+        ("--restore", "/mnt/home-20260101-000000/etc/my file", "/x"): (
+            "'/mnt/home-20260101-000000/etc/my file' is something in the backup home-20260101-000000, and '--restore' "
+            "brings back whole subvolumes",
+            "A backup is an ordinary folder. Copy files out of it: cp -a '/mnt/home-20260101-000000/etc/my file' DEST",
+        ),
+        ("--restore", "ssh://me@nas:22/b/20260101-000000/x", "/x"): (
+            "'ssh://me@nas:22/b/20260101-000000/x' is something in the backup 20260101-000000, and '--restore' "
+            "brings back whole subvolumes",
+            "A backup is an ordinary folder. Copy files out of it: scp -rp -P 22 me@nas:/b/20260101-000000/x DEST",
+        ),
         ("-n", "x", "/src"): (
             "argument -n/--num-backups: 'x' is not a KEEP policy: 'x' is not a number, optionally followed by one of "
             f"h d w m y {KEEP}",
@@ -623,28 +852,28 @@ class WordsTest(CommandLineTest):
             "Name those whose records are to be dropped.",
         ),
         ("--verify", "/src", "shell://cat"): (
-            "a shell command cannot be verified",
+            "'--verify' cannot verify a shell command",
             "What it did with the streams cannot be read; each stream was checked on its way to it.",
         ),
         ("--restore", "/b", "shell://cat"): (
-            "DEST cannot be a shell command with '--restore'",
+            "DEST cannot be a shell command with '--restore', as 'shell://cat' is",
             "It is the subvolume to create.",
         ),
         ("--restore", "/b", "/"): (
-            "the root folder of a running system cannot be made anew",
+            "'/', the root folder of a running system, cannot be replaced",
             "Start a rescue system, mount the disk there and restore to it; the README tells how.",
         ),
         ("--restore", "/b", "/x/20260101-000000"): (
-            "the name of DEST, '20260101-000000', is one of a snapshot",
+            "the name of '/x/20260101-000000' is one of a snapshot",
             "A writable subvolume of such a name looks like a backup that was cut off. Choose another name.",
         ),
         ("-p", "a/b", "/src"): (
             "argument -p/--snapshot-prefix: 'a/b' cannot begin a file name: it holds '/' or a control character",
             HELP,
         ),
-        ("-f", "", "/src"): ("the snapshot folder is empty", "Give '-f' a name or an absolute path."),
+        ("-f", "", "/src"): ("the snapshot folder '' is empty", "Give '-f' a name or an absolute path."),
         ("shell://cat", "/b"): (
-            "SOURCE cannot be a shell command",
+            "SOURCE cannot be a shell command, as 'shell://cat' is",
             "A subvolume is meant: its path, or ssh://[USER@]HOST[:PORT]/PATH.",
         ),
         ("/src", "/src/"): ("the destination '/src' is the source itself", OWN_FOLDER),
@@ -666,7 +895,10 @@ class WordsTest(CommandLineTest):
         ("/src", "ssh:///b"): ("'ssh:///b' names no host", URL),
         ("/src", "ssh://nas"): ("'ssh://nas' names no path on the host", URL),
         ("/src", "ssh://nas:x/b"): ("'ssh://nas:x/b': 'x' is not a port number", URL),
-        ("/src", "shell:// "): ("'shell://' names no command", "Example: 'shell://cat > /mnt/usb/home.btrfs'"),
+        ("/src", "shell:// "): (
+            "'shell://' names no command",
+            "Example: 'shell://cat > /mnt/usb/$BTRFS_BACKUP_SNAPSHOT.btrfs'",
+        ),
     }
 
     def test_words(self) -> None:

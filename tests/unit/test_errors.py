@@ -24,7 +24,6 @@ TAKERS = {
     "UsageError": (0, True),
     "MissingProgram": (0, True),
     "LockHeld": (0, True),
-    "StateFileBroken": (0, True),
     "CommandFailed": (1, False),
     "_broke": (1, False),
     "ValueError": (0, False),

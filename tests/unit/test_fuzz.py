@@ -15,14 +15,14 @@ from datetime import datetime, timedelta
 from btrfs_backup.cli import argfiles
 from btrfs_backup.cli import parser as cli
 from btrfs_backup.errors import Failure, UsageError
-from btrfs_backup.model import inventory, location, retention
-from btrfs_backup.model import records as transfers
+from btrfs_backup.model import inventory, location, records, retention
 from btrfs_backup.model.crc32c import crc32c
 from btrfs_backup.model.inventory import State
 from btrfs_backup.model.location import Scheme
+from btrfs_backup.model.records import BACKUP, BLOCKED, NEWEST, OWED, PARENT, Fact, Records
 from btrfs_backup.model.sendstream import BrokenStream, Checker, Measure
 from btrfs_backup.model.snapshot import Naming, Subvolume
-from btrfs_backup.system import btrfs, files, filetools, hints, mounts, ssh
+from btrfs_backup.system import btrfs, filetools, hints, lock, mounts, ssh
 
 SEED = os.environ.get("BTRFS_BACKUP_FUZZ_SEED", "0")
 
@@ -130,8 +130,8 @@ class Files(Fuzz):
         for dice in self.each("state files"):
             text = self.state_file(dice)
             for parse, form in (
-                (transfers.parse_outstanding, transfers.format_outstanding),
-                (transfers.parse_completed, transfers.format_completed),
+                (records.parse_outstanding, records.format_outstanding),
+                (records.parse_completed, records.format_completed),
             ):
                 with self.subject(parse.__name__, text[:500]):
                     try:
@@ -140,11 +140,7 @@ class Files(Fuzz):
                         continue
                     self.assertEqual(parse(form(value)), value)
                     os.fsencode(form(value))
-                    self.use(
-                        transfers.Records(value, {})
-                        if parse is transfers.parse_outstanding
-                        else transfers.Records({}, value)
-                    )
+                    self.use(value)
 
     def state_file(self, dice: random.Random) -> str:
         kind = dice.randrange(10)
@@ -166,46 +162,56 @@ class Files(Fuzz):
             )
         shaped = {
             dice.choice((NAME, junk(dice, 8), "home" + NAME)): {
-                dice.choice(("locks", "parent_locks", *UUIDS[:2], "other")): [
-                    dice.choice(PLACES) for _ in range(dice.randrange(3))
-                ]
+                dice.choice(("locks", "parent_locks", *UUIDS[:2], "other")): self.entry(dice)
             }
             for _ in range(dice.randrange(4))
         }
         value = anything(dice) if kind < 5 else shaped
         return mutated(dice, json.dumps(value, ensure_ascii=dice.random() < 0.5))
 
-    def use(self, records: transfers.Records) -> None:
+    def entry(self, dice: random.Random) -> object:
+        """A list, or what stands in the other file for a filesystem."""
+        some = [dice.choice(PLACES) for _ in range(dice.randrange(3))]
+        return dice.choice((some, some, {"newest": some, "blocked": some[:1], "backups": dict.fromkeys(some, NAME)}))
+
+    def use(self, known: Records) -> None:
         """All that is done with records works whatever is in them."""
         naming = Naming()
-        transfers.reasons(records)
-        transfers.names(records)
-        for place in transfers.locked_destinations(records.outstanding, naming):
-            begun = transfers.begin(records.outstanding, place, NAME, "20260101-000000")
+        records.reasons(known)
+        for place in {each.destination for each in known}:
+            begun = records.begin(known, place, NAME, "20260101-000000")
             self.assertEqual(
-                transfers.owed(transfers.end(begun, place, NAME), naming, place),
-                [name for name in transfers.owed(records.outstanding, naming, place) if name != NAME],
+                records.owed(records.end(begun, place, NAME), naming, place),
+                [name for name in records.owed(known, naming, place) if name != NAME],
             )
-            transfers.reconcile(begun, naming, place, [NAME])
-            transfers.unreachable(begun, place, NAME)
-            left = transfers.drop(begun, naming, [place])
-            self.assertNotIn(place, transfers.locked_destinations(left, naming))
-        for place in records.completed:
-            transfers.delivered(records.completed, place, "", naming, NAME)
-            transfers.forget(records.completed, naming, [place])
+            records.reconcile(begun, naming, place, [NAME])
+            records.unreachable(begun, place, NAME)
+            records.settled(begun, known, place, [NAME], None)
+            records.delivered(known, place, "", naming, NAME)
+            records.blocked(known, place, "", naming, [NAME])
+            records.filesystems(known, place)
+            left = records.forget(begun, naming, [place])
+            kinds = (OWED, PARENT, NEWEST, BACKUP, BLOCKED)
+            self.assertNotIn(place, records.destinations(left, naming, *kinds))
 
     def test_valid_records(self) -> None:
         for dice in self.each("valid records"):
-            outstanding = {
-                f"{junk(dice, 5)}{NAME}": transfers.Locks(self.places(dice), self.places(dice) or frozenset({"/x"}))
-                for _ in range(dice.randrange(4))
-            }
-            completed = {
-                place: {dice.choice(("", *UUIDS)): frozenset({NAME, junk(dice, 5)})} for place in self.places(dice)
-            }
+            names = [f"{junk(dice, 5)}{NAME}" for _ in range(dice.randrange(4))]
+            outstanding = frozenset(
+                Fact(kind, place, name) for name in names for kind in (OWED, PARENT) for place in self.places(dice)
+            )
+            completed = frozenset(
+                Fact(
+                    kind, place, name, dice.choice(("", *UUIDS)), junk(dice, 5) + str(number) if kind == BACKUP else ""
+                )
+                for number, name in enumerate((*names, junk(dice, 5)))
+                for kind in (NEWEST, BACKUP, BLOCKED)
+                for place in self.places(dice)
+            )
             with self.subject(outstanding, completed):
-                self.assertEqual(transfers.parse_outstanding(transfers.format_outstanding(outstanding)), outstanding)
-                self.assertEqual(transfers.parse_completed(transfers.format_completed(completed)), completed)
+                both = outstanding | completed
+                self.assertEqual(records.parse_outstanding(records.format_outstanding(both)), outstanding)
+                self.assertEqual(records.parse_completed(records.format_completed(both)), completed)
 
     def places(self, dice: random.Random) -> frozenset[str]:
         wanted = (place for place in dice.sample(PLACES, dice.randrange(4)))
@@ -384,7 +390,7 @@ OUTPUTS: dict[Callable[[str], object], tuple[str, ...]] = {
     btrfs.parse_filesystem_uuid: (f"Label: none  uuid: {UUIDS[1]}\n\tTotal devices 1 FS bytes used 144.00KiB\n",),
     btrfs.parse_version: ("btrfs-progs v6.2\n", "btrfs-progs v6.14-rc1\n+EXPERIMENTAL\n", "btrfs v4.4"),
     btrfs.parse_usage: ("Overall:\n    Device size:\t\t 1073\n    Free (estimated):\t\t  335872\t(min: 1)\n",),
-    files.parse_locks: (
+    lock.parse_locks: (
         "1: FLOCK  ADVISORY  WRITE 200 00:29:256 0 EOF\n1: -> FLOCK  ADVISORY  WRITE 300 00:29:256 0 EOF\n",
     ),
     ssh.amendments: ("serveraliveinterval 0\nconnecttimeout none\nremotecommand none\nstdinnull no\n",),
@@ -460,7 +466,7 @@ class Outputs(Fuzz):
                 if parse is ssh.amendments:
                     self.assertEqual(value[-1], "ClearAllForwardings=yes")
                     self.assertFalse([each for each in value if any(odd in each for odd in "\n \0")])
-                if parse is files.parse_locks:
+                if parse is lock.parse_locks:
                     self.assertTrue(all(each.isdecimal() for each in value), value)
 
     def test_file_tools(self) -> None:
@@ -531,7 +537,7 @@ class Outputs(Fuzz):
                 btrfs.parse_show,
                 mounts.parse,
                 retention.parse,
-                transfers.parse_outstanding,
+                records.parse_outstanding,
                 *OUTPUTS,
             ):
                 with self.subject(piece), suppress(Failure, ValueError):

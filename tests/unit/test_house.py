@@ -93,7 +93,10 @@ class RulesTest(unittest.TestCase):
 
     def test_pure_modules_at_the_front_desk(self) -> None:
         """Settings, errors, argument files and printed texts know no more of the machine than the model."""
-        for name in ("errors.py", *(f"cli/{name}.py" for name in ("argfiles", "options", "completion", "manpage"))):
+        for name in (
+            "errors.py",
+            *(f"cli/{name}.py" for name in ("argfiles", "options", "completion", "manpage", "helptext")),
+        ):
             with self.subTest(name):
                 found = impurities(tree(PACKAGE / name), "btrfs_backup")
                 self.assertEqual([each for each in found if not each.startswith("btrfs_backup.cli.options.")], [])
@@ -165,6 +168,7 @@ class CheckerTest(unittest.TestCase):
         self.assertEqual(
             importers("shlex"),
             [
+                "cli/checks.py",
                 "cli/completion.py",
                 "commands/restore.py",
                 "model/restoration.py",

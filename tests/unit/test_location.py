@@ -3,7 +3,7 @@
 import unittest
 
 from btrfs_backup.errors import UsageError
-from btrfs_backup.model.location import Location, Scheme, identity, normalise, parse
+from btrfs_backup.model.location import Location, Scheme, identity, normalise, overwrites_itself, parse
 
 CWD = "/home/anna"
 
@@ -206,6 +206,41 @@ class ShellTest(unittest.TestCase):
         for spelling in ("shell://", "shell:// ", "shell://\n\t"):
             with self.subTest(spelling=spelling), self.assertRaises(UsageError):
                 parse(spelling, CWD)
+
+    def test_overwrites_itself(self) -> None:
+        """It writes to a name that is the same for each stream."""
+        table = {
+            True: (
+                "cat > /x",
+                "cat >/x/home.btrfs",
+                "cat>x",
+                "zstd 1> '/my disk/x.zst'",
+                "cat >| /x",
+                "gpg -e 2>/dev/null > /x/.gpg",
+                "dd bs=1M of=/x/home",
+                "ssh nas 'cat > /x/home'",
+            ),
+            False: (
+                "cat > /x/$BTRFS_BACKUP_SNAPSHOT",
+                "cat > /x/y; echo $BTRFS_BACKUP_SNAPSHOT",
+                'ssh nas "cat > /x/${BTRFS_BACKUP_SNAPSHOT}.btrfs"',
+                "cat > /x/$(date +%s)",
+                "cat > /x/`date +%s`.btrfs",
+                "cat > $NEW",
+                "cat >> /x/all",
+                "cat > /dev/null",
+                "cat >/dev/nst0",
+                "ssh nas receive 2> /x/log",
+                "restic backup --stdin 2>&1 >&2",
+                "tee >(sha256sum) | ssh nas receive",
+                "btrfs receive /x",
+                "",
+            ),
+        }
+        for wanted, commands in table.items():
+            for command in commands:
+                with self.subTest(command=command):
+                    self.assertIs(overwrites_itself(command), wanted)
 
 
 class OtherTest(unittest.TestCase):

@@ -18,9 +18,8 @@ from btrfs_backup.cli import argfiles
 from btrfs_backup.cli import parser as cli
 from btrfs_backup.errors import Failure
 from btrfs_backup.model.manifest import Comparison, Difference
-from btrfs_backup.model.survey import Place, Row
+from btrfs_backup.model.outcome import Outcome, Place, Report, Restoration, Row, Sent, Survey
 from btrfs_backup.report.document import document
-from btrfs_backup.report.outcome import Report, Restoration, Sent, Survey, Tally
 
 README = (Path(__file__).parents[2] / "README.rst").read_text(encoding="utf-8")
 NOW = datetime(2026, 1, 4).astimezone()
@@ -72,20 +71,27 @@ class Documents(unittest.TestCase):
         return fields - self.described(self.HEAD) - ({"source"} if isinstance(about, Report) else set())
 
     def test_run(self) -> None:
-        tally = Tally("/b", [Sent("s", "p", 1, 1.0)], ["d"], {"k": ["why"]}, ["o"], [FAILURE], cleared=["c"])
-        tally.verified.append(Comparison("v", 1, 1, (Difference("x", "it is missing"),)))
-        found = self.found("run", Report(Tally("/a"), "s", [tally]))
+        outcome = Outcome(
+            "/b",
+            sent=(Sent("s", "p", 1, 1.0),),
+            cleared=("c",),
+            deleted=("d",),
+            kept={"k": ("why",)},
+            outstanding=("o",),
+            failures=(FAILURE,),
+            verified=(Comparison("v", 1, 1, (Difference("x", "it is missing"),)),),
+        )
+        found = self.found("run", Report(Outcome("/a"), "s", (outcome,)))
         self.assertEqual(found, self.described("Run, dry run, verify"))
 
     def test_status(self) -> None:
-        survey = Survey(Tally("/a"), [Tally("/b", failures=[FAILURE])])
-        survey.rows = [Row("s", ("complete", "missing"), ("why",))]
-        survey.places = [Place("/b", True, "s", None, ("s",))]
+        rows = (Row("s", ("complete", "missing"), ("why",)),)
+        survey = Survey(Outcome("/a"), rows, (Place("/b", True, "s", None, ("s",), failures=(FAILURE,)),))
         found = {field.replace("./b", ".*") for field in self.found("status", survey)}
         self.assertEqual(found, self.described("Status of all"))
 
     def test_restore(self) -> None:
-        about = Restoration("/b", "/a", "s", NOW, "/c", Sent("s", "p", 1, 1.0), "x", failures=[FAILURE])
+        about = Restoration("/b", "/a", "s", NOW, "/c", Sent("s", "p", 1, 1.0), "x", failures=(FAILURE,))
         self.assertEqual(self.found("restore", about), self.described("A restore"))
 
 

@@ -2,17 +2,17 @@
 
 import signal
 import unittest
+from dataclasses import replace
 from datetime import datetime
 
-from btrfs_backup.errors import Failure, Interrupted, LockHeld, StateFileBroken, UsageError
+from btrfs_backup.errors import Failure, Interrupted, LockHeld, UsageError
 from btrfs_backup.model.manifest import Comparison, Difference
-from btrfs_backup.report.outcome import Report, Restoration, Sent, Tally, exit_status
+from btrfs_backup.model.outcome import Outcome, Report, Restoration, Sent, exit_status, plural, span
 from btrfs_backup.report.terminal import progress_line
 from btrfs_backup.report.text import (
     differences,
     intentions,
     pace,
-    plural,
     restore_intentions,
     restored,
     size,
@@ -26,14 +26,16 @@ FULL = Failure("cannot write", "Make room.", "disk full")
 
 
 def good() -> Report:
-    return Report(Tally("/home"), A, [Tally("/b"), Tally("/c")])
+    return Report(Outcome("/home"), A, (Outcome("/b"), Outcome("/c")))
 
 
 def failed_at(place: int) -> Report:
     """A run in which something failed at the source (0) or at the first (1) or second destination."""
-    report = good()
-    (report.source, *report.destinations)[place].failures.append(FAILURE)
-    return report
+    places = (good().source, *good().destinations)
+    source, *destinations = (
+        replace(each, failures=(FAILURE,)) if number == place else each for number, each in enumerate(places)
+    )
+    return Report(source, A, tuple(destinations))
 
 
 NEXT = "its next backup, if it replaces the original (else give it a folder of its own): "
@@ -44,7 +46,7 @@ class ExitStatusTest(unittest.TestCase):
         """The statuses are a contract with scripts."""
         table: list[tuple[Report | None, BaseException | None, int]] = [
             (good(), None, 0),
-            (Report(Tally("/home")), None, 0),
+            (Report(Outcome("/home")), None, 0),
             (None, None, 0),
             (failed_at(0), None, 10),
             (failed_at(1), None, 10),
@@ -52,7 +54,6 @@ class ExitStatusTest(unittest.TestCase):
             (None, FAILURE, 1),
             (good(), FAILURE, 1),
             (failed_at(0), FAILURE, 1),
-            (None, StateFileBroken("x"), 1),
             (None, UsageError("x"), 2),
             (None, LockHeld("x"), 3),
             (good(), LockHeld("x"), 3),
@@ -67,8 +68,7 @@ class ExitStatusTest(unittest.TestCase):
                 self.assertEqual(exit_status(report, ended_by), wanted)
 
     def test_outstanding_alone_is_no_failure(self) -> None:
-        report = good()
-        report.destinations[0].outstanding.append(A)
+        report = Report(Outcome("/home"), A, (Outcome("/b", outstanding=(A,)),))
         self.assertFalse(report.failed)
         self.assertEqual(exit_status(report, None), 0)
 
@@ -78,48 +78,41 @@ class ExitStatusTest(unittest.TestCase):
             with self.subTest(place=place):
                 self.assertTrue(failed_at(place).failed)
 
-    def test_reports_share_nothing(self) -> None:
-        one, other = Report(Tally("/home")), Report(Tally("/home"))
-        one.source.failures.append(FAILURE)
-        one.destinations.append(Tally("/b"))
-        self.assertFalse(other.failed)
-        self.assertEqual(other.destinations, [])
-
 
 class VerificationTest(unittest.TestCase):
     EQUAL = Comparison(A, 1, 2_000, ())
     UNEQUAL = Comparison(B, 12, 9_400_000, (Difference("x", "its data differs"), Difference("y", "it is missing")))
 
     def test_differences_are_failures(self) -> None:
-        for comparisons, status in (([], 0), ([self.EQUAL], 0), ([self.EQUAL, self.UNEQUAL], 10)):
-            report = Report(Tally("/home"), None, [Tally("/b"), Tally("/c", verified=comparisons)])
+        for comparisons, status in (((), 0), ((self.EQUAL,), 0), ((self.EQUAL, self.UNEQUAL), 10)):
+            report = Report(Outcome("/home"), None, (Outcome("/b"), Outcome("/c", verified=comparisons)))
             with self.subTest(status=status):
                 self.assertEqual(exit_status(report, None), status)
 
     def test_summary(self) -> None:
-        table: list[tuple[Tally, tuple[bool, str]]] = [
-            (Tally("/b"), (False, "/b: compared nothing")),
-            (Tally("/b", failures=[FAILURE]), (True, "/b: FAILED, compared nothing")),
-            (Tally("/b", absent=True), (False, "/b: absent, compared nothing")),
+        table: list[tuple[Outcome, tuple[bool, str]]] = [
+            (Outcome("/b"), (False, "/b: compared nothing")),
+            (Outcome("/b", failures=(FAILURE,)), (True, "/b: FAILED, compared nothing")),
+            (Outcome("/b", absent=True), (False, "/b: absent, compared nothing")),
             (
-                Tally("/b", verified=[self.EQUAL]),
+                Outcome("/b", verified=(self.EQUAL,)),
                 (False, f"/b: compared 1 backup ({A}): 1 file with 2.0 kB, no difference"),
             ),
             (
-                Tally("/b", verified=[self.EQUAL], failures=[FAILURE]),
+                Outcome("/b", verified=(self.EQUAL,), failures=(FAILURE,)),
                 (True, f"/b: FAILED, compared 1 backup ({A}): 1 file with 2.0 kB, no difference"),
             ),
             (
-                Tally("/b", verified=[self.EQUAL, self.UNEQUAL]),
+                Outcome("/b", verified=(self.EQUAL, self.UNEQUAL)),
                 (True, f"/b: FAILED, compared 2 backups ({A}, {B}): 13 files with 9.4 MB, 2 differences"),
             ),
         ]
-        for tally, line in table:
+        for outcome, line in table:
             with self.subTest(line=line):
-                self.assertEqual(verification_summary(Report(Tally("/home"), None, [tally])), [line])
+                self.assertEqual(verification_summary(Report(Outcome("/home"), None, (outcome,))), [line])
 
     def test_source_that_failed(self) -> None:
-        report = Report(Tally("/home", failures=[FAILURE]), None, [Tally("/b")])
+        report = Report(Outcome("/home", failures=(FAILURE,)), None, (Outcome("/b"),))
         self.assertEqual(verification_summary(report), [(True, "/home: FAILED"), (False, "/b: compared nothing")])
 
     def test_lines(self) -> None:
@@ -134,29 +127,29 @@ class VerificationTest(unittest.TestCase):
         }
         for (path, what), wanted in table.items():
             with self.subTest(path=path):
-                verified = [Comparison(A, 0, 0, (Difference(path, what),))]
-                lines = differences(Report(Tally("/home"), None, [Tally("/b\n", verified=verified)]))
+                verified = (Comparison(A, 0, 0, (Difference(path, what),)),)
+                lines = differences(Report(Outcome("/home"), None, (Outcome("/b\n", verified=verified),)))
                 self.assertEqual(list(lines), [f"/b\\n {A}: {wanted}"])
 
 
 class IntentionsTest(unittest.TestCase):
     def test_lines(self) -> None:
         """What a dry run prints."""
-        usb = Tally(
+        usb = Outcome(
             "/usb",
-            [Sent(B, A, 1_200_000, None), Sent(C, B, None, None)],
-            deleted=[A],
-            kept={B: ["latest 2 of 2"], C: ["latest 1 of 2"]},
-            cleared=[B],
+            (Sent(B, A, 1_200_000, None), Sent(C, B, None, None)),
+            deleted=(A,),
+            kept={B: ("latest 2 of 2",), C: ("latest 1 of 2",)},
+            cleared=(B,),
             free=5_000_000_000,
         )
-        nas = Tally("ssh://nas/b", absent=True, outstanding=[C])
-        new = Tally("/new", [Sent(C, None, None, None)], kept={C: ["keep all"]})
-        small = Tally("/small", [Sent(B, None, 7_000_000, None), Sent(C, B, None, None)], free=6_999_999)
-        idle, bad = Tally("/idle", kept={A: [], C: []}), Tally("/bad", failures=[FAILURE])
-        home = Tally("/home", deleted=[A], kept={C: ["latest 1 of 1", "last delivered to /usb"]})
+        nas = Outcome("ssh://nas/b", absent=True, outstanding=(C,))
+        new = Outcome("/new", (Sent(C, None, None, None),), kept={C: ("keep all",)})
+        small = Outcome("/small", (Sent(B, None, 7_000_000, None), Sent(C, B, None, None)), free=6_999_999)
+        idle, bad = Outcome("/idle", kept={A: (), C: ()}), Outcome("/bad", failures=(FAILURE,))
+        home = Outcome("/home", deleted=(A,), kept={C: ("latest 1 of 1", "last delivered to /usb")})
         self.assertEqual(
-            "\n".join(intentions(Report(home, C, [usb, nas, new, small, idle, bad]))),
+            "\n".join(intentions(Report(home, C, (usb, nas, new, small, idle, bad)))),
             """\
 /home: would take snapshot 20260103-120000
 /usb: would delete 20260102-120000, a transfer that was cut off
@@ -182,8 +175,15 @@ ssh://nas/b: absent, 1 outstanding (20260103-120000)
         )
 
     def test_restore(self) -> None:
-        report = Restoration("/usb/home", "/home", A, None, f"/home/snapshot/{A}", Sent(A, None, 3_000_000, None))
-        report.intended, report.free = "in full", 9_000_000
+        report = Restoration(
+            "/usb/home",
+            "/home",
+            A,
+            copy=f"/home/snapshot/{A}",
+            sent=Sent(A, None, 3_000_000, None),
+            intended="in full",
+            free=9_000_000,
+        )
         self.assertEqual(
             restore_intentions(report),
             [
@@ -192,32 +192,30 @@ ssh://nas/b: absent, 1 outstanding (20260103-120000)
                 f"/home: its read-only copy would be /home/snapshot/{A}",
             ],
         )
-        report.free = 2_000_000
-        self.assertIn(
-            "/home: would probably fill the disk: that is more than is free there", restore_intentions(report)
-        )
+        full = "/home: would probably fill the disk: that is more than is free there"
+        self.assertIn(full, restore_intentions(replace(report, free=2_000_000)))
 
     def test_source(self) -> None:
-        self.assertEqual(intentions(Report(Tally("/home", failures=[FAILURE]))), ["/home: would fail: it broke"])
+        self.assertEqual(intentions(Report(Outcome("/home", failures=(FAILURE,)))), ["/home: would fail: it broke"])
 
 
 class SummaryTest(unittest.TestCase):
     def test_source(self) -> None:
         table: list[tuple[Report, tuple[bool, str]]] = [
-            (Report(Tally("/home")), (False, "/home: took no snapshot")),
-            (Report(Tally("/home"), A), (False, f"/home: took {A}")),
-            (Report(Tally("/home", kept={A: []}), A), (False, f"/home: took {A}, 1 snapshot there")),
+            (Report(Outcome("/home")), (False, "/home: took no snapshot")),
+            (Report(Outcome("/home"), A), (False, f"/home: took {A}")),
+            (Report(Outcome("/home", kept={A: ()}), A), (False, f"/home: took {A}, 1 snapshot there")),
             (
-                Report(Tally("/home", kept={B: [], C: []}, deleted=[A]), C),
+                Report(Outcome("/home", kept={B: (), C: ()}, deleted=(A,)), C),
                 (False, f"/home: took {C}, deleted 1 snapshot, 2 snapshots there"),
             ),
             (
-                Report(Tally("/home", kept={}, deleted=[A, B])),
+                Report(Outcome("/home", kept={}, deleted=(A, B))),
                 (False, "/home: took no snapshot, deleted 2 snapshots, 0 snapshots there"),
             ),
-            (Report(Tally("/home", failures=[FAILURE]), A), (True, f"/home: FAILED, took {A}")),
+            (Report(Outcome("/home", failures=(FAILURE,)), A), (True, f"/home: FAILED, took {A}")),
             (
-                Report(Tally("/home", failures=[FAILURE, FULL, FULL, Failure("x", brief="read-only")])),
+                Report(Outcome("/home", failures=(FAILURE, FULL, FULL, Failure("x", brief="read-only")))),
                 (True, "/home: FAILED (disk full, read-only), took no snapshot"),
             ),
         ]
@@ -227,28 +225,28 @@ class SummaryTest(unittest.TestCase):
 
     def test_destinations(self) -> None:
         full, increment = Sent(A, None, 1_500_000, 2.0), Sent(B, A, 21_000, 0.1)
-        table: list[tuple[Tally, tuple[bool, str]]] = [
-            (Tally("/b"), (False, "/b: sent nothing")),
-            (Tally("/b", kept={A: [], B: []}), (False, "/b: sent nothing, 2 backups there")),
-            (Tally("/b", sent=[full]), (False, "/b: sent 1 snapshot (1.5 MB)")),
-            (Tally("/b", sent=[increment]), (False, "/b: sent 1 snapshot (1 incremental, 21.0 kB)")),
-            (Tally("/b", sent=[full, increment]), (False, "/b: sent 2 snapshots (1 incremental, 1.5 MB)")),
+        table: list[tuple[Outcome, tuple[bool, str]]] = [
+            (Outcome("/b"), (False, "/b: sent nothing")),
+            (Outcome("/b", kept={A: (), B: ()}), (False, "/b: sent nothing, 2 backups there")),
+            (Outcome("/b", sent=(full,)), (False, "/b: sent 1 snapshot (1.5 MB)")),
+            (Outcome("/b", sent=(increment,)), (False, "/b: sent 1 snapshot (1 incremental, 21.0 kB)")),
+            (Outcome("/b", sent=(full, increment)), (False, "/b: sent 2 snapshots (1 incremental, 1.5 MB)")),
             (
-                Tally("/b", outstanding=[A, B, C, C], failures=[FAILURE]),
+                Outcome("/b", outstanding=(A, B, C, C), failures=(FAILURE,)),
                 (True, f"/b: FAILED, sent nothing, 4 outstanding ({A} to {C})"),
             ),
             (
-                Tally("/b", outstanding=[B, C], failures=[FAILURE]),
+                Outcome("/b", outstanding=(B, C), failures=(FAILURE,)),
                 (True, f"/b: FAILED, sent nothing, 2 outstanding ({B}, {C})"),
             ),
             (
-                Tally("/b", [full], [A], [B], [C], [FAILURE, FAILURE]),
+                Outcome("/b", (full,), deleted=(A,), kept={B: ()}, outstanding=(C,), failures=(FAILURE, FAILURE)),
                 (True, f"/b: FAILED, sent 1 snapshot (1.5 MB), 1 outstanding ({C}), deleted 1 backup, 1 backup there"),
             ),
         ]
-        for tally, line in table:
+        for outcome, line in table:
             with self.subTest(line=line):
-                self.assertEqual(summary(Report(Tally("/home"), destinations=[tally]))[1:], [line])
+                self.assertEqual(summary(Report(Outcome("/home"), destinations=(outcome,)))[1:], [line])
 
     def test_one_line_each_in_order(self) -> None:
         """A failure of one is told in its own line only."""
@@ -282,7 +280,7 @@ class RestorationTest(unittest.TestCase):
         """Something that could not be cleared up does not undo the restore."""
         report = self.report()
         self.assertEqual(exit_status(report, None), 0)
-        report.failures.append(FAILURE)
+        report = replace(report, failures=(FAILURE,))
         self.assertEqual(exit_status(report, None), 10)
         self.assertTrue(restored(report)[0][0])
         self.assertEqual(exit_status(report, FAILURE), 1)
@@ -315,6 +313,11 @@ class FiguresTest(unittest.TestCase):
         for count, wanted in ((0, "0 backups"), (1, "1 backup"), (2, "2 backups"), (11, "11 backups")):
             with self.subTest(count=count):
                 self.assertEqual(plural(count, "backup"), wanted)
+
+    def test_span(self) -> None:
+        for names, wanted in (((), ""), ((A,), A), ((A, B, C), f"{A}, {B}, {C}"), ((A, B, B, C), f"{A} to {C}")):
+            with self.subTest(names=names):
+                self.assertEqual(span(names), wanted)
 
 
 class RoundingTest(unittest.TestCase):

@@ -5,57 +5,104 @@ import unittest
 from datetime import datetime, timedelta, timezone
 
 from btrfs_backup import __version__
+from btrfs_backup.cli import parser as cli
 from btrfs_backup.errors import Failure
-from btrfs_backup.model import survey as status
-from btrfs_backup.model.inventory import Holdings
+from btrfs_backup.model import world
+from btrfs_backup.model.inventory import Inventory
 from btrfs_backup.model.manifest import Comparison, Difference
-from btrfs_backup.model.plan import Snapshots, Target
-from btrfs_backup.model.records import Locks, Records
-from btrfs_backup.model.snapshot import Naming, Subvolume
-from btrfs_backup.model.survey import Row, View
+from btrfs_backup.model.outcome import Outcome, Report, Restoration, Row, Sent, Survey
+from btrfs_backup.model.records import BLOCKED, NEWEST, NONE, OWED, PARENT, Fact, Records
+from btrfs_backup.model.snapshot import Subvolume
+from btrfs_backup.model.survey import survey
+from btrfs_backup.model.world import List, Listed, Look, Seen, World
 from btrfs_backup.report.document import document
-from btrfs_backup.report.outcome import Report, Restoration, Sent, Survey, Tally
 from btrfs_backup.report.table import age, table
 
-NAMING = Naming()
 A, B, C, D = (f"2026010{day}-120000" for day in (1, 2, 3, 4))
 NOW = datetime(2026, 1, 4, 18, 30)
 USB, NAS, BOX = "/mnt/usb/home", "ssh://nas/backups", "shell://cat > /box"
 UUID = "2d5585c4-b528-401e-b28a-bede01130608"
-
-
-def subvolumes(*names: str) -> Snapshots:
-    return {name: Subvolume(name, f"uuid-{name}") for name in names}
-
-
-def records() -> Records:
-    outstanding = {C: Locks(frozenset([NAS])), B: Locks(frozenset(), frozenset([NAS]))}
-    return Records(outstanding, {USB: {UUID: frozenset([B])}, BOX: {"": frozenset([A])}, NAS: {"x": frozenset([A])}})
-
-
-def views() -> list[View]:
-    usb = View(USB, Holdings(subvolumes(A, B), (C,), {D: "a file"}), Target(USB, (C,), frozenset([B]), {D: "a file"}))
-    box = View(BOX, Holdings(), Target(BOX, (B, C, D), frozenset([A]), one_by_one=True), listed=False)
-    return [usb, View(NAS), box]
-
-
-def survey(max_age: timedelta | None = None) -> Survey:
-    kept = {
-        B: ["latest 3 of 3", f"last delivered to {USB} (filesystem {UUID})"],
-        C: [f"outstanding for {NAS}"],
-        D: ["newest"],
+HOME = Subvolume("home", "uuid-home", readonly=False)
+RECORDS = frozenset(
+    {
+        Fact(OWED, NAS, C),
+        Fact(PARENT, NAS, B),
+        Fact(NEWEST, USB, B, UUID),
+        Fact(NEWEST, BOX, A),
+        Fact(NEWEST, NAS, A, "x"),
     }
-    found = Survey(Tally("/home"), [Tally(USB), Tally(NAS, failures=[Failure("down", "Wait.")]), Tally(BOX)])
-    found.rows = status.rows(NAMING, subvolumes(B, C, D), views(), records(), kept)
-    found.places = [status.place(view, NAMING, records(), NOW, max_age) for view in views()]
-    return found
+)
+
+
+def snapshots(*names: str) -> Inventory:
+    return Inventory({name: Subvolume(name, f"uuid-{name}") for name in names})
+
+
+def backups(*names: str, partial: tuple[str, ...] = (), files: tuple[str, ...] = ()) -> Inventory:
+    held = {name: Subvolume(name, f"copy-{name}", "", f"uuid-{name}") for name in names}
+    held |= {name: Subvolume(name, f"copy-{name}", readonly=False) for name in partial}
+    return Inventory(held, frozenset(files))
+
+
+SEEN = {
+    USB: Seen(UUID, backups(A, B, partial=(C,), files=(D,))),
+    NAS: Failure("down", "Wait."),
+    BOX: Seen(listed=False),
+}
+
+
+def looked(*options: str, known: Records = RECORDS, there: tuple[str, ...] = (B, C, D), seen: object = SEEN) -> World:
+    """The world when all was looked at that SEEN tells of."""
+    assert isinstance(seen, dict)
+    settings = cli.parse(["--status", "-N", "3", *options, "/home", *seen])
+    found = world.begin(settings, NOW, frozenset(there), known)
+    found = found.after(List(), Listed(HOME, snapshots(*there)))
+    return found.after(Look(tuple(seen)), seen) if seen else found
+
+
+def shown(max_age: str = "") -> Survey:
+    return survey(looked(*(["--max-age", max_age] if max_age else [])))
+
+
+class StepsTest(unittest.TestCase):
+    def test_order(self) -> None:
+        """It lists and looks, and that is all."""
+        settings = cli.parse(["--status", "/home", USB, NAS])
+        began = world.begin(settings, NOW, frozenset({B}), NONE)
+        self.assertEqual(began.next_step(), List())
+        listed = began.after(List(), Listed(HOME, snapshots(B)))
+        self.assertEqual(listed.next_step(), Look((USB, NAS)))
+        self.assertIsNone(looked().next_step())
+
+    def test_destinations_on_record(self) -> None:
+        """When none is named, all that the records know; a shell command is not run, so it may be one of them."""
+        known = RECORDS | {Fact(BLOCKED, "/blocked", A, "y"), Fact(OWED, "/theirs", "other-" + A), Fact(OWED, "x", A)}
+        settings = cli.parse(["--status", "/home"])
+        began = world.begin(settings, NOW, frozenset({B}), known)
+        self.assertEqual([each.identity for each in began.destinations], ["/blocked", USB, BOX, NAS])
+        self.assertIn("'x' is not absolute", str(began.source.failures))
+
+    def test_none_to_judge(self) -> None:
+        settings = cli.parse(["--status", "--max-age", "2d", "/home"])
+        with self.assertRaisesRegex(Failure, "has no backup to judge"):
+            world.begin(settings, NOW, frozenset(), NONE)
+
+    def test_records_are_shown_as_they_are(self) -> None:
+        """A run would owe the newest to one that is away, and put right what it finds."""
+        noted = RECORDS | {Fact(OWED, USB, A), Fact(OWED, USB, B)}
+        self.assertEqual(looked(known=noted).records, noted)
+
+    def test_what_is_in_the_way_is_no_failure(self) -> None:
+        """It is in the table."""
+        self.assertEqual(survey(looked()).places[0].failures, ())
+        self.assertFalse(survey(looked(seen={USB: SEEN[USB]})).failed)
 
 
 class RowsTest(unittest.TestCase):
     def test_states(self) -> None:
         """Of what the source, a destination or a record knows."""
         self.assertEqual(
-            [(row.snapshot, *row.states) for row in survey().rows],
+            [(row.snapshot, *row.states) for row in shown().rows],
             [
                 (A, "-", "complete", "unknown", "delivered"),
                 (B, "complete", "complete", "unknown", "missing"),
@@ -65,42 +112,39 @@ class RowsTest(unittest.TestCase):
         )
 
     def test_nothing_anywhere(self) -> None:
-        self.assertEqual(status.rows(NAMING, {}, [], Records({}, {}), {}), [])
+        self.assertEqual(survey(looked(known=NONE, there=(), seen={})).rows, ())
 
     def test_other_prefixes_do_not_count(self) -> None:
-        theirs = Records({"other-" + A: Locks(frozenset([USB]))}, {USB: {UUID: frozenset(["other-" + B])}})
-        self.assertEqual(status.rows(NAMING, subvolumes(A), [], theirs, {}), [Row(A, ("complete",))])
+        theirs = frozenset({Fact(OWED, USB, "other-" + A), Fact(NEWEST, USB, "other-" + B, UUID)})
+        rows = survey(looked(known=theirs, there=(A,), seen={})).rows
+        self.assertEqual(rows, (Row(A, ("complete",), ("latest 1 of 3",)),))
 
 
 class PlaceTest(unittest.TestCase):
     def test_newest_and_owed(self) -> None:
         """What cannot be looked into lives from the records."""
-        found = [(place.newest, place.reachable, place.owed) for place in survey().places]
+        found = [(place.newest, place.reachable, place.owed) for place in shown().places]
         self.assertEqual(found, [(B, True, (C, D)), (A, False, (C,)), (A, True, (B, C, D))])
-        self.assertEqual(survey().places[0].age, timedelta(days=2, hours=6, minutes=30))
+        self.assertEqual(shown().places[0].age, timedelta(days=2, hours=6, minutes=30))
 
     def test_what_arrived_is_not_owed(self) -> None:
         """A run that was ended may leave it on record."""
-        usb = View(USB, Holdings(subvolumes(A, B)), Target(USB, (C,), frozenset([A, B])))
-        noted = Records({name: Locks(frozenset([USB])) for name in (B, C)}, {})
-        place = status.place(usb, NAMING, noted, NOW, None)
+        noted = frozenset({Fact(OWED, USB, B), Fact(OWED, USB, C)})
+        [place] = survey(looked(known=noted, there=(A, B, C), seen={USB: Seen(UUID, backups(A, B))})).places
         self.assertEqual((place.newest, place.owed), (B, (C,)))
 
     def test_max_age(self) -> None:
-        day = timedelta(days=1)
-        for limit, wanted in ((2 * day, [True] * 3), (3 * day, [False, True, True]), (None, [False] * 3)):
-            self.assertEqual([place.too_old for place in survey(limit).places], wanted)
-        nothing = status.place(
-            View("/new", Holdings(), Target("/new")), NAMING, Records({}, {}), NOW, timedelta(days=1)
-        )
+        for limit, wanted in (("2d", [True] * 3), ("3d", [False, True, True]), ("", [False] * 3)):
+            self.assertEqual([place.too_old for place in shown(limit).places], wanted)
+        [nothing] = survey(looked("--max-age", "1d", known=NONE, seen={"/new": Seen(UUID, Inventory())})).places
         self.assertTrue(nothing.too_old)
-        self.assertTrue(survey(timedelta(days=2)).failed)
+        self.assertTrue(shown("2d").failed)
 
 
 class TableTest(unittest.TestCase):
     def test_golden(self) -> None:
         self.assertEqual(
-            "\n".join(table(survey(timedelta(days=3)), 80, colour=False)),
+            "\n".join(table(shown("3d"), 80, colour=False)),
             """\
 source: /home
 1: /mnt/usb/home
@@ -109,11 +153,14 @@ source: /home
 
 snapshot         source    1         2            3          kept because
 20260101-120000  -         complete  unknown      delivered
-20260102-120000  complete  complete  unknown      missing    latest 3 of 3; last
-                                                             delivered to 1 (disk
-                                                             2d5585c4)
-20260103-120000  complete  partial   outstanding  missing    outstanding for 2
-20260104-120000  complete  foreign   unknown      missing    newest
+20260102-120000  complete  complete  unknown      missing    latest 3 of 3;
+                                                             parent of one
+                                                             outstanding for 2;
+                                                             last delivered to 1
+                                                             (disk 2d5585c4)
+20260103-120000  complete  partial   outstanding  missing    latest 2 of 3;
+                                                             outstanding for 2
+20260104-120000  complete  foreign   unknown      missing    latest 1 of 3
 
 /mnt/usb/home: newest complete backup 20260102-120000, 2 days 6 hours old, \
 2 snapshots owed since 20260103-120000
@@ -123,20 +170,25 @@ shell://cat > /box: newest complete backup 20260101-120000, 3 days 6 hours old, 
 3 snapshots owed since 20260102-120000: TOO OLD""",
         )
 
+    def test_destinations_by_number(self) -> None:
+        """In each reason that names one."""
+        blocked = looked(known=frozenset({Fact(BLOCKED, NAS, B, "x")}))
+        self.assertIn("not sent to 2, where something else has its name", " ".join(table(survey(blocked), 200, False)))
+
     def test_width(self) -> None:
         """The grid fits 80 columns with three destinations."""
-        grid = [line for line in table(survey(), 80, colour=False) if line.startswith(("2026", " "))]
+        grid = [line for line in table(shown(), 80, colour=False) if line.startswith(("2026", " "))]
         self.assertLessEqual(max(map(len, grid)), 82)
 
     def test_colour(self) -> None:
-        plain, coloured = (table(survey(timedelta(days=3)), 80, colour) for colour in (False, True))
+        plain, coloured = (table(shown("3d"), 80, colour) for colour in (False, True))
         self.assertNotIn("\x1b", "".join(plain))
         self.assertIn("\x1b[32mcomplete\x1b[0m", "".join(coloured))
         self.assertIn("\x1b[31m: TOO OLD\x1b[0m", "".join(coloured))
 
     def test_no_snapshots_and_no_destinations(self) -> None:
         self.assertEqual(
-            table(Survey(Tally("/home")), 80, colour=False),
+            table(Survey(Outcome("/home")), 80, colour=False),
             ["source: /home", "no destination is on record: name those that you want to see behind SOURCE"],
         )
 
@@ -168,9 +220,15 @@ class DocumentTest(unittest.TestCase):
         return json.loads(document(command, self.BEGAN, self.BEGAN + timedelta(seconds=2.5), 10, error, about))
 
     def test_run(self) -> None:
-        usb = Tally(USB, [Sent(B, A, 1234, 0.25)], [A], {B: ["latest 1 of 1"]}, outstanding=[C])
-        usb.verified.append(Comparison(B, 3, 99, (Difference("x", "it is missing"),)))
-        report = Report(Tally("/home", failures=[Failure("full", "Free some.")]), B, [usb])
+        usb = Outcome(
+            USB,
+            sent=(Sent(B, A, 1234, 0.25),),
+            deleted=(A,),
+            kept={B: ("latest 1 of 1",)},
+            outstanding=(C,),
+            verified=(Comparison(B, 3, 99, (Difference("x", "it is missing"),)),),
+        )
+        report = Report(Outcome("/home", failures=(Failure("full", "Free some."),)), B, (usb,))
         nothing = {"sent": [], "cleared": [], "deleted": [], "kept": None, "outstanding": [], "verified": []}
         self.assertEqual(
             self.parsed("run", report),
@@ -210,13 +268,13 @@ class DocumentTest(unittest.TestCase):
         )
 
     def test_error(self) -> None:
-        found = self.parsed("run", Report(Tally("/home")), Failure("no such source", "Give one."))
+        found = self.parsed("run", Report(Outcome("/home")), Failure("no such source", "Give one."))
         assert isinstance(found, dict)
         self.assertEqual(found["error"], {"message": "no such source", "hint": "Give one."})
         self.assertEqual(found["source"]["state"], "not reached")
 
     def test_status(self) -> None:
-        found = self.parsed("status", survey())
+        found = self.parsed("status", shown())
         assert isinstance(found, dict)
         self.assertEqual(
             found["snapshots"][1],
@@ -224,7 +282,11 @@ class DocumentTest(unittest.TestCase):
                 "name": B,
                 "source": "complete",
                 "destinations": {USB: "complete", NAS: "unknown", BOX: "missing"},
-                "because": ["latest 3 of 3", f"last delivered to {USB} (filesystem {UUID})"],
+                "because": [
+                    "latest 3 of 3",
+                    f"parent of one outstanding for {NAS}",
+                    f"last delivered to {USB} (filesystem {UUID})",
+                ],
             },
         )
         self.assertEqual(

@@ -1,11 +1,12 @@
-"""The records of outstanding and of completed transfers."""
+"""The records: what is outstanding, what was delivered, and their files."""
 
 import json
 import unittest
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
-from btrfs_backup.model import records as transfers
-from btrfs_backup.model.records import Completed, Locks, Outstanding, Records
+from btrfs_backup.model import records
+from btrfs_backup.model.records import BACKUP, BLOCKED, NEWEST, NONE, OWED, PARENT, Fact, Records
 from btrfs_backup.model.snapshot import Naming
 
 NAMING = Naming()
@@ -14,15 +15,34 @@ ONE, TWO, THREE, FOUR = (f"2026112{day}-042459" for day in (1, 2, 3, 4))
 DISK, NAS = "/backup", "ssh://nas/backups"
 
 
+class Locks(NamedTuple):
+    """The destinations that are owed a snapshot, and those for which it is the parent of one that is."""
+
+    owed: frozenset[str]
+    parent: frozenset[str]
+
+
+# In tables: what is outstanding by snapshot, and the newest delivered by destination and filesystem.
+Outstanding = dict[str, Locks]
+Completed = dict[str, dict[str, frozenset[str]]]
+
+
 def locks(*destinations: str, parent: Iterable[str] = ()) -> Locks:
     return Locks(frozenset(destinations), frozenset(parent))
 
 
-class LocksTest(unittest.TestCase):
-    def test_truth(self) -> None:
-        self.assertFalse(locks())
-        self.assertTrue(locks(DISK))
-        self.assertTrue(locks(parent=[DISK]))
+def outstanding(entries: Outstanding) -> Records:
+    owed = {Fact(OWED, each, name) for name, entry in entries.items() for each in entry.owed}
+    return frozenset(owed | {Fact(PARENT, each, name) for name, entry in entries.items() for each in entry.parent})
+
+
+def completed(entries: Completed) -> Records:
+    return frozenset(
+        Fact(NEWEST, destination, name, filesystem)
+        for destination, disks in entries.items()
+        for filesystem, names in disks.items()
+        for name in names
+    )
 
 
 class BeginTest(unittest.TestCase):
@@ -42,12 +62,12 @@ class BeginTest(unittest.TestCase):
         ]
         for before, destination, snapshot, parent, after in table:
             with self.subTest(before=before, destination=destination, parent=parent):
-                self.assertEqual(transfers.begin(before, destination, snapshot, parent), after)
+                begun = records.begin(outstanding(before), destination, snapshot, parent)
+                self.assertEqual(begun, outstanding(after))
 
-    def test_leaves_its_argument_alone(self) -> None:
-        before = {ONE: locks(NAS)}
-        transfers.begin(before, DISK, TWO, ONE)
-        self.assertEqual(before, {ONE: locks(NAS)})
+    def test_what_was_delivered_stays(self) -> None:
+        before = completed({DISK: {"disk-1": frozenset({ONE})}})
+        self.assertLess(before, records.begin(before, DISK, TWO, ONE))
 
 
 class EndTest(unittest.TestCase):
@@ -62,38 +82,41 @@ class EndTest(unittest.TestCase):
         for before in befores:
             for parent in (None, ONE):
                 with self.subTest(before=before, parent=parent):
-                    begun = transfers.begin(before, DISK, TWO, parent)
-                    self.assertEqual(transfers.end(begun, DISK, TWO), before)
+                    begun = records.begin(outstanding(before), DISK, TWO, parent)
+                    self.assertEqual(records.end(begun, DISK, TWO), outstanding(before))
 
     def test_parent_of_an_earlier_attempt(self) -> None:
         """A second attempt from another parent settles the note of the first as well."""
-        begun = transfers.begin(transfers.begin({}, DISK, THREE, ONE), DISK, THREE, TWO)
-        self.assertEqual(begun, {THREE: locks(DISK), ONE: locks(parent=[DISK]), TWO: locks(parent=[DISK])})
-        self.assertEqual(transfers.end(begun, DISK, THREE), {})
+        begun = records.begin(records.begin(NONE, DISK, THREE, ONE), DISK, THREE, TWO)
+        noted = {THREE: locks(DISK), ONE: locks(parent=[DISK]), TWO: locks(parent=[DISK])}
+        self.assertEqual(begun, outstanding(noted))
+        self.assertEqual(records.end(begun, DISK, THREE), NONE)
 
     def test_locks_on_others_stay(self) -> None:
-        before = {ONE: locks(DISK), TWO: locks(DISK, NAS), THREE: locks(DISK)}
-        self.assertEqual(transfers.end(before, DISK, TWO), {ONE: locks(DISK), TWO: locks(NAS), THREE: locks(DISK)})
+        before = outstanding({ONE: locks(DISK), TWO: locks(DISK, NAS), THREE: locks(DISK)})
+        after = outstanding({ONE: locks(DISK), TWO: locks(NAS), THREE: locks(DISK)})
+        self.assertEqual(records.end(before, DISK, TWO), after)
 
     def test_nothing_recorded(self) -> None:
-        self.assertEqual(transfers.end({}, DISK, ONE), {})
-        self.assertEqual(transfers.end({ONE: locks(NAS)}, DISK, ONE), {ONE: locks(NAS)})
+        others = outstanding({ONE: locks(NAS)})
+        self.assertEqual(records.end(NONE, DISK, ONE), NONE)
+        self.assertEqual(records.end(others, DISK, ONE), others)
 
     def test_other_prefix(self) -> None:
         """The end of a transfer says nothing of a failed one under another prefix to the same destination."""
-        failed = transfers.begin({}, DISK, f"home-{TWO}", f"home-{ONE}")
-        begun = transfers.begin(failed, DISK, TWO, ONE)
-        self.assertEqual(transfers.end(begun, DISK, TWO), failed)
+        failed = records.begin(NONE, DISK, f"home-{TWO}", f"home-{ONE}")
+        begun = records.begin(failed, DISK, TWO, ONE)
+        self.assertEqual(records.end(begun, DISK, TWO), failed)
 
 
 class SettledTest(unittest.TestCase):
     """Three transfers in a row, TWO from ONE, THREE from TWO, FOUR from THREE, begun at once."""
 
-    def settle(self, before: Outstanding, arrived: list[str], failed: tuple[str, str | None] | None) -> Outstanding:
-        begun = before
+    def settle(self, before: Outstanding, arrived: list[str], failed: tuple[str, str | None] | None) -> Records:
+        begun = outstanding(before)
         for snapshot, parent in ((TWO, ONE), (THREE, TWO), (FOUR, THREE)):
-            begun = transfers.begin(begun, DISK, snapshot, parent)
-        return transfers.settled(begun, before, DISK, arrived, failed)
+            begun = records.begin(begun, DISK, snapshot, parent)
+        return records.settled(begun, outstanding(before), DISK, arrived, failed)
 
     def test_settled(self) -> None:
         table: list[tuple[Outstanding, list[str], tuple[str, str | None] | None, Outstanding]] = [
@@ -115,13 +138,18 @@ class SettledTest(unittest.TestCase):
         ]
         for before, arrived, failed, after in table:
             with self.subTest(before=before, arrived=arrived, failed=failed):
-                self.assertEqual(self.settle(before, arrived, failed), after)
+                self.assertEqual(self.settle(before, arrived, failed), outstanding(after))
 
     def test_records_of_others_stay_as_they_are(self) -> None:
         """Theirs may have been settled meanwhile, or not yet."""
         others = {TWO: locks(NAS), THREE: locks(parent=[NAS]), "home-" + ONE: locks(NAS)}
-        after = transfers.settled(others, {TWO: locks(NAS), FOUR: locks(NAS)}, DISK, [], (TWO, ONE))
-        self.assertEqual(after, {**others, TWO: locks(NAS, DISK), ONE: locks(parent=[DISK])})
+        before = outstanding({TWO: locks(NAS), FOUR: locks(NAS)})
+        after = records.settled(outstanding(others), before, DISK, [], (TWO, ONE))
+        self.assertEqual(after, outstanding({**others, TWO: locks(NAS, DISK), ONE: locks(parent=[DISK])}))
+
+    def test_what_was_delivered_stays(self) -> None:
+        delivered = completed({DISK: {"disk-1": frozenset({ONE})}})
+        self.assertEqual(records.settled(delivered, NONE, DISK, [TWO], None), delivered)
 
 
 class UnreachableTest(unittest.TestCase):
@@ -158,14 +186,14 @@ class UnreachableTest(unittest.TestCase):
         }
         for case, (before, after) in table.items():
             with self.subTest(case):
-                self.assertEqual(transfers.unreachable(before, DISK, FOUR), after)
+                self.assertEqual(records.unreachable(outstanding(before), DISK, FOUR), outstanding(after))
 
     def test_months_away(self) -> None:
         """However long a destination stays away, it holds two snapshots at most."""
-        outstanding: Outstanding = transfers.begin({}, DISK, "20260101-000000", None)
+        known = records.begin(NONE, DISK, "20260101-000000", None)
         for day in range(2, 29):
-            outstanding = transfers.unreachable(outstanding, DISK, f"202601{day:02}-000000")
-        self.assertEqual(outstanding, {"20260101-000000": locks(DISK), "20260128-000000": locks(DISK)})
+            known = records.unreachable(known, DISK, f"202601{day:02}-000000")
+        self.assertEqual(known, outstanding({"20260101-000000": locks(DISK), "20260128-000000": locks(DISK)}))
 
 
 class ReconcileTest(unittest.TestCase):
@@ -201,13 +229,13 @@ class ReconcileTest(unittest.TestCase):
         }
         for case, (before, owed, after) in table.items():
             with self.subTest(case):
-                self.assertEqual(transfers.reconcile(before, NAMING, DISK, owed), after)
+                self.assertEqual(records.reconcile(outstanding(before), NAMING, DISK, owed), outstanding(after))
 
     def test_nothing_is_added(self) -> None:
-        self.assertEqual(transfers.reconcile({}, NAMING, DISK, [ONE, TWO]), {})
+        self.assertEqual(records.reconcile(NONE, NAMING, DISK, [ONE, TWO]), NONE)
 
 
-class DropTest(unittest.TestCase):
+class ForgetOutstandingTest(unittest.TestCase):
     BEFORE: Outstanding = {
         ONE: locks(DISK, NAS, parent=[DISK]),
         TWO: locks(parent=[NAS]),
@@ -215,7 +243,7 @@ class DropTest(unittest.TestCase):
         "foreign": locks(DISK),
     }
 
-    def test_drop(self) -> None:
+    def test_forget(self) -> None:
         untouched = {f"home-{ONE}": self.BEFORE[f"home-{ONE}"], "foreign": self.BEFORE["foreign"]}
         table: list[tuple[list[str], Outstanding]] = [
             ([], self.BEFORE),
@@ -226,7 +254,7 @@ class DropTest(unittest.TestCase):
         ]
         for destinations, after in table:
             with self.subTest(destinations=destinations):
-                self.assertEqual(transfers.drop(self.BEFORE, NAMING, destinations), after)
+                self.assertEqual(records.forget(outstanding(self.BEFORE), NAMING, destinations), outstanding(after))
 
 
 class QueriesTest(unittest.TestCase):
@@ -249,42 +277,53 @@ class QueriesTest(unittest.TestCase):
         ]
         for naming, destination, wanted in table:
             with self.subTest(naming=naming, destination=destination):
-                self.assertEqual(transfers.owed(self.OUTSTANDING, naming, destination), wanted)
+                self.assertEqual(records.owed(outstanding(self.OUTSTANDING), naming, destination), wanted)
 
-    def test_locked_destinations(self) -> None:
-        self.assertEqual(transfers.locked_destinations({}, NAMING), [])
-        self.assertEqual(transfers.locked_destinations(self.OUTSTANDING, NAMING), ["/b", DISK, "/c", NAS])
-        self.assertEqual(transfers.locked_destinations(self.OUTSTANDING, HOME), [DISK, "/home-only"])
-
-    def test_known_destinations(self) -> None:
+    def test_destinations(self) -> None:
         """Those of other prefixes are somebody else's."""
-        completed = {
-            "/b": {"x": frozenset({FOUR, f"home-{FOUR}"})},
-            "/served": {"x": frozenset({FOUR})},
-            "/n": {"x": frozenset()},
-        }
-        records = Records(self.OUTSTANDING, completed)
-        self.assertEqual(transfers.known_destinations(records, NAMING), ["/b", DISK, "/c", "/served", NAS])
-        self.assertEqual(transfers.known_destinations(records, HOME), ["/b", DISK, "/home-only"])
-        self.assertEqual(transfers.known_destinations(records, Naming("other")), [])
+        delivered = completed({"/b": {"x": frozenset({FOUR, f"home-{FOUR}"})}, "/served": {"x": frozenset({FOUR})}})
+        known = outstanding(self.OUTSTANDING) | delivered | {Fact(BLOCKED, "/blocked", ONE, "x")}
+        table: list[tuple[Naming, tuple[str, ...], list[str]]] = [
+            (NAMING, (OWED,), ["/b", DISK, NAS]),
+            (NAMING, (OWED, PARENT), ["/b", DISK, "/c", NAS]),
+            (HOME, (OWED, PARENT), [DISK, "/home-only"]),
+            (NAMING, (OWED, PARENT, NEWEST), ["/b", DISK, "/c", "/served", NAS]),
+            (HOME, (OWED, PARENT, NEWEST), ["/b", DISK, "/home-only"]),
+            (NAMING, (BLOCKED,), ["/blocked"]),
+            (Naming("other"), (OWED, PARENT, NEWEST, BLOCKED), []),
+            (NAMING, (), []),
+        ]
+        for naming, kinds, wanted in table:
+            with self.subTest(naming=naming, kinds=kinds):
+                self.assertEqual(records.destinations(known, naming, *kinds), wanted)
+        self.assertEqual(records.destinations(NONE, NAMING, OWED, PARENT, NEWEST), [])
 
-    def test_names(self) -> None:
-        completed = {DISK: {"disk-1": frozenset({FOUR}), "disk-2": frozenset({f"home-{FOUR}"})}}
-        self.assertEqual(
-            sorted(transfers.names(Records(self.OUTSTANDING, completed))),
-            sorted([*self.OUTSTANDING, FOUR, f"home-{FOUR}"]),
-        )
-        self.assertEqual(transfers.names(Records({}, {})), [])
+    def test_of(self) -> None:
+        """Of one destination, the kinds that are asked for, whatever the prefix."""
+        known = outstanding({ONE: locks(DISK, NAS, parent=[DISK]), f"home-{TWO}": locks(DISK)})
+        owed = {Fact(OWED, DISK, ONE), Fact(OWED, DISK, f"home-{TWO}")}
+        self.assertEqual(records.of(known, DISK, OWED), owed)
+        self.assertEqual(records.of(known, DISK, OWED, PARENT), owed | {Fact(PARENT, DISK, ONE)})
+        self.assertEqual(records.of(known, DISK), NONE)
+        self.assertEqual(records.of(known, "/elsewhere", OWED, PARENT), NONE)
+
+    def test_filesystems(self) -> None:
+        """Where something arrived; not where something is only in the way."""
+        known = completed({DISK: {"one": frozenset({ONE})}, NAS: {"other": frozenset({ONE})}})
+        known |= {Fact(BACKUP, DISK, TWO, "two", "uuid"), Fact(BLOCKED, DISK, TWO, "three")}
+        self.assertEqual(records.filesystems(known, DISK), {"one", "two"})
+        self.assertEqual(records.filesystems(known, "/elsewhere"), set())
 
     def test_reasons(self) -> None:
         """Every snapshot that a record names is kept, and each record is a reason."""
-        outstanding = {ONE: locks(NAS, DISK, parent=["/c"]), TWO: locks(parent=[DISK])}
-        completed = {
+        owed = {ONE: locks(NAS, DISK, parent=["/c"]), TWO: locks(parent=[DISK])}
+        delivered = {
             DISK: {"disk-1": frozenset({ONE}), "disk-2": frozenset({THREE})},
             "shell://cat > x": {"": frozenset({THREE})},
         }
+        blocked = {Fact(BLOCKED, DISK, THREE, "disk-1"), Fact(BLOCKED, DISK, FOUR, "disk-1")}
         self.assertEqual(
-            transfers.reasons(Records(outstanding, completed)),
+            records.reasons(outstanding(owed) | completed(delivered) | blocked),
             {
                 ONE: [
                     "outstanding for /backup",
@@ -293,12 +332,31 @@ class QueriesTest(unittest.TestCase):
                     "last delivered to /backup (filesystem disk-1)",
                 ],
                 TWO: ["parent of one outstanding for /backup"],
-                THREE: ["last delivered to /backup (filesystem disk-2)", "last delivered to shell://cat > x"],
+                THREE: [
+                    "last delivered to /backup (filesystem disk-2)",
+                    "last delivered to shell://cat > x",
+                    "not sent to /backup, where something else has its name",
+                ],
+                FOUR: ["not sent to /backup, where something else has its name"],
             },
         )
 
     def test_no_reasons(self) -> None:
-        self.assertEqual(transfers.reasons(Records({}, {})), {})
+        """That a backup is of this source says nothing of its snapshot."""
+        self.assertEqual(records.reasons(NONE), {})
+        self.assertEqual(records.reasons(frozenset({Fact(BACKUP, DISK, ONE, "disk-1", "uuid")})), {})
+
+
+class BlockedTest(unittest.TestCase):
+    def test_blocked(self) -> None:
+        """Just what a look found, on one filesystem and of one prefix."""
+        others = {Fact(BLOCKED, DISK, ONE, "disk-2"), Fact(BLOCKED, DISK, f"home-{ONE}", "disk-1")}
+        others |= {Fact(BLOCKED, NAS, ONE, "disk-1"), Fact(OWED, DISK, ONE), Fact(NEWEST, DISK, ONE, "disk-1")}
+        before = frozenset(others | {Fact(BLOCKED, DISK, ONE, "disk-1"), Fact(BLOCKED, DISK, TWO, "disk-1")})
+        for names in ([], [ONE], [TWO, THREE]):
+            with self.subTest(names=names):
+                after = records.blocked(before, DISK, "disk-1", NAMING, names)
+                self.assertEqual(after, others | {Fact(BLOCKED, DISK, name, "disk-1") for name in names})
 
 
 class CompletedTest(unittest.TestCase):
@@ -347,18 +405,20 @@ class CompletedTest(unittest.TestCase):
         }
         for case, (destination, filesystem, naming, newest, after) in table.items():
             with self.subTest(case):
-                self.assertEqual(transfers.delivered(self.BEFORE, destination, filesystem, naming, newest), after)
+                found = records.delivered(completed(self.BEFORE), destination, filesystem, naming, newest)
+                self.assertEqual(found, completed(after))
 
     def test_shell(self) -> None:
         """A shell command has no filesystem."""
-        self.assertEqual(transfers.delivered({}, "shell://cat", "", NAMING, ONE), {"shell://cat": {"": {ONE}}})
+        found = records.delivered(NONE, "shell://cat", "", NAMING, ONE)
+        self.assertEqual(found, {Fact(NEWEST, "shell://cat", ONE)})
 
     def test_last_delivered_to_a_shell_command(self) -> None:
-        completed = {"shell://cat": {"": frozenset({ONE, TWO})}, DISK: {"disk-1": frozenset({THREE})}}
-        self.assertEqual(transfers.last_delivered(completed, "shell://cat"), {ONE, TWO})
-        self.assertEqual(transfers.last_delivered(completed, "shell://other"), frozenset())
-        self.assertEqual(transfers.last_delivered(completed, DISK), frozenset())
-        self.assertEqual(transfers.last_delivered(completed, DISK, "disk-1"), {THREE})
+        known = completed({"shell://cat": {"": frozenset({ONE, TWO})}, DISK: {"disk-1": frozenset({THREE})}})
+        self.assertEqual(records.last_delivered(known, "shell://cat"), {ONE, TWO})
+        self.assertEqual(records.last_delivered(known, "shell://other"), frozenset())
+        self.assertEqual(records.last_delivered(known, DISK), frozenset())
+        self.assertEqual(records.last_delivered(known, DISK, "disk-1"), {THREE})
 
     def test_forget(self) -> None:
         home_only = {DISK: {"disk-1": frozenset({f"home-{ONE}"})}, NAS: self.BEFORE[NAS]}
@@ -372,21 +432,20 @@ class CompletedTest(unittest.TestCase):
         ]
         for naming, destinations, after in table:
             with self.subTest(naming=naming, destinations=destinations):
-                self.assertEqual(transfers.forget(self.BEFORE, naming, destinations), after)
+                self.assertEqual(records.forget(completed(self.BEFORE), naming, destinations), completed(after))
 
-    def test_arguments_are_left_alone(self) -> None:
-        before: Completed = {DISK: {"disk-1": frozenset({ONE})}}
-        transfers.delivered(before, DISK, "disk-1", NAMING, TWO)
-        transfers.forget(before, NAMING, [DISK])
-        self.assertEqual(before, {DISK: {"disk-1": frozenset({ONE})}})
+    def test_all_kinds_are_forgotten(self) -> None:
+        theirs = {Fact(kind, NAS, ONE, "x") for kind in (OWED, PARENT, NEWEST, BACKUP, BLOCKED)}
+        own = {Fact(kind, DISK, ONE, "x") for kind in (OWED, PARENT, NEWEST, BACKUP, BLOCKED)}
+        self.assertEqual(records.forget(frozenset(own | theirs), NAMING, [DISK]), theirs)
 
 
 class OutstandingFormatTest(unittest.TestCase):
     def test_as_0_3_1_wrote_it(self) -> None:
         text = '{"20261123-042459": {"locks": ["/backup"], "parent_locks": ["ssh://nas/backups"]}}'
-        records = {THREE: locks(DISK, parent=[NAS])}
-        self.assertEqual(transfers.parse_outstanding(text), records)
-        self.assertEqual(json.loads(transfers.format_outstanding(records)), json.loads(text))
+        known = outstanding({THREE: locks(DISK, parent=[NAS])})
+        self.assertEqual(records.parse_outstanding(text), known)
+        self.assertEqual(json.loads(records.format_outstanding(known)), json.loads(text))
 
     def test_parse(self) -> None:
         table: dict[str, Outstanding] = {
@@ -411,7 +470,7 @@ class OutstandingFormatTest(unittest.TestCase):
         }
         for text, wanted in table.items():
             with self.subTest(text=text):
-                self.assertEqual(transfers.parse_outstanding(text), wanted)
+                self.assertEqual(records.parse_outstanding(text), outstanding(wanted))
 
     def test_destinations_become_identities(self) -> None:
         """Spellings of one place become one; what cannot be understood stays as it is."""
@@ -426,19 +485,20 @@ class OutstandingFormatTest(unittest.TestCase):
         ]
         text = json.dumps({ONE: {"locks": recorded, "parent_locks": recorded}})
         wanted = {DISK, NAS, "usb/", "ftp://x/"}
-        self.assertEqual(transfers.parse_outstanding(text), {ONE: locks(*wanted, parent=wanted)})
+        self.assertEqual(records.parse_outstanding(text), outstanding({ONE: locks(*wanted, parent=wanted)}))
 
     def test_format(self) -> None:
         """Sorted, so that the file changes only where the records do; no empty lists, as 0.3.1 did it."""
-        records = {TWO: locks(parent=["/b"]), ONE: locks("/b", "/a", parent=["/c"])}
-        text = transfers.format_outstanding(records)
+        text = records.format_outstanding(
+            outstanding({TWO: locks(parent=["/b"]), ONE: locks("/b", "/a", parent=["/c"])})
+        )
         self.assertEqual(
             json.loads(text), {ONE: {"locks": ["/a", "/b"], "parent_locks": ["/c"]}, TWO: {"parent_locks": ["/b"]}}
         )
         self.assertLess(text.index(ONE), text.index(TWO))
         self.assertTrue(text.endswith("}\n"))
         self.assertTrue(text.isascii())
-        self.assertEqual(json.loads(transfers.format_outstanding({})), {})
+        self.assertEqual(json.loads(records.format_outstanding(NONE)), {})
 
     def test_survives_the_file(self) -> None:
         tables: list[Outstanding] = [
@@ -446,37 +506,74 @@ class OutstandingFormatTest(unittest.TestCase):
             {ONE: locks(DISK, NAS, parent=["/c"]), f"home-{TWO}": locks(parent=[DISK])},
             {ONE: locks("/with\nnewline", '/with"quote', "/\udcff", "shell://cat > x/", "/ä\\")},
         ]
-        for records in tables:
-            with self.subTest(records=records):
-                self.assertEqual(transfers.parse_outstanding(transfers.format_outstanding(records)), records)
+        for entries in tables:
+            with self.subTest(entries=entries):
+                known = outstanding(entries)
+                self.assertEqual(records.parse_outstanding(records.format_outstanding(known)), known)
+                # What was delivered is in the other file.
+                mixed = known | {Fact(NEWEST, DISK, ONE, "x")}
+                self.assertEqual(records.format_outstanding(mixed), records.format_outstanding(known))
 
 
 class CompletedFormatTest(unittest.TestCase):
-    RECORDS: Completed = {
-        DISK: {"disk-2": frozenset({f"home-{ONE}", ONE}), "disk-1": frozenset({TWO})},
-        "shell://cat > \udcff": {"": frozenset({THREE})},
+    NEWEST_ONLY = completed(
+        {
+            DISK: {"disk-2": frozenset({f"home-{ONE}", ONE}), "disk-1": frozenset({TWO})},
+            "shell://cat > \udcff": {"": frozenset({THREE})},
+        }
+    )
+    ALL = NEWEST_ONLY | {
+        Fact(BACKUP, DISK, ONE, "disk-1", "uuid-1"),
+        Fact(BACKUP, DISK, TWO, "disk-1", "uuid-2"),
+        Fact(BACKUP, DISK, TWO, "disk-3", "uuid-3"),
+        Fact(BLOCKED, DISK, THREE, "disk-1"),
+        Fact(BLOCKED, NAS, FOUR, "disk-4"),
     }
 
     def test_survives_the_file(self) -> None:
-        for records in ({}, self.RECORDS):
-            with self.subTest(records=records):
-                text = transfers.format_completed(records)
+        for known in (NONE, self.NEWEST_ONLY, self.ALL, *(frozenset({fact}) for fact in self.ALL)):
+            with self.subTest(known=known):
+                text = records.format_completed(known)
                 self.assertTrue(text.isascii())
-                self.assertEqual(transfers.parse_completed(text), records)
+                self.assertEqual(records.parse_completed(text), known)
+                # What is outstanding is in the other file.
+                self.assertEqual(records.format_completed(known | {Fact(OWED, DISK, ONE)}), text)
 
     def test_format(self) -> None:
+        """A kind of which there is nothing is left out."""
         self.assertEqual(
-            json.loads(transfers.format_completed(self.RECORDS)),
+            json.loads(records.format_completed(self.ALL)),
             {
-                DISK: {"disk-1": [TWO], "disk-2": [ONE, f"home-{ONE}"]},
-                "shell://cat > \udcff": {"": [THREE]},
+                DISK: {
+                    "disk-1": {"newest": [TWO], "backups": {"uuid-1": ONE, "uuid-2": TWO}, "blocked": [THREE]},
+                    "disk-2": {"newest": [ONE, f"home-{ONE}"]},
+                    "disk-3": {"backups": {"uuid-3": TWO}},
+                },
+                NAS: {"disk-4": {"blocked": [FOUR]}},
+                "shell://cat > \udcff": {"": {"newest": [THREE]}},
             },
         )
 
+    def test_list_of_the_newest(self) -> None:
+        """As the first version of the file has it, mixed with entries of the other form."""
+        text = json.dumps(
+            {
+                DISK: {"disk-1": [TWO], "disk-2": [ONE, f"home-{ONE}"], "disk-3": {"blocked": [FOUR]}, "disk-4": []},
+                "shell://cat": {"": [THREE]},
+            }
+        )
+        wanted = completed(
+            {
+                DISK: {"disk-1": frozenset({TWO}), "disk-2": frozenset({ONE, f"home-{ONE}"})},
+                "shell://cat": {"": frozenset({THREE})},
+            }
+        )
+        self.assertEqual(records.parse_completed(text), wanted | {Fact(BLOCKED, DISK, FOUR, "disk-3")})
+
     def test_empty(self) -> None:
-        for text in ("", "\n", "{}"):
+        for text in ("", "\n", "{}", '{"/b": {}}', '{"/b": {"x": {}}}', '{"/b": {"x": {"newest": [], "backups": {}}}}'):
             with self.subTest(text=text):
-                self.assertEqual(transfers.parse_completed(text), {})
+                self.assertEqual(records.parse_completed(text), NONE)
 
 
 # Texts that are no JSON object of objects, whatever the file.
@@ -527,7 +624,7 @@ BROKEN = {
 
 
 class BrokenTest(unittest.TestCase):
-    PARSERS: tuple[Callable[[str], object], ...] = (transfers.parse_outstanding, transfers.parse_completed)
+    PARSERS: tuple[Callable[[str], object], ...] = (records.parse_outstanding, records.parse_completed)
 
     def test_broken_in_both(self) -> None:
         """A text that is not of the form is a ValueError and nothing else."""
@@ -547,7 +644,9 @@ class BrokenTest(unittest.TestCase):
             (outstanding, BROKEN["nested lists"], "it is nested too deeply"),
             (outstanding, '{"a": 1}', 'the entry of \'a\' is not of the form {"locks": [...], "parent_locks": [...]}'),
             (outstanding, '{"a": {"locks": [1]}}', "the entry of 'a' holds something else than a list of names"),
-            (completed, '{"/b": 1}', "the entry of '/b' is not of the form {filesystem: [snapshot, ...]}"),
+            (completed, '{"/b": 1}', "the entry of '/b' is not of the form {filesystem: {...}}"),
+            (completed, '{"/b": {"x": 1}}', "the entry of '/b' holds something else than a list of names"),
+            (completed, '{"/b": {"x": {"backups": []}}}', "the backups of '/b' are not of the form {UUID: name}"),
         ]
         for parse, text, words in table:
             with self.subTest(words), self.assertRaises(ValueError) as caught:
@@ -564,7 +663,25 @@ class BrokenTest(unittest.TestCase):
             '{"a": {"locks": ["/b"], "parent_locks": [1]}}',
         ):
             with self.subTest(text=text), self.assertRaises(ValueError):
-                transfers.parse_outstanding(text)
+                records.parse_outstanding(text)
+
+    def test_broken_completed(self) -> None:
+        for entry in (
+            '{"newer": []}',
+            '{"newest": [], "more": 1}',
+            '{"newest": {}}',
+            '{"newest": [1]}',
+            '{"blocked": "x"}',
+            '{"blocked": [null]}',
+            '{"backups": ["x"]}',
+            '{"backups": {"uuid": 1}}',
+            '{"backups": {"uuid": "x", "uuid": "y"}}',
+            "null",
+            '"x"',
+            "[[]]",
+        ):
+            with self.subTest(entry=entry), self.assertRaises(ValueError):
+                records.parse_completed(f'{{"/b": {{"disk-1": {entry}}}}}')
 
     def test_the_entry_is_named(self) -> None:
         for text in (f'{{"{ONE}": 1}}', f'{{"{ONE}": {{"locks": 1}}}}'):
@@ -581,7 +698,7 @@ class BrokenTest(unittest.TestCase):
             f'{{"{ONE}": {{"locks": ["/a"], "locks": ["/b"]}}}}',
         ):
             with self.subTest(text), self.assertRaises(ValueError):
-                transfers.parse_outstanding(text)
+                records.parse_outstanding(text)
 
     def test_odd_but_harmless(self) -> None:
         """Duplicates, surrogates, odd destinations: read, or refused with a ValueError; never anything else."""
@@ -604,16 +721,16 @@ class BrokenTest(unittest.TestCase):
         ]
         for text in texts:
             for parse, form in (
-                (transfers.parse_outstanding, transfers.format_outstanding),
-                (transfers.parse_completed, transfers.format_completed),
+                (records.parse_outstanding, records.format_outstanding),
+                (records.parse_completed, records.format_completed),
             ):
                 with self.subTest(text=text[:80], parse=parse):
                     try:
-                        records = parse(text)
+                        known = parse(text)
                     except ValueError as error:
                         self.assertNotIn("set_int_max_str_digits", str(error))
                     else:
-                        self.assertEqual(parse(form(records)), records)
+                        self.assertEqual(parse(form(known)), known)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,352 @@
+"""What a run does at a destination: a folder of backups, or a shell command."""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from btrfs_backup.errors import Absent, Failure
+from btrfs_backup.model import inventory, records
+from btrfs_backup.model.location import Location, Scheme
+from btrfs_backup.model.outcome import Sent
+from btrfs_backup.model.plan import Batch
+from btrfs_backup.model.records import Records
+from btrfs_backup.model.settings import Settings
+from btrfs_backup.model.snapshot import Subvolume
+from btrfs_backup.model.world import Clear, Delete, Deleted, Delivery, Destination, Seen, Send, World
+from btrfs_backup.system import folder, signals, stages
+from btrfs_backup.system.folder import Folder, Sending, Shell, parent_is_to_blame
+from btrfs_backup.system.host import Host, Hosts
+from btrfs_backup.system.paths import PathInfo
+from btrfs_backup.system.stages import Attempt
+from btrfs_backup.system.transfer import Ending, Receiver, Streamed
+
+log = logging.getLogger(__name__)
+
+_PATIENCE = 5.0  # seconds for the receiver of a dead run to end
+_GLANCE = 0.5
+
+
+class Reception(Protocol):
+    """A destination that is ready for the streams of a Send. disk: what is the same for all on one filesystem."""
+
+    @property
+    def receiver(self) -> Receiver: ...
+    @property
+    def disk(self) -> object: ...
+    def arrived(self, streams: Sequence[Streamed], ending: Ending) -> Delivery:
+        """What came of the STREAMS there; nothing else of them is left."""
+
+    def cancel(self) -> None:
+        """Nothing was sent after all."""
+
+
+class Endpoint(Protocol):
+    """A destination that was found."""
+
+    @property
+    def host(self) -> Host: ...
+    @property
+    def takes_compressed_data(self) -> bool:
+        """Whether it can read send protocol 2. Raises Failure."""
+
+    def seen(self, source: Folder) -> Seen:
+        """What it holds; SOURCE: the folder of the snapshots. Changes nothing. Raises Failure."""
+
+    def clear(self, step: Clear, known: Destination) -> None:
+        """Delete what is left of transfers that were cut off. Raises Failure."""
+
+    def ready(self, step: Send, now: World, how: Sending, scope: ExitStack) -> Reception:
+        """Make it ready for what is sent, as long as the SCOPE lasts. Raises Failure."""
+
+    def delete(self, step: Delete) -> Deleted:
+        """Delete backups."""
+
+
+def find(location: Location, hosts: Hosts, settings: Settings, known: Records) -> Endpoint:
+    """The destination at LOCATION. Changes nothing.
+
+    Raises Failure unless backups can be put there, Absent when its disk is missing.
+    """
+    host = hosts.at(location)
+    if location.scheme is Scheme.SHELL:
+        return ShellCommand(location, Shell(host, location.command), settings)
+    there, filesystem = stand(host, location, settings, known)
+    return BackupFolder(location, there, filesystem, settings)
+
+
+def stand(host: Host, location: Location, settings: Settings, known: Records) -> tuple[Folder, str]:
+    """The folder at LOCATION, which need not exist, and the UUID of its filesystem, empty when that is no btrfs.
+
+    Raises like `find`.
+    """
+    there = folder.look(host, location.path)
+    filesystem = there.filesystem() if there.info.on_btrfs else ""
+    disks, mount = records.filesystems(known, location.identity), there.info.mount
+    if disks and filesystem not in disks and (mount.point == "/" or not there.info.on_btrfs):
+        here = "the root filesystem" if mount.point == "/" else mount.type
+        hint = "Mount it."
+        if there.info.on_btrfs:
+            hint += " If backups shall go to the root filesystem from now on, use '--remove-locks' once."
+        raise Absent(f"the disk is absent: the folder is on {here}, and backups went to another filesystem", hint)
+    _check(there.info, settings.fs_checks)
+    return there, filesystem
+
+
+def _check(info: PathInfo, fs_checks: bool) -> None:
+    if fs_checks and not info.on_btrfs:
+        kind = info.mount.type
+        hint = "Is the disk mounted? A destination has to be a folder on a btrfs filesystem."
+        if kind == "autofs":
+            raise Absent("the disk is absent: nothing could be mounted when the folder was used", "Mount it by hand.")
+        if info.exists:
+            raise Failure(f"it is not on btrfs but on {kind}", hint)
+        raise Absent(f"the folder does not exist, and would be on {kind} instead of btrfs", hint)
+    if info.exists and not info.is_directory:
+        raise Failure("it is not a folder", "Give the path of a folder, or move away what is there.")
+
+
+# --- a folder --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class BackupFolder:
+    """A folder of backups. filesystem: the UUID of that which it is on."""
+
+    location: Location
+    folder: Folder
+    filesystem: str
+    settings: Settings
+
+    @property
+    def host(self) -> Host:
+        return self.folder.host
+
+    @property
+    def takes_compressed_data(self) -> bool:
+        return self.host.can_receive_compressed_data
+
+    def seen(self, source: Folder) -> Seen:
+        held = self.folder.inventory(self.settings.naming)
+        patience = 0 if self.settings.status or self.settings.dry_run else _PATIENCE
+        while patience > 0 and any(each.holder for each in held.stages):
+            # The receiver of a run that is dead ends as soon as it has read what was left.
+            signals.wait([], _GLANCE)
+            patience -= _GLANCE
+            held = self.folder.inventory(self.settings.naming)
+        here, there = (self.host, self.folder.info.mount.device), (source.host, source.info.mount.device)
+        free = self.folder.free() if self.settings.dry_run else None
+        return Seen(self.filesystem, held, beside_source=here == there, free=free)
+
+    def clear(self, step: Clear, known: Destination) -> None:
+        held = known.seen.inventory.subvolumes
+        for failure in self.folder.delete([held[name] for name in step.names if name in held]).values():
+            raise failure
+        for left in step.stages:
+            stages.remove(self.folder, left)
+
+    def ready(self, step: Send, now: World, how: Sending, scope: ExitStack) -> "FolderReception":
+        there = self.folder.created()
+        if not self.folder.exists:
+            log.info("%s: created", self.location)
+        known = now.at(self.location.identity)
+        foreign = frozenset(each.entry for each in known.seen.inventory.stages if each.foreign)
+        attempt = scope.enter_context(stages.opened(there, step.batches[0].snapshot, foreign))
+        reception = FolderReception(self, attempt, step.batches, now.snapshots, known.holdings.complete, how)
+        if attempt.mounting[0] != self.filesystem:
+            reception.cancel()
+            raise Failure("another filesystem is there by now than the one that was looked at", "Run it again.")
+        return reception
+
+    def delete(self, step: Delete) -> Deleted:
+        try:
+            if step.subvolumes and self.folder.filesystem() != self.filesystem:
+                raise Failure("another filesystem is there by now than the one that was looked at", "Run it again.")
+        except Failure as failure:
+            return Deleted({each.name: failure for each in step.subvolumes})
+        return delete(self.folder, step.subvolumes, self.settings)
+
+
+@dataclass(frozen=True)
+class FolderReception:
+    """The reception of BATCHES of SNAPSHOTS in a stage of a folder that HELD those backups before."""
+
+    at: BackupFolder
+    attempt: Attempt
+    batches: Sequence[Batch]
+    snapshots: Mapping[str, Subvolume]
+    held: Mapping[str, Subvolume]
+    how: Sending
+
+    @property
+    def receiver(self) -> Receiver:
+        return Receiver(self.attempt.receiver(self.how), self.attempt.folder.writing_out)
+
+    @property
+    def disk(self) -> object:
+        return self.at.host, self.at.filesystem
+
+    def cancel(self) -> None:
+        with self._if_possible():
+            self.attempt.remove(())
+
+    def arrived(self, streams: Sequence[Streamed], ending: Ending) -> Delivery:
+        sent = self.batches[: len(streams)]
+        unwritten = ending.unwritten or self.attempt.remounted()
+        failed = unwritten or ending.failure
+        found: Mapping[str, Subvolume] = {}
+        try:
+            found, count, wrong, misled = self._proved(sent, streams)
+        except Failure as blind:
+            count, wrong, misled = 0, blind.message, False
+        if unwritten:
+            count = 0
+        elif failed:
+            # When all of them look well, it was the last one.
+            count = min(count, len(sent) - 1)
+        failure, blamed = None, False
+        if failed:
+            failure = _failed_to_send(sent[count : count + 1] if count < len(sent) and not unwritten else sent, failed)
+            blamed = parent_is_to_blame(ending.failure) and not unwritten
+        elif count < len(sent):
+            name = sent[count].snapshot
+            failure, blamed = Failure(f"{name} has arrived, but {wrong}", "Nothing of it is kept."), misled
+        delivery = self._published(sent[:count], streams, found, failure, blamed)
+        try:
+            self.attempt.remove(list(found.values()))
+        except Failure as stuck:
+            if not delivery.failure:
+                return replace(delivery, failure=stuck)
+            log.debug("%s: left as it is: %s", self.at.location, stuck)
+        return delivery
+
+    def _proved(
+        self, sent: Sequence[Batch], streams: Sequence[Streamed]
+    ) -> tuple[Mapping[str, Subvolume], int, str, bool]:
+        """What came in, how many of those SENT are exactly what was expected, from the first on, what is wrong with
+        the next one, and whether its parent is. Raises Failure."""
+        found, other = self.attempt.contents()
+        if wrong := stages.holds_only([batch.snapshot for batch in self.batches], found, other):
+            return found, 0, wrong, False
+        for number, (batch, stream) in enumerate(zip(sent, streams, strict=False)):
+            entry = found.get(batch.snapshot)
+            if not entry:
+                return found, number, "it is not there", False
+            parent = found.get(batch.parent) or self.held.get(batch.parent) if batch.parent else None
+            wrong = inventory.received(entry, self.snapshots[batch.snapshot], parent.uuid if parent else "")
+            if wrong:
+                return found, number, wrong, bool(parent) and entry.parent_uuid != (parent.uuid if parent else "")
+            if parent and batch.parent and batch.parent not in found and stream.built_on is not None:
+                before = self.attempt.folder.show(batch.parent)
+                if before.uuid != parent.uuid or before.sent_transid not in (None, stream.built_on):
+                    return found, number, f"{batch.parent}, which it builds upon, was changed after it was sent", True
+        return found, len(sent), "", False
+
+    def _published(
+        self,
+        arrived: Sequence[Batch],
+        streams: Sequence[Streamed],
+        found: Mapping[str, Subvolume],
+        failure: Failure | None,
+        blamed: bool,
+    ) -> Delivery:
+        """The delivery of those that ARRIVED, when they have their names."""
+        names = [batch.snapshot for batch in arrived]
+        try:
+            self.attempt.publish(names)
+            _, there = self.attempt.folder.found() if names else ({}, {})
+        except Failure as stuck:
+            return Delivery(failure=stuck, unknown=True)
+        for name in names:
+            own = there.get(name)
+            if (
+                not own
+                or own.parent_uuid != found[name].uuid
+                or inventory.received(own, self.snapshots[name], found[name].uuid)
+            ):
+                wrong = f"{name} has arrived, but '{self.attempt.folder.at(name)}' is not what was published there"
+                return Delivery(failure=Failure(wrong, "Does somebody else work in that folder?"), unknown=True)
+        sent = tuple(
+            Sent(batch.snapshot, batch.parent, streamed.bytes, streamed.seconds)
+            for batch, streamed in zip(arrived, streams, strict=False)
+        )
+        return Delivery(sent, tuple(there[name] for name in names), failure, blamed)
+
+    @contextmanager
+    def _if_possible(self) -> Iterator[None]:
+        try:
+            yield
+        except Failure as failure:
+            log.debug("%s: left as it is: %s", self.at.location, failure)
+
+
+def delete(there: Folder, judged: Sequence[Subvolume], settings: Settings) -> Deleted:
+    """Delete the subvolumes that were JUDGED in a folder."""
+    failures = there.delete(judged, settings.convert_rw)
+    try:
+        if settings.sync and len(failures) < len(judged):
+            there.sync()
+    except Failure as failure:
+        return Deleted(failures, failure)
+    return Deleted(failures)
+
+
+def _failed_to_send(batches: Sequence[Batch], failed: Failure) -> Failure:
+    if not batches:
+        return failed
+    names = " to ".join(dict.fromkeys((batches[0].snapshot, batches[-1].snapshot)))
+    return Failure(f"sending {names} failed: {failed.message}", failed.hint, failed.brief)
+
+
+# --- a shell command -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ShellCommand:
+    """A shell command that is given each stream. It cannot be looked into."""
+
+    location: Location
+    shell: Shell
+    settings: Settings
+
+    @property
+    def host(self) -> Host:
+        return self.shell.host
+
+    @property
+    def takes_compressed_data(self) -> bool:
+        return False  # who restores what it stored may not be able to read it
+
+    def seen(self, source: Folder) -> Seen:
+        return Seen(listed=False)
+
+    def clear(self, step: Clear, known: Destination) -> None:
+        return None
+
+    def ready(self, step: Send, now: World, how: Sending, scope: ExitStack) -> "ShellReception":
+        [batch] = step.batches
+        prefix, source = self.settings.naming.prefix, self.settings.source.identity
+        command = self.shell.receiver(batch.snapshot, batch.parent, prefix, source)
+        return ShellReception(batch, Receiver((command,), checked=True), self.location)
+
+    def delete(self, step: Delete) -> Deleted:
+        return Deleted()
+
+
+@dataclass(frozen=True)
+class ShellReception:
+    """The stream of a BATCH on its way into a shell command, checked on the way."""
+
+    batch: Batch
+    receiver: Receiver
+    disk: object
+
+    def cancel(self) -> None:
+        return None
+
+    def arrived(self, streams: Sequence[Streamed], ending: Ending) -> Delivery:
+        if failed := ending.failure or ending.unwritten:
+            return Delivery(failure=_failed_to_send([self.batch], failed))
+        sent = (Sent(self.batch.snapshot, self.batch.parent, each.bytes, each.seconds) for each in streams)
+        return Delivery(tuple(sent))

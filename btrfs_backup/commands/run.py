@@ -1,0 +1,309 @@
+"""A run: the loop, and who acts in it."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from datetime import datetime
+from typing import Protocol
+
+from btrfs_backup.commands import destination
+from btrfs_backup.commands.destination import Endpoint, Reception
+from btrfs_backup.commands.streaming import Streaming
+from btrfs_backup.errors import Failure, MissingProgram
+from btrfs_backup.model import records, world
+from btrfs_backup.model.outcome import Sent
+from btrfs_backup.model.plan import Batch
+from btrfs_backup.model.records import Records
+from btrfs_backup.model.settings import Settings
+from btrfs_backup.model.snapshot import Subvolume
+from btrfs_backup.model.world import (
+    Came,
+    Clear,
+    Delete,
+    Deleted,
+    Delivery,
+    List,
+    Listed,
+    Look,
+    Seen,
+    Send,
+    Step,
+    Take,
+    Taken,
+    World,
+)
+from btrfs_backup.report.text import pace
+from btrfs_backup.system import hints, state, transfer
+from btrfs_backup.system.host import Hosts
+from btrfs_backup.system.lock import lock
+from btrfs_backup.system.process import CommandFailed
+from btrfs_backup.system.source import Source
+from btrfs_backup.system.ssh import Access
+from btrfs_backup.system.transfer import Ending, Sender
+
+log = logging.getLogger(__name__)
+
+Clock = Callable[[], datetime]
+
+
+class Actor(Protocol):
+    """Who carries out the steps of a run."""
+
+    def begin(self) -> World:
+        """The world as it is found. Raises Failure when nothing can be done, LockHeld when another run is at work."""
+
+    def save(self, known: Records) -> Failure | None:
+        """Have what is KNOWN on record; why that was not possible."""
+
+    def perform(self, step: Step, now: World) -> Came:
+        """What comes of STEP. Raises Failure when nothing can be done at all."""
+
+
+def run(actor: Actor, watch: Callable[[World], None]) -> None:
+    """Go on step by step until all is done. WATCH is given the world whenever it has changed.
+
+    Raises Failure when nothing could be done at all.
+    """
+
+    def kept(changed: World) -> World:
+        if failure := actor.save(changed.records):
+            changed = changed.not_saved(failure)
+        watch(changed)
+        return changed
+
+    now = kept(actor.begin())
+    while step := now.next_step():
+        now = kept(now.begun(step))
+        if now.step:
+            now = kept(now.after(step, actor.perform(step, now)))
+
+
+class Real:
+    """Carries out a run. SCOPE holds the run lock and the connections."""
+
+    def __init__(self, settings: Settings, scope: ExitStack, clock: Clock = datetime.now) -> None:
+        self.settings = settings
+        self._scope = scope
+        self._clock = clock
+        self._hosts = scope.enter_context(Hosts(Access(settings.ssh_options, settings.ssh_sudo)))
+        self._endpoints: dict[str, Endpoint] = {}
+        self._streaming = Streaming(settings)
+        self._saved: Records = records.NONE
+
+    def begin(self) -> World:
+        self._source = open_source(self.settings, self._hosts)
+        if not self._looks_only:
+            self._source = self._source.with_folder()
+            there = self._source.folder
+            self._scope.enter_context(lock(there.host, there.path, self.settings.lock_wait))
+        return self._found()
+
+    @property
+    def _looks_only(self) -> bool:
+        return self.settings.status or self.settings.dry_run
+
+    def _found(self) -> World:
+        there = self._source.folder
+        self._subvolume = self._described()
+        if not self.settings.status:
+            self._source.refuse_identity(self._subvolume)
+        entries = frozenset(there.names())
+        self._saved, broken = (
+            state.read(there.host, there.path, not self._looks_only) if there.exists else (records.NONE, ())
+        )
+        return world.begin(self.settings, self._clock(), entries, self._saved, broken)
+
+    def save(self, known: Records) -> Failure | None:
+        if self._looks_only or known == self._saved:
+            return None
+        try:
+            state.write(self._source.host, self._source.folder.path, known, self._saved)
+        except Failure as failure:
+            return failure
+        self._saved = known
+        return None
+
+    def perform(self, step: Step, now: World) -> Came:
+        match step:
+            case Take():
+                return self._take(step)
+            case List():
+                return self._list()
+            case Look(destinations):
+                return {each: self._look(each, now) for each in destinations}
+            case Clear(name):
+                try:
+                    self._endpoints[name].clear(step, now.at(name))
+                except Failure as failure:
+                    return failure
+                return None
+            case Send():
+                return self._send(step, now)
+            case Delete("", _, judged):
+                return destination.delete(self._source.folder, judged, self.settings)
+            case Delete(name):
+                return self._endpoints[name].delete(step)
+
+    # --- taking and looking ---
+
+    def _take(self, step: Take) -> Taken | Failure:
+        source = self._source
+        try:
+            source.snapshot(step.name)
+        except MissingProgram:
+            raise
+        except Failure as failure:
+            if isinstance(failure, CommandFailed) and failure.lacks_rights:
+                raise  # whoever may not do this may do nothing else
+            return failure
+        try:
+            nested = tuple(source.nested())
+            return Taken(nested, step.before is not None and source.are_known(nested, step.before))
+        except Failure as failure:
+            log.debug("cannot look for nested subvolumes: %s", failure)
+            return Taken()
+
+    def _list(self) -> Listed | Failure:
+        try:
+            held = self._source.folder.inventory(self.settings.naming, names_suffice=True)
+            return Listed(self._subvolume, held)
+        except Failure as failure:
+            return failure
+
+    def _described(self) -> Subvolume:
+        """What btrfs tells of the source, nothing when one may not ask. Raises Failure."""
+        try:
+            return self._source.describe()
+        except CommandFailed as failure:
+            if failure.lacks_rights or hints.wants_rights(failure.ended.said):
+                return Subvolume("", "")
+            raise
+
+    def _look(self, name: str, now: World) -> Seen | Failure:
+        place = next(each.location for each in now.destinations if each.identity == name)
+        try:
+            found = destination.find(place, self._hosts, self.settings, now.records)
+            self._endpoints[name] = found
+            return found.seen(self._source.folder)
+        except Failure as failure:
+            return failure
+
+    # --- sending ---
+
+    def _send(self, step: Send, now: World) -> Mapping[str, Delivery]:
+        with ExitStack() as scope:
+            return self._sent(step, now, scope)
+
+    def _sent(self, step: Send, now: World, scope: ExitStack) -> Mapping[str, Delivery]:
+        compressed_data = self._compressed_data(step.destinations)
+        came: dict[str, Delivery] = {}
+        ready: dict[str, Reception] = {}
+        for name in step.destinations:
+            try:
+                how = self._streaming.sending(self._endpoints[name].host, compressed_data)
+                ready[name] = self._endpoints[name].ready(step, now, how, scope)
+            except Failure as failure:
+                came[name] = Delivery(failure=failure)
+        if not ready:
+            return came
+        senders = (self._sender(batch, list(ready), compressed_data) for batch in step.batches)
+        try:
+            done = self._streaming.transfer(senders, [each.receiver for each in ready.values()])
+        except Failure as failure:
+            for each in ready.values():
+                each.cancel()
+            return came | dict.fromkeys(ready, Delivery(failure=failure))
+        endings = _as_written(list(ready.values()), done.endings)
+        for (name, reception), ending in zip(ready.items(), endings, strict=True):
+            came[name] = reception.arrived(done.streams, ending)
+            for sent in came[name].arrived:
+                log.info("%s: sent %s: %s", name, sent.snapshot, pace(sent.bytes or 0, sent.seconds or 0))
+        return came
+
+    def _sender(self, batch: Batch, destinations: Sequence[str], compressed_data: bool) -> Sender:
+        def tell() -> None:
+            how = f"on top of {batch.parent}" if batch.parent else "in full"
+            for each in destinations:
+                log.info("%s: sending %s %s", each, batch.snapshot, how)
+
+        there = self._source.folder
+        sender = self._streaming.sender(there, batch.snapshot, batch.parent, destinations, compressed_data)
+        return replace(sender, begin=tell)
+
+    def _compressed_data(self, destinations: Sequence[str]) -> bool:
+        """Whether the source can send the compressed data of its filesystem as it is, and all of them can take it."""
+        try:
+            return (
+                self.settings.compressed_data
+                and all(self._endpoints[each].takes_compressed_data for each in destinations)
+                and self._source.host.can_send_compressed_data
+            )
+        except Failure:
+            return False  # what is wrong will be told when it is really needed
+
+
+class Supposed(Real):
+    """Looks like Real, and supposes of everything else that it went well: a dry run."""
+
+    def perform(self, step: Step, now: World) -> Came:
+        match step:
+            case Take():
+                return Taken()
+            case List():
+                return self._listed(super()._list(), now.taken)
+            case Look():
+                return super().perform(step, now)
+            case Clear():
+                return None
+            case Send(batches):
+                sent = tuple(Sent(each.snapshot, each.parent, self._estimate(each, now), None) for each in batches)
+                there = tuple(Subvolume(each.snapshot, each.snapshot) for each in sent)
+                return dict.fromkeys(step.destinations, Delivery(sent, there))
+            case Delete():
+                return Deleted()
+
+    def _listed(self, listed: Listed | Failure, taken: str | None) -> Listed | Failure:
+        """LISTED, and the snapshot that would be TAKEN."""
+        if not taken or isinstance(listed, Failure):
+            return listed
+        imagined = {**listed.folder.subvolumes, taken: Subvolume(taken, "", listed.subvolume.uuid)}
+        return replace(listed, folder=replace(listed.folder, subvolumes=imagined))
+
+    def _estimate(self, batch: Batch, now: World) -> int | None:
+        """Bytes of its stream; None for what does not exist yet."""
+        if now.taken in (batch.snapshot, batch.parent):
+            return None
+        return transfer.measure(self._source.folder.estimate(batch.snapshot, batch.parent))
+
+
+def _as_written(ready: Sequence[Reception], endings: Sequence[Ending]) -> list[Ending]:
+    """The ENDINGS with all reasons why the data may not be on disk.
+
+    What one on the same filesystem was told counts for all: the kernel tells it once.
+    """
+    told = {each.disk: end.unwritten for each, end in zip(ready, endings, strict=True) if end.unwritten}
+    return [
+        replace(end, unwritten=end.unwritten or told.get(each.disk)) for each, end in zip(ready, endings, strict=True)
+    ]
+
+
+def open_source(settings: Settings, hosts: Hosts) -> Source:
+    """The source, checked, with its snapshot folder, which a run may have to make. Raises Failure."""
+    host = hosts.at(settings.source)
+    source = Source(host, settings.source.path, settings.folder_path)
+    if settings.fs_checks:
+        source.check(settings.naming)
+    there = source.folder
+    if there.exists and not there.info.is_directory:
+        raise Failure(f"the snapshot folder '{there.path}' is not a folder", "Choose another one with '-f'.")
+    if not there.exists and settings.fs_checks:
+        source.refuse_backups(settings.naming)
+    # Who watches the backups has to hear of a folder that is misspelled or not mounted.
+    if not there.exists and (settings.status or settings.verify or not settings.take_snapshot):
+        raise Failure(
+            f"the snapshot folder '{there.path}' does not exist", "Take a snapshot first, or correct the option '-f'."
+        )
+    if settings.take_snapshot and settings.fs_checks:
+        source.check_folder()
+    return source

@@ -1,0 +1,78 @@
+"""A stage: the folder `.NAME.receiving` beside a backup, in which that is received.
+
+    FOLDER/NAME                             the backup, published when it is whole, proved and on disk
+    FOLDER/.NAME.receiving/ATTEMPT/NAME     the same while it comes in
+
+A backup has its name only when it is complete, whatever happened before. Each attempt has a folder of its own: a
+receiver of an earlier one that is still at work has nothing in common with it.
+
+Versions before 1.1 received under the name itself, and marked that by an empty folder `.NAME.receiving`.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from btrfs_backup.model.snapshot import Subvolume
+
+FILE, FOLDER, SUBVOLUME = "file", "folder", "subvolume"
+
+_STAGE = re.compile(r"\.(.+)\.receiving(?:\.\d{1,3})?", re.DOTALL)
+_ATTEMPT = re.compile(r"[\w.-]{1,64}-\d+-[0-9a-f]{8}", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What was found in the place of a stage.
+
+    entry: its name; name: of the backup. attempts: names of the folders in it; subvolumes: those in the attempts.
+    foreign: what is in it, or is it, that is not of a transfer; empty when nothing is.
+    holder: who receives into it; empty when nobody does.
+    """
+
+    entry: str
+    name: str
+    attempts: tuple[str, ...] = ()
+    subvolumes: tuple[Subvolume, ...] = ()
+    foreign: str = ""
+    holder: str = ""
+
+    @property
+    def is_mark(self) -> bool:
+        """Whether it may be the mark of an older version."""
+        return not (self.attempts or self.foreign)
+
+
+def entry(name: str, taken: frozenset[str] = frozenset()) -> str:
+    """The name of a stage for the backup NAME that is not among those TAKEN."""
+    wanted = f".{name}.receiving"
+    numbered = (f"{wanted}.{number}" for number in range(2, 1000))
+    return next(each for each in (wanted, *numbered) if each not in taken)
+
+
+def name_of(entry: str) -> str | None:
+    """The backup that the stage ENTRY is for, None when it is no stage."""
+    match = _STAGE.fullmatch(entry)
+    return match[1] if match else None
+
+
+def attempt(host: str, pid: int, token: str) -> str:
+    """The name of an attempt by the process PID on HOST. token: eight hexadecimal digits."""
+    return f"{re.sub('[^A-Za-z0-9_.-]', '_', host)[:64] or 'localhost'}-{pid}-{token}"
+
+
+def who(stage: Stage) -> str:
+    """Whose attempts are in it, for people: `process 123 on host`."""
+    latest = [each.rsplit("-", 2) for each in stage.attempts]
+    return " and ".join(f"process {pid} on {host}" for host, pid, _ in latest) or "an unknown process"
+
+
+def found(entry: str, name: str, kind: str, inside: Mapping[str, str], subvolumes: Mapping[str, Subvolume]) -> Stage:
+    """What was found as ENTRY: its KIND, the kinds of all that is INSIDE it, by paths, and the SUBVOLUMES there."""
+    if kind != FOLDER:
+        return Stage(entry, name, foreign=f"it is a {kind}")
+    attempts = tuple(sorted(path for path in inside if "/" not in path))
+    strange = [each for each in attempts if inside[each] != FOLDER or not _ATTEMPT.fullmatch(each)]
+    if strange:
+        return Stage(entry, name, foreign=f"'{strange[0]}' is in it, which is not of a transfer")
+    return Stage(entry, name, attempts, tuple(subvolumes[path] for path in sorted(subvolumes)))

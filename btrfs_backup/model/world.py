@@ -1,0 +1,710 @@
+"""The world of a run: an immutable value that knows what is where, and decides which step is next.
+
+    argv -> Settings -> World -> next step -> acted -> World after it -> ... -> Report
+
+Whoever acts (see commands.run) hands back what came of a step, failures among it, as a value.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from btrfs_backup.errors import DISK_FULL, READ_ONLY, Absent, Failure, UsageError
+from btrfs_backup.model import inventory, location, plan, records, retention
+from btrfs_backup.model.inventory import Holdings, Inventory
+from btrfs_backup.model.location import Location, Scheme
+from btrfs_backup.model.outcome import Outcome, Report, Sent, plural, span
+from btrfs_backup.model.plan import Batch, Lineage, Snapshots, Target
+from btrfs_backup.model.records import Records
+from btrfs_backup.model.retention import Verdict
+from btrfs_backup.model.settings import Settings
+from btrfs_backup.model.snapshot import Naming, Subvolume
+from btrfs_backup.model.stage import Stage
+
+# --- steps, and what comes of them -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Take:
+    """Take the snapshot NAME. before: the newest one that is there."""
+
+    name: str
+    before: str | None
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A snapshot was taken. nested: writable subvolumes in the source, which it does not hold; known: all of them were
+    there when the snapshot before it was taken."""
+
+    nested: tuple[str, ...] = ()
+    known: bool = False
+
+
+@dataclass(frozen=True)
+class List:
+    """List the snapshots that there are."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What there is at the source: the SUBVOLUME that is backed up, and what the FOLDER of its snapshots holds."""
+
+    subvolume: Subvolume
+    folder: Inventory
+
+
+@dataclass(frozen=True)
+class Look:
+    """Look at DESTINATIONS."""
+
+    destinations: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A look at a destination.
+
+    filesystem: the UUID of its filesystem, empty for a shell command; listed: it can be looked into.
+    beside_source: it is on the filesystem of the source. free: bytes that are free there, where that was asked.
+    """
+
+    filesystem: str = ""
+    inventory: Inventory = field(default_factory=Inventory)
+    listed: bool = True
+    beside_source: bool = False
+    free: int | None = None
+
+
+@dataclass(frozen=True)
+class Clear:
+    """Delete at DESTINATION what is left of transfers of NAMES that were cut off, and their STAGES."""
+
+    destination: str
+    names: tuple[str, ...]
+    stages: tuple[Stage, ...] = ()
+
+
+@dataclass(frozen=True)
+class Send:
+    """Send BATCHES, all of which go to the same destinations, one behind the other."""
+
+    batches: tuple[Batch, ...]
+
+    @property
+    def destinations(self) -> tuple[str, ...]:
+        return self.batches[0].destinations
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What arrived of a Send at one destination.
+
+    arrived: the first so many of its batches; published: what they are there.
+    failure: what went wrong with the next one; blames_parent: its parent is of no use there.
+    unknown: it cannot be told what is there, so that all of them may be.
+    """
+
+    arrived: tuple[Sent, ...] = ()
+    published: tuple[Subvolume, ...] = ()
+    failure: Failure | None = None
+    blames_parent: bool = False
+    unknown: bool = False
+
+
+@dataclass(frozen=True)
+class Delete:
+    """Delete what the VERDICT drops, at a destination or, when that is empty, at the source: those SUBVOLUMES."""
+
+    destination: str
+    verdict: Verdict
+    subvolumes: tuple[Subvolume, ...]
+
+
+@dataclass(frozen=True)
+class Deleted:
+    """What came of a Delete. failures: names of what could not be deleted, with the reasons.
+
+    unfinished: why it cannot be told that what was deleted is really gone.
+    """
+
+    failures: Mapping[str, Failure] = field(default_factory=dict)
+    unfinished: Failure | None = None
+
+
+Step = Take | List | Look | Clear | Send | Delete
+# What comes of each of them, in this order.
+Came = Taken | Listed | Mapping[str, "Seen | Failure"] | Mapping[str, Delivery] | Deleted | Failure | None
+
+
+@dataclass(frozen=True)
+class Message:
+    """Something to tell at once. level: debug, info, warning or error; place: what it is about."""
+
+    level: str
+    place: str
+    what: str | Failure
+
+
+# --- the world -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Destination:
+    """A destination in a run. target: what it lacks, None until it was looked at; looked: that was tried.
+
+    broken: something failed, so that nothing more is sent there. stages: those that are left of transfers.
+    strangers: backups there that cannot be proved to be of this source.
+    """
+
+    location: Location
+    outcome: Outcome
+    looked: bool = False
+    seen: Seen = field(default_factory=Seen)
+    holdings: Holdings = field(default_factory=Holdings)
+    target: Target | None = None
+    broken: bool = False
+    stages: tuple[Stage, ...] = ()
+    strangers: frozenset[str] = frozenset()
+
+    @property
+    def identity(self) -> str:
+        return self.location.identity
+
+
+@dataclass(frozen=True)
+class World:
+    """All that is known in a run, and what came of it so far.
+
+    entries: all names in the folder of the snapshots; subvolume: what is backed up; snapshots: those there are of it,
+    both as soon as they are LISTED.
+    source: what came of the run there; taken: the snapshot that was taken.
+    records: what is true of outstanding and delivered snapshots; before: the same when the current step began.
+    step: the one that is begun, None when it is not to be carried out, or has been.
+    ended: nothing more can be done. unsaved: the records could not be written. frozen: nothing is deleted at the
+    source, since not all that is needed is on record.
+    messages: everything that was to be told so far.
+    """
+
+    settings: Settings
+    moment: datetime
+    entries: frozenset[str]
+    source: Outcome
+    records: Records
+    listed: bool = False
+    subvolume: Subvolume = field(default_factory=lambda: Subvolume("", ""))
+    snapshots: Snapshots = field(default_factory=dict)
+    before: Records = frozenset()
+    destinations: tuple[Destination, ...] = ()
+    took: bool = False
+    taken: str | None = None
+    step: Step | None = None
+    ended: bool = False
+    unsaved: Failure | None = None
+    frozen: bool = False
+    messages: tuple[Message, ...] = ()
+
+    @property
+    def naming(self) -> Naming:
+        return self.settings.naming
+
+    # --- which step is next ---
+
+    def next_step(self) -> Step | None:
+        """The step that is to be carried out next; None when all is done."""
+        if self.settings.take_snapshot and not self.took and not self.settings.status:
+            names = [*self.entries, *(each.snapshot for each in self.records)]
+            return Take(self.naming.next(self.moment, names), self.naming.newest(self.entries))
+        if not self.listed:
+            return List()
+        if self.ended:
+            return None
+        settings = self.settings
+        unlooked = tuple(each.identity for each in self.destinations if not each.looked)
+        if unlooked and (settings.transfer or settings.status or settings.keep_backups != retention.KEEP_ALL):
+            return Look(unlooked)
+        if settings.status:
+            return None
+        return next(self._steps(), None)
+
+    def _steps(self) -> Iterator[Step]:
+        for each in self.destinations:
+            parts = tuple(name for name in each.holdings.partial if name in self.snapshots)
+            stages = tuple(left for left in each.stages if left.name in self.snapshots)
+            if (parts or stages) and not each.broken:
+                yield Clear(each.identity, parts, stages)
+        if self.settings.transfer:
+            lineage = Lineage(self.subvolume, self.snapshots) if self.settings.incremental else None
+            waiting = [each.target for each in self.destinations if each.target and not each.broken]
+            if batches := plan.next_batches(waiting, lineage, self.settings.shared_stream):
+                yield Send(batches)
+        for each in self.destinations:
+            # Also where a transfer failed: that frees space.
+            if each.target and each.seen.listed and each.outcome.kept is None:
+                verdict = self._verdict(each)
+                judged = tuple(each.holdings.complete[name] for name in verdict.dropped)
+                yield Delete(each.identity, verdict, judged)
+        if not self.frozen and self.source.kept is None:
+            verdict = self.verdict()
+            yield Delete("", verdict, tuple(self.snapshots[name] for name in verdict.dropped))
+
+    def _verdict(self, each: Destination) -> Verdict:
+        """Which backups retention keeps at a destination, and why."""
+        common = each.target.common if each.target else frozenset()
+        protected = {}
+        if newest := self.naming.newest(common):
+            protected[newest] = ["newest that the source has, too"]
+        held = common.union(each.holdings.complete) - each.strangers
+        return retention.decide(self.settings.keep_backups, self.naming, held, protected)
+
+    def verdict(self) -> Verdict:
+        """Which snapshots retention keeps at the source, and why."""
+        protected = records.reasons(self.records)
+        if self.unsaved:
+            # Some of that is not on record, and nobody but this run knows it.
+            for each in self.destinations:
+                for name in each.target.owed if each.target else ():
+                    protected.setdefault(name, []).append(f"needed by {each.identity}")
+        return retention.decide(self.settings.keep_snapshots, self.naming, self.snapshots, protected)
+
+    # --- a step, from beginning to end ---
+
+    def begun(self, step: Step) -> "World":
+        """The world when STEP begins. What it tells on record has to be saved before it is carried out."""
+        world = replace(self, step=step, before=self.records)
+        match step:
+            case Take(name):
+                if ahead := self.naming.ahead(self.moment, [*self.entries, *(each.snapshot for each in self.records)]):
+                    what = f"snapshot {ahead} lies in the future: is the clock right? Names go on from there"
+                    world = world._telling("warning", "", what)
+            case Clear(destination, names, _):
+                for name in names:
+                    world = world._telling("info", destination, f"deleting {name}, a transfer that was cut off")
+            case Send(batches):
+                begun = self.records
+                for batch in batches:
+                    for destination in batch.destinations:
+                        begun = records.begin(begun, destination, batch.snapshot, batch.parent)
+                world = replace(world, records=begun)
+            case Delete(destination, verdict, _):
+                for kept in verdict.kept:
+                    what = f"keeping {kept.name}: {', '.join(kept.because)}"
+                    world = world._telling("debug", destination or self.source.place, what)
+        return world
+
+    def not_saved(self, failure: Failure) -> "World":
+        """The records could not be written. A step for which they have to be is not carried out.
+
+        On a read-only filesystem it is: perhaps the kernel made it so because the disk fails, and what is on it should
+        be saved. Nothing can be deleted there either. A full one has to be freed.
+        """
+        world = replace(self, unsaved=failure, frozen=failure.brief != DISK_FULL)
+        if failure.brief == READ_ONLY:
+            return world._failing("", failure)
+        if world.frozen and not self.frozen and self.settings.keep_snapshots != retention.KEEP_ALL:
+            what = "no snapshot is deleted: the records do not tell all that is needed"
+            world = world._telling("warning", self.source.place, what)
+        told = Failure(failure.message, failure.hint, failure.brief and f"source: {failure.brief}")
+        match self.step:
+            case Send() as step if self.records != self.before:
+                world = replace(world, step=None, records=self.before)
+                for destination in step.destinations:
+                    world = world._failing(destination, told)
+                    own = (step.batches[0].snapshot, step.batches[0].parent)
+                    kept = records.settled(world.records, self.before, destination, (), own)
+                    world = replace(world, records=kept)
+            case Send(batches):
+                for destination in batches[0].destinations:
+                    world = world._failing(destination, told)
+            case Clear(destination, _, _) | Delete(destination, _, _):
+                world = world._failing(destination, told)
+            case _:
+                world = world._failing("", told)
+        return world
+
+    def after(self, step: Step, outcome: Came) -> "World":
+        """The world after STEP, of which that OUTCOME came. Raises Failure when nothing can be done without it."""
+        match step, outcome:
+            case Take(name), Taken() | Failure():
+                return self._took(name, outcome)
+            case List(), Listed() | Failure():
+                return self._listed(outcome)
+            case Look(), dict():
+                world = self
+                for destination, seen in outcome.items():
+                    world = world._looked(destination, seen)
+                # --status shows them as they are, and not as a run would have them.
+                return replace(world, records=self.records) if self.settings.status else world
+            case Clear(destination, names, stages), Failure() | None:
+                return self._cleared(destination, names, stages, outcome)
+            case Send(), dict():
+                world = self
+                for destination, delivery in outcome.items():
+                    world = world._sent(step, destination, delivery)
+                return world
+            case Delete(), Deleted():
+                return self._deleted(step, outcome)
+        raise TypeError(f"{outcome!r} cannot come of {step!r}")
+
+    # --- taking ---
+
+    def _took(self, name: str, outcome: Taken | Failure) -> "World":
+        world = replace(self, took=True)
+        if isinstance(outcome, Failure):
+            return world._failing("", outcome)
+        world = replace(world, taken=name)._telling("info", self.source.place, f"took snapshot {name}")
+        if nested := outcome.nested:
+            some = ", ".join(nested[:3]) + (f" and {len(nested) - 3} more" if len(nested) > 3 else "")
+            what = f"nested subvolumes are in no snapshot, and need backups of their own: {some}"
+            world = world._telling("info" if outcome.known else "warning", self.settings.source.path, what)
+        return world
+
+    def _listed(self, outcome: Listed | Failure) -> "World":
+        world = replace(self, listed=True)
+        if isinstance(outcome, Failure):
+            if not self.taken:
+                raise outcome
+            return replace(world, ended=True)._failing("", outcome)
+        held = inventory.snapshots(outcome.folder)
+        world = replace(world, subvolume=outcome.subvolume, snapshots=held.complete)
+        for name, why in held.foreign.items():
+            world = world._telling("warning", self.settings.folder_path, f"leaving {name} alone: {why}")
+        if self.taken and self.taken not in held.complete:
+            why = held.foreign.get(self.taken, "it is not there")
+            failure = Failure(
+                f"the snapshot {self.taken} cannot be used as one: {why}",
+                "Is the program 'btrfs' in PATH the one of btrfs-progs?",
+            )
+            world = replace(world, taken=None)._failing("", failure)
+        if self.settings.take_snapshot and not world.taken and not world.snapshots and not self.settings.status:
+            place = self.settings.folder_path
+            raise Failure(f"there is no snapshot in '{place}' either", "Nothing is sent or pruned without one.")
+        return world
+
+    # --- looking ---
+
+    def _looked(self, destination: str, seen: Seen | Failure) -> "World":
+        world = self._changing(destination, lambda each: replace(each, looked=True))
+        if isinstance(seen, Failure):
+            world = world._giving_up(destination, seen)
+            newest = self.naming.newest(self.snapshots)
+            known = records.filesystems(self.records, destination) or records.of(
+                self.records, destination, records.OWED
+            )
+            if newest and known and self.settings.transfer:
+                world = replace(world, records=records.unreachable(self.records, destination, newest))
+            return world
+        if not seen.listed:
+            delivered = records.last_delivered(self.records, destination)
+            target = plan.unlisted_target(destination, delivered, self.snapshots, self.naming)
+            return world._changing(destination, lambda each: replace(each, seen=seen, target=target))._reconciled(
+                target
+            )
+        recorded = records.owed(self.records, self.naming, destination)
+        old = not records.is_staged(self.records, destination, seen.filesystem)
+        holdings = inventory.backups(seen.inventory, self.snapshots, recorded, old)
+        known = records.backups(self.records)
+        strangers = plan.strangers(holdings.complete, self.snapshots, known)
+        if self.settings.adopt and strangers:
+            adopted = f"adopted {plural(len(strangers), 'backup')}: {span(sorted(strangers))}"
+            world, strangers = world._telling("info", destination, adopted), frozenset()
+        ours = {name: each for name, each in holdings.complete.items() if name not in strangers}
+        target = plan.target(
+            destination,
+            replace(holdings, complete=ours),
+            self.snapshots,
+            self.naming,
+            self.settings.keep_backups,
+        )
+        delivered_there = records.last_delivered(self.records, destination, seen.filesystem)
+        newest = self.naming.newest(delivered_there)
+        looked = Destination(
+            self.at(destination).location,
+            replace(self.at(destination).outcome, free=seen.free),
+            looked=True,
+            seen=seen,
+            holdings=holdings,
+            target=target,
+            stages=tuple(left for left in seen.inventory.stages if not (left.foreign or left.holder)),
+            strangers=strangers,
+        )
+        world = world._changing(destination, lambda each: looked)
+        for name in sorted(holdings.under_way.keys() & self.snapshots.keys()):
+            if self.settings.transfer and name not in holdings.complete:
+                world = world._failing(destination, _under_way(name, holdings.under_way[name]), broken=False)
+        for level, what in self._remarks(looked, target, newest):
+            world = world._telling(level, destination, what)
+        if self.settings.transfer and not self.settings.status:
+            for name, why in target.occupied.items():
+                world = world._failing(destination, occupied(destination, name, why), broken=False)
+        return world._reconciled(target)
+
+    def _remarks(self, each: Destination, target: Target, delivered: str | None) -> Iterator[tuple[str, str]]:
+        """What is worth telling of what a destination holds. DELIVERED: the newest on record there."""
+        if each.seen.beside_source:
+            # Whoever has backups there has been warned.
+            known = records.filesystems(self.records, each.identity)
+            what = "on the same filesystem as the source: that is no protection against a dead disk"
+            yield "info" if known else "warning", what
+        told = records.told(self.records, each.identity, each.seen.filesystem)
+        if strangers := [
+            name for name in sorted(each.strangers) if (name, each.holdings.complete[name].uuid) not in told
+        ]:
+            yield (
+                "warning",
+                f"{plural(len(strangers), 'backup')} there cannot be proved to be of this source, and '-n' neither "
+                f"counts nor deletes {'it' if len(strangers) == 1 else 'them'}: {span(strangers)}\n"
+                "  Of another source? Then use another folder or a prefix ('-p'). Of this one, whose records were "
+                "lost? Then '--adopt' counts them from then on.",
+            )
+        for left in each.seen.inventory.stages:
+            if left.foreign:
+                yield "warning", f"leaving {left.entry} alone: {left.foreign}"
+        if delivered in self.snapshots and delivered in target.missing and delivered not in each.holdings.partial:
+            yield "warning", f"{delivered} was delivered there, and somebody has deleted it"
+        for name, why in each.holdings.foreign.items():
+            if name not in target.occupied:
+                yield "warning", f"leaving {name} alone: {why}"
+        for name in each.holdings.partial:
+            if name not in self.snapshots:
+                path = f"{each.location.path}/{name}"
+                yield (
+                    "warning",
+                    f"leaving {name} alone: it is a transfer that was cut off, and the source does not have that "
+                    f"snapshot; to delete it: btrfs subvolume delete {path}",
+                )
+        owed = records.owed(self.records, self.naming, each.identity)
+        if found := [name for name in owed if name in each.holdings.complete]:
+            yield "info", f"on record as outstanding, and complete there: {span(found)}"
+
+    def _reconciled(self, target: Target) -> "World":
+        """The records agree with what was seen of a destination."""
+        known = records.reconcile(self.records, self.naming, target.destination, target.missing)
+        filesystem = self.at(target.destination).seen.filesystem
+        known = records.blocked(known, target.destination, filesystem, self.naming, target.occupied)
+        return replace(self, records=known)._delivered(target.destination)._staged(target.destination)
+
+    def _staged(self, destination: str) -> "World":
+        """When nothing of an older version is left there, all that has a name at a destination is whole."""
+        each = self.at(destination)
+        if each.seen.listed and not each.holdings.partial:
+            return replace(self, records=records.staged(self.records, destination, each.seen.filesystem))
+        return self
+
+    def _delivered(self, destination: str) -> "World":
+        """The newest snapshot that a destination has is on record."""
+        each = self.at(destination)
+        newest = self.naming.newest(each.target.common) if each.target else None
+        known = records.delivered(self.records, destination, each.seen.filesystem, self.naming, newest)
+        if each.seen.listed and each.target:
+            held = each.holdings.complete.items()
+            ours = {its.uuid: name for name, its in held if name not in each.strangers}
+            others = {its.uuid: name for name, its in held if name in each.strangers}
+            disk = (destination, each.seen.filesystem)
+            known = records.holds(known, *disk, self.naming, ours, others)
+        return replace(self, records=known)
+
+    # --- clearing, sending, deleting ---
+
+    def _cleared(
+        self, destination: str, names: tuple[str, ...], stages: tuple[Stage, ...], failure: Failure | None
+    ) -> "World":
+        if failure:
+            return self._failing(destination, failure)
+
+        def cleared(each: Destination) -> Destination:
+            left = tuple(name for name in each.holdings.partial if name not in names)
+            outcome = replace(each.outcome, cleared=(*each.outcome.cleared, *names))
+            holdings, gone = replace(each.holdings, partial=left), set(stages)
+            remaining = tuple(stage for stage in each.stages if stage not in gone)
+            return replace(each, holdings=holdings, outcome=outcome, stages=remaining)
+
+        return self._changing(destination, cleared)._staged(destination)
+
+    def _sent(self, step: Send, destination: str, delivery: Delivery) -> "World":
+        count = len(delivery.arrived)
+
+        def served(each: Destination) -> Destination:
+            target = each.target or Target(destination)
+            for batch in step.batches[:count]:
+                target = plan.served(target, batch.snapshot)
+            complete = {**each.holdings.complete, **{its.name: its for its in delivery.published}}
+            outcome = replace(each.outcome, sent=(*each.outcome.sent, *delivery.arrived))
+            return replace(each, target=target, holdings=replace(each.holdings, complete=complete), outcome=outcome)
+
+        world = self._changing(destination, served)
+        failing = step.batches[count] if delivery.failure and count < len(step.batches) else None
+        useless = failing.parent if failing and delivery.blames_parent else None
+        if useless and delivery.failure:
+            what = f"{delivery.failure}\n  Trying another parent, or a full transfer."
+            world = world._telling("warning", destination, what)
+            world = world._changing(destination, lambda each: _without_parent(each, useless))
+        elif delivery.failure:
+            world = world._failing(destination, delivery.failure)
+        if not delivery.unknown:
+            arrived = [each.snapshot for each in delivery.arrived]
+            failed = (failing.snapshot, failing.parent) if failing and not useless else None
+            known = records.settled(world.records, self.before, destination, arrived, failed)
+            world = replace(world, records=known)
+        return world._delivered(destination)
+
+    def _deleted(self, step: Delete, outcome: Deleted) -> "World":
+        dropped = tuple(name for name in step.verdict.dropped if name not in outcome.failures)
+        kept: dict[str, tuple[str, ...]] = {each.name: each.because for each in step.verdict.kept}
+        kept |= dict.fromkeys(outcome.failures, ())
+        world = self._changing_outcome(step.destination, lambda its: replace(its, deleted=dropped, kept=kept))
+        if step.destination:
+            gone = set(dropped)
+            world = world._changing(step.destination, lambda each: _without(each, gone))._delivered(step.destination)
+        else:
+            left = {name: each for name, each in self.snapshots.items() if name not in dropped}
+            world = replace(world, snapshots=left)
+        if dropped:
+            place = step.destination or self.source.place
+            world = world._telling("info", place, f"deleted {', '.join(dropped)}")
+        if outcome.unfinished:
+            world = world._failing(step.destination, outcome.unfinished)
+        for failure in dict.fromkeys(outcome.failures.values()):
+            count = sum(1 for each in outcome.failures.values() if each is failure)
+            message = f"{plural(count, 'deletion')} failed: {failure.message}"
+            world = world._failing(step.destination, Failure(message, failure.hint, failure.brief))
+        return world
+
+    # --- what came of it ---
+
+    def report(self) -> Report:
+        """What came of the run so far."""
+        return Report(
+            self.source,
+            self.taken,
+            tuple(replace(each.outcome, outstanding=self._outstanding(each)) for each in self.destinations),
+        )
+
+    def _outstanding(self, each: Destination) -> tuple[str, ...]:
+        planned = each.target.owed if each.target and self.settings.transfer else frozenset()
+        # One that is not there any more cannot be sent, whoever lacks it.
+        lacking = planned.intersection(self.snapshots)
+        return tuple(sorted(lacking.union(records.owed(self.records, self.naming, each.identity))))
+
+    # --- small changes ---
+
+    def at(self, destination: str) -> Destination:
+        """The destination of that identity."""
+        return next(each for each in self.destinations if each.identity == destination)
+
+    def _changing(self, destination: str, change: Callable[[Destination], Destination]) -> "World":
+        changed = (change(each) if each.identity == destination else each for each in self.destinations)
+        return replace(self, destinations=tuple(changed))
+
+    def _changing_outcome(self, destination: str, change: Callable[[Outcome], Outcome]) -> "World":
+        """DESTINATION: empty for the source."""
+        if not destination:
+            return replace(self, source=change(self.source))
+        return self._changing(destination, lambda each: replace(each, outcome=change(each.outcome)))
+
+    def _telling(self, level: str, place: str, what: str | Failure) -> "World":
+        return replace(self, messages=(*self.messages, Message(level, place, what)))
+
+    def _failing(self, destination: str, failure: Failure, broken: bool = True) -> "World":
+        """Something failed at DESTINATION, or at the source when that is empty. What was told is not told again."""
+        place = destination or self.source.place
+        known = self.at(destination).outcome.failures if destination else self.source.failures
+        world = self
+        if not any(str(failure) == str(told) for told in known):
+            world = self._changing_outcome(
+                destination, lambda outcome: replace(outcome, failures=(*outcome.failures, failure))
+            )._telling("error", place, failure)
+        if destination and broken:
+            world = world._changing(destination, lambda each: replace(each, broken=True))
+        return world
+
+    def _giving_up(self, destination: str, failure: Failure) -> "World":
+        """DESTINATION could not be looked at; when it is absent, that may be no failure."""
+        if isinstance(failure, Absent) and self.settings.skip_absent:
+            world = self._changing_outcome(destination, lambda outcome: replace(outcome, absent=True))
+            return world._telling("info", destination, f"skipped: {failure.message}")
+        return self._failing(destination, failure)
+
+
+def _without(each: Destination, names: set[str]) -> Destination:
+    left = {name: its for name, its in each.holdings.complete.items() if name not in names}
+    target = replace(each.target, common=each.target.common - names) if each.target else None
+    return replace(each, holdings=replace(each.holdings, complete=left), target=target)
+
+
+def _under_way(name: str, holder: str) -> Failure:
+    return Failure(
+        f"{name} is being received there already, by {holder}",
+        "Wait until that has ended; the next run sends what is still missing.",
+    )
+
+
+def _without_parent(each: Destination, parent: str) -> Destination:
+    return replace(each, target=plan.without_parent(each.target, parent) if each.target else None)
+
+
+def occupied(place: str, name: str, why: str) -> Failure:
+    """A snapshot cannot be sent since something else has its name."""
+    return Failure(f"cannot send {name}: '{place}/{name}' is in the way: {why}", "Rename or delete it, then run again.")
+
+
+# --- how it begins ---------------------------------------------------------------------------------------------------
+
+
+def begin(
+    settings: Settings,
+    moment: datetime,
+    entries: frozenset[str],
+    known: Records,
+    broken: tuple[Failure, ...] = (),
+) -> World:
+    """The world when a run begins. ENTRIES: of the folder of snapshots; KNOWN: the records.
+
+    broken: why some of these could not be read. Then nothing is deleted at the source.
+    """
+    world = World(settings, moment, entries, Outcome(settings.source.identity), known, frozen=bool(broken))
+    for failure in broken:
+        world = world._failing("", failure)
+    wanted = dict.fromkeys(settings.destinations)
+    if settings.locked_dests or (settings.status and not wanted):
+        kinds = (records.OWED, records.PARENT, records.BLOCKED, *([records.NEWEST] if settings.status else []))
+        for recorded in records.destinations(known, settings.naming, *kinds):
+            place = _recorded(recorded, settings)
+            if isinstance(place, Failure):
+                world = world._failing("", place)
+            else:
+                wanted[place] = None
+    if settings.max_age is not None and not wanted:
+        raise Failure("'--max-age' has no backup to judge: no destination is on record", "Name the destinations.")
+    world = replace(world, destinations=tuple(Destination(each, Outcome(each.identity)) for each in wanted))
+    return _forgetting(world) if settings.remove_locks else world
+
+
+def _recorded(recorded: str, settings: Settings) -> Location | Failure:
+    """The destination that stands in the records. They are only a file: no command is run because one stands there."""
+    correct = f"Correct it with an editor: {settings.folder_path}/.outstanding_transfers"
+    try:
+        place = location.parse(recorded, "/")
+    except UsageError as error:
+        return Failure(f"the records name a destination that is none: {error.message}", correct)
+    if place.scheme is Scheme.SHELL and place not in settings.destinations and not settings.status:
+        return Failure(
+            f"'--locked-dests' runs no shell command that only the records name: {place}",
+            "Name it as a DEST if it is yours. Or have it forgotten: name it, with '-S -T --remove-locks'.\n"
+            f"  The records: {settings.folder_path}/.outstanding_transfers",
+        )
+    if place.scheme is Scheme.LOCAL and not recorded.startswith("/"):
+        return Failure(f"the records name a destination that is none: '{recorded}' is not absolute", correct)
+    return place
+
+
+def _forgetting(world: World) -> World:
+    """The records hold nothing of the destinations."""
+    for each in world.destinations:
+        left = records.forget(world.records, world.naming, [each.identity])
+        if left == world.records:
+            what = "nothing is on record of it: is it spelled as in the backups?"
+            world = world._telling("warning", each.identity, what)
+        else:
+            world = replace(world, records=left)._telling("info", each.identity, "dropped what was on record of it")
+    return world

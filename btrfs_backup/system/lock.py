@@ -1,0 +1,190 @@
+"""The run lock: an advisory lock on the snapshot folder, on a host."""
+
+import fcntl
+import logging
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from posixpath import join
+
+from btrfs_backup.errors import Failure, LockHeld
+from btrfs_backup.system import signals
+from btrfs_backup.system.host import Host
+from btrfs_backup.system.process import Child, Children, CommandFailed, lacking
+
+log = logging.getLogger(__name__)
+
+LOCK = ".btrfs-backup.lock"  # in the folder of snapshots
+_LOCK_INTERVAL = 0.5  # seconds between tries to get a lock
+_LETTING_GO = 2.0  # seconds for a lock on another machine to be dropped
+_NOT_FOUND = 127  # exit status of shells; csh and sudo have but words
+_NO_FLOCK = re.compile("flock: (command )?not found", re.IGNORECASE)
+
+
+def is_held(host: Host, folder: str) -> bool:
+    """Whether a process holds a lock on FOLDER. Where that cannot be told, none does. Raises Failure."""
+    if host.connection:
+        return host.ended(("flock", "-n", folder, "true")).status == 1
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+@contextmanager
+def shared(host: Host, folder: str) -> Iterator[tuple[int, ...]]:
+    """Hold a lock on FOLDER that its receivers share, as long as the scope lasts; descriptors that they inherit.
+
+    Raises LockHeld when somebody tries to find out whether it is held at this moment, Failure when it is not possible.
+    """
+    if host.connection:
+        with _remote_lock(host, folder, "-s"):
+            yield ()
+        return
+    with _local_lock(host, folder, fcntl.LOCK_SH) as descriptor:
+        yield (descriptor,)
+
+
+@contextmanager
+def lock(host: Host, folder: str, wait: float = 0.0) -> Iterator[None]:
+    """Hold the run lock of FOLDER (flock(2)) as long as the scope lasts; the kernel drops it however we end.
+
+    It is that of a file of ours: whoever may read the folder could hold that of the folder itself for ever. Where no
+    file can be made the disk is read-only, and the folder has to do. Raises LockHeld when another process has it and
+    does not drop it within WAIT seconds.
+    """
+    target = _lock_file(host, folder)
+    with ExitStack() as held:
+        patience = time.monotonic() + wait
+        told = False
+        while True:
+            try:
+                if host.connection:
+                    held.enter_context(_remote_lock(host, target))
+                else:
+                    held.enter_context(_local_lock(host, target))
+                break
+            except LockHeld as failure:
+                if time.monotonic() >= patience:
+                    raise
+                if not told:
+                    log.info("waiting: %s", failure.message)
+                    told = True
+            signals.wait([], min(_LOCK_INTERVAL, patience - time.monotonic()))
+        yield
+
+
+def _lock_file(host: Host, folder: str) -> str:
+    """The path of what is locked for FOLDER. Raises Failure when the host cannot be reached."""
+    path = join(folder, LOCK)
+    if not host.connection:
+        try:
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600))
+            os.chmod(path, 0o600, follow_symlinks=False)
+        except (OSError, NotImplementedError):
+            return path if os.path.isfile(path) and not os.path.islink(path) else folder
+        return path
+    if not host.ended(("find", path, "-prune", "-type", "f", "-perm", "600")).stdout:
+        for argv in (("touch", "--", path), ("chmod", "600", "--", path)):
+            if host.ended(argv).status:
+                return folder
+    return path
+
+
+@contextmanager
+def _local_lock(host: Host, folder: str, kind: int = fcntl.LOCK_EX) -> Iterator[int]:
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError as error:
+        raise Failure(
+            f"cannot open the snapshot folder '{folder}': {error.strerror}", "It has to be a folder that you may read."
+        ) from None
+    try:
+        try:
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _held(host, folder) from None
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _remote_lock(host: Host, folder: str, *options: str) -> Iterator[None]:
+    """`flock` on the host holds the lock for a `cat` that ends when our end of its input is closed, or we die."""
+    command = host.command(("flock", "-n", *options, folder, "cat"))
+    with Children() as children:
+        with lacking(f"cannot lock the snapshot folder '{folder}'"):
+            stdin, ours = os.pipe()
+            theirs, stdout = os.pipe()
+        with open(ours, "wb", buffering=0) as hold, open(theirs, "rb", buffering=0) as echo:
+            try:
+                holder = children.start(command, stdin, stdout)
+            finally:
+                os.close(stdin)
+                os.close(stdout)
+            with suppress(BrokenPipeError):
+                hold.write(b"\n")
+            signals.wait([echo.fileno()])
+            locked = echo.read(1)
+            if not locked:
+                _explain(host, folder, holder, children)
+            try:
+                yield
+            finally:
+                # We end when it has let go: the next run may follow at once.
+                hold.close()
+                holder.reaped_within(_LETTING_GO)
+
+
+def _explain(host: Host, folder: str, holder: Child, children: Children) -> None:
+    """Why flock did not get the lock. Raises Failure, unless there is no such program."""
+    children.wait([holder])
+    missing = holder.ended.status == _NOT_FOUND or _NO_FLOCK.search(holder.ended.said)
+    # A login shell may say anything; flock says nothing when somebody else has the lock.
+    if holder.ended.status == 1 and not missing and not re.search("flock: |sudo", holder.ended.said):
+        raise _held(host, folder)
+    if not missing:
+        raise CommandFailed(holder.ended, f"cannot lock the snapshot folder '{folder}'")
+    log.warning(
+        "there is no program 'flock' on the source's host: take care that no two runs work on '%s' at the same time",
+        folder,
+    )
+
+
+def _held(host: Host, target: str) -> LockHeld:
+    folder = target.removesuffix(f"/{LOCK}")
+    return LockHeld(
+        f"another run works on the snapshot folder '{folder}'{_holder(host, target)}",
+        "Try again when it has ended, or let this one wait with '--lock-wait SECONDS'.",
+    )
+
+
+def _holder(host: Host, folder: str) -> str:
+    """Who holds the lock on FOLDER, for a message; empty when it cannot be told."""
+    with suppress(Failure):
+        descriptors = [f"/proc/{pid}/fd" for pid in parse_locks(host.read("/proc/locks") or "")]
+        if not descriptors:
+            return ""
+        # Some may have ended by now, so its exit status says nothing.
+        found = host.ended(("find", "-L", *descriptors, "-maxdepth", "1", "-samefile", folder)).stdout.decode()
+        if match := re.match(r"/proc/(\d+)/", found):
+            words = (host.read(f"/proc/{match[1]}/cmdline") or "?").split("\0")
+            return f": process {match[1]} ({' '.join(words).strip()})"
+    return ""
+
+
+def parse_locks(text: str) -> list[str]:
+    """The process ids that hold an flock, in the order of /proc/locks (proc_locks(5))."""
+    # "1: FLOCK  ADVISORY  WRITE 1234 00:29:256 0 EOF"; those that wait have an arrow.
+    rows = [line.split() for line in text.splitlines()]
+    return list(dict.fromkeys(row[4] for row in rows if row[1:2] == ["FLOCK"] and row[4:5] and row[4].isdecimal()))

@@ -1,0 +1,126 @@
+"""The only place that acts in stages (see model.stage): they are opened, received into, published from and removed."""
+
+import os
+import secrets
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from posixpath import join
+
+from btrfs_backup.errors import Failure, LockHeld
+from btrfs_backup.model import stage
+from btrfs_backup.model.snapshot import Subvolume
+from btrfs_backup.model.stage import SUBVOLUME, Stage
+from btrfs_backup.system import btrfs, lock
+from btrfs_backup.system.folder import Folder, Sending
+from btrfs_backup.system.process import Pipeline
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """An attempt to receive into a stage of FOLDER. entry: the name of the stage; name: of the attempt in it.
+
+    mounting: of the filesystem of the folder when it began. inherit: descriptors that hold the lock here.
+    """
+
+    folder: Folder
+    entry: str
+    name: str
+    mounting: tuple[str, str]
+    inherit: tuple[int, ...] = ()
+
+    @property
+    def path(self) -> str:
+        return self.folder.at(join(self.entry, self.name))
+
+    def receiver(self, how: Sending) -> Pipeline:
+        """What reads streams and receives them here, and nowhere else. Raises Failure."""
+        argv = btrfs.receive(self.path, how.debug)
+        place = self.folder.at(self.entry)
+        return self.folder.host.receiver(argv, how.compress, how.debug, place, self.inherit)
+
+    def remounted(self) -> Failure | None:
+        """What to say when its filesystem may not be what it was when it began. Then nobody knows what is on disk."""
+        try:
+            if self.folder.mounting() == self.mounting:
+                return None
+        except Failure as failure:
+            return failure
+        return Failure("its filesystem was mounted anew while data came in", "The next run sends it again.")
+
+    def contents(self) -> tuple[dict[str, Subvolume], list[str]]:
+        """The subvolumes in it, by name, and the names of all else that is in it. Raises Failure."""
+        inside = replace(self.folder, path=self.path, info=replace(self.folder.info, path=self._real))
+        kinds, held = inside.found()
+        return held, [path for path, kind in kinds.items() if kind != SUBVOLUME or path not in held]
+
+    @property
+    def _real(self) -> str:
+        return join(self.folder.info.path, self.entry, self.name)
+
+    def publish(self, names: Sequence[str]) -> None:
+        """Give the backups NAMES their names, oldest first. Raises Failure.
+
+        A snapshot writes out what it is taken of and commits, and keeps the received UUID. Seen: on an existing name
+        btrfs would try to make it inside of that.
+        """
+        for name in names:
+            argv = btrfs.snapshot(join(self.path, name), self.folder.at(name))
+            self.folder.host.run(argv, f"cannot publish the backup '{self.folder.at(name)}'")
+
+    def remove(self, subvolumes: Sequence[Subvolume]) -> None:
+        """Remove it with the SUBVOLUMES in it. Raises Failure."""
+        remove(self.folder, Stage(self.entry, "", (self.name,), tuple(subvolumes)))
+
+
+def left(folder: Folder, name: str) -> list[Stage]:
+    """The stages for NAME in FOLDER that hold what is left of transfers. Raises Failure, LockHeld when one is alive."""
+    kinds, below = folder.found()
+    stages = []
+    for entry in [each for each in kinds if stage.name_of(each) == name]:
+        found = folder.stage_at(entry, name, kinds, below)
+        if found.holder:
+            what = f"'{folder.at(name)}' is being received already, by {found.holder}"
+            raise LockHeld(what, "Wait until that has ended.")
+        stages.append(found)
+    return stages
+
+
+@contextmanager
+def opened(folder: Folder, name: str, taken: frozenset[str]) -> Iterator[Attempt]:
+    """A new attempt to receive NAME into a stage of FOLDER, locked as long as the scope lasts.
+
+    TAKEN: names of stages that are something else. Raises Failure, also when somebody receives it there already.
+    """
+    mounting = folder.mounting()
+    entry = stage.entry(name, taken)
+    attempt = stage.attempt(socket.gethostname(), os.getpid(), secrets.token_hex(4))
+    place = folder.at(entry)
+    folder.host.run(("mkdir", "-m", "700", "--", place, join(place, attempt)), f"cannot make the stage '{place}'")
+    with lock.shared(folder.host, place) as inherit:
+        yield Attempt(folder, entry, attempt, mounting, inherit)
+
+
+def remove(folder: Folder, left: Stage) -> None:
+    """Remove a stage of FOLDER with all that is LEFT in it. Raises Failure."""
+    place = folder.at(left.entry)
+    # The names in it can be forged, and are those of several attempts: what counts are the UUIDs.
+    if folder.delete(left.subvolumes, commit=False):
+        for path in folder.listed():
+            if path.startswith(f"{left.entry}/"):
+                inside = folder.inside(path)
+                inside.delete(list(inside.listed().values()), commit=False)
+        for failure in folder.delete(left.subvolumes, commit=False).values():
+            raise failure
+    trying = f"cannot remove the stage '{place}'"
+    if left.attempts:
+        # What a stream has put beside the subvolume; links are not followed.
+        folder.host.run(("rm", "-rf", "--", *(join(place, each) for each in left.attempts)), trying)
+    folder.host.run(("rmdir", "--", place), trying)
+
+
+def holds_only(names: Sequence[str], found: Mapping[str, Subvolume], other: Sequence[str]) -> str:
+    """What is wrong with what was FOUND, beside which OTHER things are, when just NAMES were expected; mostly empty."""
+    strange = [*other, *(name for name in found if name not in names)]
+    return f"'{strange[0]}' came with it, which was not expected" if strange else ""
