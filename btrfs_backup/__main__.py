@@ -5,13 +5,17 @@ import logging
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from types import FrameType
 from typing import NoReturn
+
+from btrfs_backup.system import hints, process, signals
+
+signals.end_at_once()
+# ruff: noqa: E402 (what follows takes a while to be read)
 
 from btrfs_backup.cli import checks, parser
 from btrfs_backup.errors import Failure, Interrupted
@@ -31,16 +35,22 @@ from btrfs_backup.report.text import (
 
 log = logging.getLogger("btrfs_backup")
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what ARGV (default: the arguments of this process) asks for; returns the exit status."""
+    terminal.open_closed_streams()
     _set_up_messages()
+    try:
+        return _main(sys.argv[1:] if argv is None else argv)
+    except Exception as error:
+        return exit_status(None, _unforeseen(error))
+
+
+def _main(argv: Sequence[str]) -> int:
     # Whoever reads our help through a pipe may have seen enough. In a run it is different.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
-        settings = parser.parse(sys.argv[1:] if argv is None else argv)
+        settings = parser.parse(argv)
     except Failure as failure:
         log.error("%s", failure)
         return exit_status(None, failure)
@@ -48,13 +58,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     log.setLevel(settings.verbosity.upper())
     for warning in checks.warnings(settings):
         log.warning("%s", warning)
-    return _carry_out(settings)
+    with signals.noted(), process.guarded():
+        status = _carry_out(settings)
+        late = signals.unheard()
+    return Exit.SIGNAL + late if late else status
 
 
 def run() -> NoReturn:
     """The same for this process, which ends with that status."""
     gc.disable()  # looking for garbage takes a tenth of a short run, and a long one makes none to speak of
     status = main()
+    terminal.drop_unwritten()
     gc.freeze()  # Python looks for it once more when it ends
     sys.exit(status)
 
@@ -63,11 +77,14 @@ def _carry_out(settings: Settings) -> int:
     """Do what is asked for, and tell what came of it: to people, or in a document to programs."""
     began = datetime.now().astimezone()
     task = _task(settings)
-    ended_by = _run(task.work)
+    ended_by = _run(task)
     error = ended_by if isinstance(ended_by, Failure) else None
     if isinstance(ended_by, Interrupted):
         error = Failure(task.interrupted(_name(ended_by.signum)))
         log.error("%s", error)
+    elif ended_by and not error:
+        assert isinstance(ended_by, Exception)
+        error = _unforeseen(ended_by)
     about = task.about()
     status = exit_status(about, ended_by)
     try:
@@ -186,41 +203,37 @@ def _restoration(settings: Settings) -> _Task:
     return _Task("restore", work, lambda: reports[0], lambda: restored(reports[0]), interrupted=interrupted)
 
 
-def _run(command: Callable[[], None]) -> BaseException | None:
-    """Run COMMAND; what ended it before it had done its work. Failures have been told."""
+def _run(task: _Task) -> BaseException | None:
+    """Do the work of TASK; what ended it before it was done. Failures have been told."""
     try:
-        with _signals_end_the_run():
-            command()
+        task.work()
+        signals.check()
     except Failure as failure:
         log.error("%s", failure)
         return failure
     except Interrupted as interrupted:
         return interrupted
+    except Exception as error:
+        return error
     return None
+
+
+def _unforeseen(error: Exception) -> Failure:
+    """An ERROR that nothing was prepared for, which is told, as a failure."""
+    import traceback
+
+    log.debug("%s", "".join(traceback.format_exception(error)))
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    words = f"unforeseen: {type(error).__name__}: {error} (line {place.lineno} of {place.filename})"
+    known = hints.hint(str(error), "", True) if isinstance(error, OSError) else ""
+    failure = Failure(words, known or "What else is said here holds. Please report this, with what '-v debug' tells.")
+    log.error("%s", failure)
+    return failure
 
 
 def _tell(lines: Iterable[tuple[bool, str]]) -> None:
     for failed, line in lines:
         log.log(logging.ERROR if failed else logging.INFO, "%s", line)
-
-
-@contextmanager
-def _signals_end_the_run() -> Iterator[None]:
-    """Turn the signals that ask us to end into Interrupted; the first one counts, further ones do not disturb."""
-
-    def interrupt(signum: int, frame: FrameType | None) -> None:
-        for each in handled:
-            signal.signal(each, signal.SIG_IGN)
-        raise Interrupted(signum)
-
-    # What our caller had ignored (nohup) stays ignored.
-    handled = [each for each in _SIGNALS if signal.getsignal(each) != signal.SIG_IGN]
-    before = {each: signal.signal(each, interrupt) for each in handled}
-    try:
-        yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
 
 
 def _name(signum: int) -> str:
@@ -259,6 +272,7 @@ def _set_up_messages() -> None:
     handler = _Handler()
     handler.setFormatter(_Formatter())
     log.handlers = [handler]
+    logging.raiseExceptions = False  # a message that cannot be written is lost, and no more
     log.propagate = False
 
 

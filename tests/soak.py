@@ -23,7 +23,7 @@ from tests.real.machine import (
     OUTSTANDING,
     TOP,
     RealTest,
-    children_of,
+    descendants,
     kill,
     names,
     on_record,
@@ -72,10 +72,6 @@ def run_to_step() -> int:
     for owner, name in ((process.Children, "start"), (process.Children, "wait"), (state, "replace"), (os, "replace")):
         setattr(owner, name, seam.around(getattr(owner, name)))
     return __main__.main()
-
-
-def descendants(pid: int) -> list[int]:
-    return [each for child in children_of(pid) for each in (child, *descendants(child))]
 
 
 def kill_all(pid: int) -> None:

@@ -1,7 +1,7 @@
 """Expands @FILE arguments. Pure: the reader of files is passed in."""
 
 from collections.abc import Callable, Sequence
-from posixpath import dirname, join, normpath
+from posixpath import dirname, isabs, join, normpath
 
 from btrfs_backup.errors import UsageError
 
@@ -44,6 +44,8 @@ def _file(path: str, read: Reader, chain: tuple[str, ...]) -> list[str]:
     if path in chain:
         raise UsageError(f"argument files include each other in a loop: {including}", "Remove one of the '@' lines.")
     try:
+        if not isabs(path):
+            raise ValueError("the current folder does not exist any more")
         text = read(path)
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error

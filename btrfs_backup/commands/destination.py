@@ -1,7 +1,6 @@
 """What a run does at a destination: a folder of backups, or a shell command."""
 
 import logging
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from btrfs_backup.model.records import Records
 from btrfs_backup.model.settings import Settings
 from btrfs_backup.model.snapshot import Subvolume
 from btrfs_backup.model.world import Clear, Delete, Deleted, Delivery, Destination, Seen, Send, World
-from btrfs_backup.system import folder, stages
+from btrfs_backup.system import folder, signals, stages
 from btrfs_backup.system.folder import Folder, Sending, Shell, parent_is_to_blame
 from btrfs_backup.system.host import Host, Hosts
 from btrfs_backup.system.paths import PathInfo
@@ -99,6 +98,8 @@ def _check(info: PathInfo, fs_checks: bool) -> None:
     if fs_checks and not info.on_btrfs:
         kind = info.mount.type
         hint = "Is the disk mounted? A destination has to be a folder on a btrfs filesystem."
+        if kind == "autofs":
+            raise Absent("the disk is absent: nothing could be mounted when the folder was used", "Mount it by hand.")
         if info.exists:
             raise Failure(f"it is not on btrfs but on {kind}", hint)
         raise Absent(f"the folder does not exist, and would be on {kind} instead of btrfs", hint)
@@ -131,7 +132,7 @@ class BackupFolder:
         patience = 0 if self.settings.status or self.settings.dry_run else _PATIENCE
         while patience > 0 and any(each.holder for each in held.stages):
             # The receiver of a run that is dead ends as soon as it has read what was left.
-            time.sleep(_GLANCE)
+            signals.wait([], _GLANCE)
             patience -= _GLANCE
             held = self.folder.inventory(self.settings.naming)
         here, there = (self.host, self.folder.info.mount.device), (source.host, source.info.mount.device)

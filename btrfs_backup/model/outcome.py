@@ -151,8 +151,10 @@ def exit_status(outcome: Report | Survey | Restoration | None, ended_by: BaseExc
         return Exit.USAGE
     if isinstance(ended_by, LockHeld):
         return Exit.LOCKED
-    if ended_by:
+    if isinstance(ended_by, Failure):
         return Exit.NOTHING_DONE
+    if ended_by:
+        return Exit.FAILED  # unforeseen, in the middle of a run
     return Exit.FAILED if outcome and outcome.failed else Exit.DONE
 
 

@@ -5,6 +5,7 @@ import re
 import sys
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from btrfs_backup.errors import Failure
@@ -22,6 +23,27 @@ _NO_WRAP, _WRAP = "\x1b[?7l", "\x1b[?7h"
 _shown = False
 
 
+def open_closed_streams() -> None:
+    """Open the standard streams that our caller has closed on nothing, or files of ours would take their numbers."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+            setattr(sys, name, open(number, mode))  # noqa: SIM115
+
+
+def drop_unwritten() -> None:
+    """Drop what could not be written: Python would try again when it ends, say so, and change the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
+
+
 def possible() -> bool:
     """Whether there is a terminal that can show it."""
     return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
@@ -31,17 +53,21 @@ def clear() -> None:
     """Take the line away, so that a message can be printed."""
     global _shown
     if _shown:
-        sys.stderr.write(f"{_AT_LINE_START}{_CLEAR_LINE}")
-        sys.stderr.flush()
+        _write(f"{_AT_LINE_START}{_CLEAR_LINE}")
         _shown = False
 
 
 def show(line: str) -> None:
     """Put LINE in place of the one that is shown."""
     global _shown
-    sys.stderr.write(f"{_AT_LINE_START}{_NO_WRAP}{line}{_WRAP}{_CLEAR_LINE}")
-    sys.stderr.flush()
+    _write(f"{_AT_LINE_START}{_NO_WRAP}{line}{_WRAP}{_CLEAR_LINE}")
     _shown = True
+
+
+def _write(text: str) -> None:
+    with suppress(OSError):  # a terminal that is gone ends no run
+        sys.stderr.write(text)
+        sys.stderr.flush()
 
 
 class Rate:
@@ -117,9 +143,6 @@ def line(text: str) -> None:
     try:
         print(harmless(text), flush=True)
     except OSError as error:
-        # Python would try again at the end, and say so.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
+        drop_unwritten()
         what_to_do = "Is its reader gone, or the disk full?"
         raise Failure(f"cannot print on the standard output: {error.strerror}", what_to_do) from None

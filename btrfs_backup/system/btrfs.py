@@ -83,6 +83,20 @@ def filesystem_show(mount_point: str) -> Argv:
     return ("btrfs", "filesystem", "show", mount_point)
 
 
+def filesystem_among(fsid: str, uuids: Sequence[str]) -> str | None:
+    """Which of UUIDS has the filesystem of which `stat -f -c %i` prints FSID; None when that cannot be told.
+
+    fs/btrfs/super.c, btrfs_statfs: 64 bits, the halves of the UUID by exclusive or, and that with the subvolume's id.
+    """
+    if not re.fullmatch("[0-9a-f]{1,16}", fsid):
+        return None
+    # Without the lower half, where the id is.
+    wanted = int(fsid, 16) >> 32
+    words = {uuid: uuid.replace("-", "") for uuid in uuids if re.fullmatch(_UUID, uuid) and uuid != "-"}
+    found = [uuid for uuid, word in words.items() if int(word[:8], 16) ^ int(word[16:24], 16) == wanted]
+    return found[0] if len(found) == 1 else None
+
+
 def usage(path: str) -> Argv:
     """How the filesystem of PATH is used, in bytes; needs no rights."""
     return ("btrfs", "filesystem", "usage", "-b", path)

@@ -1,9 +1,11 @@
 """Where streams come from and go to: a folder of snapshots or backups on a host, and a shell command."""
 
+import fcntl
 import os
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from posixpath import basename, join
 
@@ -25,6 +27,7 @@ _BOOT_ID = "/proc/sys/kernel/random/boot_id"  # random(4)
 # It has a folder for each filesystem that is mounted. Seen: each mounting gets a new inode number; with a second mount
 # of the same filesystem, and a remount, it stays.
 _MOUNTED = "/sys/fs/btrfs"
+_FS_INFO = 0x8400941F  # BTRFS_IOC_FS_INFO: what it tells has 1024 bytes, the UUID from the 16th on
 
 
 @dataclass(frozen=True)
@@ -78,12 +81,23 @@ class Folder:
 
     def filesystem(self) -> str:
         """UUID of the filesystem that it is on. Raises Failure."""
-        # Works for mount points only. Seen: it overlooks one while other filesystems are mounted and unmounted.
+        known = self._identified() if self.host.connection else _filesystem_here(self.info.path)
+        if known:
+            return known
+        # Works for mount points only, and when no other mount of btrfs is covered. Seen: it overlooks one while other
+        # filesystems are mounted and unmounted.
         argv = btrfs.filesystem_show(self.info.mount.point)
         ended = self.host.ended(argv)
         trying = f"cannot identify the filesystem of '{self.path}'"
         printed = self.host.run(argv, trying) if ended.status else os.fsdecode(ended.stdout)
         return btrfs.parse_filesystem_uuid(printed)
+
+    def _identified(self) -> str | None:
+        """UUID of its filesystem among those that are mounted. Raises Failure."""
+        mounted = ("find", _MOUNTED + "/", "-mindepth", "1", "-maxdepth", "1", "-name", "*-*-*-*-*")
+        fsid, found = self.host.ended_together(("stat", "-f", "-c", "%i", "--", self.info.path), mounted)
+        uuids = [basename(each) for each in os.fsdecode(found.stdout).split()]
+        return btrfs.filesystem_among(os.fsdecode(fsid.stdout).strip(), uuids)
 
     def inventory(self, naming: Naming, names_suffice: bool = False) -> Inventory:
         """What it holds under names of NAMING. Raises Failure.
@@ -293,6 +307,20 @@ class Folder:
 
     def _parent(self, name: str | None) -> str | None:
         return self.at(name) if name else None
+
+
+def _filesystem_here(path: str) -> str | None:
+    """UUID of the filesystem of PATH on this machine, None when the kernel does not tell (linux/btrfs.h)."""
+    told = bytearray(1024)
+    with suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            fcntl.ioctl(descriptor, _FS_INFO, told)
+        finally:
+            os.close(descriptor)
+    digits = told[16:32].hex()
+    groups = (digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:])
+    return "-".join(groups) if any(told[16:32]) else None
 
 
 def look(host: Host, path: str) -> Folder:

@@ -45,7 +45,15 @@ _ANYWHERE = (
         "changed your default subvolume",
         "Increments need a mount of a subvolume, not a bind mount of a folder; or '-I'.",
     ),
-    ("Read-only file system", "Mount the filesystem writable; 'dmesg' tells when the kernel made it read-only."),
+    (
+        "Read-only file system",
+        "Is it mounted read-only (see 'findmnt'; 'dmesg' tells when the kernel did that), or is it in a read-only "
+        "subvolume (see 'btrfs property get -ts PATH ro')? Make that writable.",
+    ),
+    (
+        "Text file busy",
+        "A swap file that is in use is in it: see 'swapon --show'. Give swap a subvolume of its own, or use 'swapoff'.",
+    ),
     (
         "unrecognized: -printf|invalid option -- 'z'|find: .?sha256sum.?: No such file",
         "To verify what is there takes find of GNU findutils, and sha256sum and stat of GNU coreutils.",
@@ -53,6 +61,16 @@ _ANYWHERE = (
     (
         r"\.receiving.*: File exists",
         "It is being sent there already: is the same folder named twice, by different paths?",
+    ),
+    (
+        "mkdir: .*File exists|Too many levels of symbolic links",
+        "A symbolic link that leads nowhere, or a file, is in its place: see 'ls -ld'.",
+    ),
+    ("No usable temporary directory", "Another folder can be named by TMPDIR in the environment."),
+    ("Too many open files", "The limit on open files is low: see 'ulimit -n', or LimitNOFILE= of a systemd unit."),
+    (
+        "Resource temporarily unavailable|Cannot allocate memory",
+        "A limit on processes or memory is reached: see 'ulimit -a', or TasksMax= and MemoryMax= of a systemd unit.",
     ),
     ("Input/output error", "The disk may be failing: see 'dmesg', and 'btrfs device stats' of that filesystem."),
 )

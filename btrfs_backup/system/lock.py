@@ -10,8 +10,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from posixpath import join
 
 from btrfs_backup.errors import Failure, LockHeld
+from btrfs_backup.system import signals
 from btrfs_backup.system.host import Host
-from btrfs_backup.system.process import Child, Children, CommandFailed
+from btrfs_backup.system.process import Child, Children, CommandFailed, lacking
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ def lock(host: Host, folder: str, wait: float = 0.0) -> Iterator[None]:
                 if not told:
                     log.info("waiting: %s", failure.message)
                     told = True
-            time.sleep(max(0.0, min(_LOCK_INTERVAL, patience - time.monotonic())))
+            signals.wait([], min(_LOCK_INTERVAL, patience - time.monotonic()))
         yield
 
 
@@ -122,8 +123,9 @@ def _remote_lock(host: Host, folder: str, *options: str) -> Iterator[None]:
     """`flock` on the host holds the lock for a `cat` that ends when our end of its input is closed, or we die."""
     command = host.command(("flock", "-n", *options, folder, "cat"))
     with Children() as children:
-        stdin, ours = os.pipe()
-        theirs, stdout = os.pipe()
+        with lacking(f"cannot lock the snapshot folder '{folder}'"):
+            stdin, ours = os.pipe()
+            theirs, stdout = os.pipe()
         with open(ours, "wb", buffering=0) as hold, open(theirs, "rb", buffering=0) as echo:
             try:
                 holder = children.start(command, stdin, stdout)
@@ -132,6 +134,7 @@ def _remote_lock(host: Host, folder: str, *options: str) -> Iterator[None]:
                 os.close(stdout)
             with suppress(BrokenPipeError):
                 hold.write(b"\n")
+            signals.wait([echo.fileno()])
             locked = echo.read(1)
             if not locked:
                 _explain(host, folder, holder, children)

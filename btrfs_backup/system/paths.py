@@ -4,7 +4,7 @@ import os
 import re
 import stat
 from dataclasses import dataclass
-from posixpath import dirname
+from posixpath import dirname, join
 
 from btrfs_backup.errors import Failure
 from btrfs_backup.system import btrfs, mounts
@@ -37,14 +37,18 @@ def examine(host: Host, path: str) -> PathInfo:
     ancestors = [path]
     while ancestors[-1] != "/":
         ancestors.append(dirname(ancestors[-1]))
-    # One line for each that exists, the deepest first. Exit status 1 is normal: some do not exist.
-    ended, resolved = host.ended_together(("stat", "-L", "-c", "%i %f", "--", *ancestors), _resolve(path))
+    # One line for each that exists, the deepest first. Exit status 1 is normal: some do not exist. What is mounted when
+    # it is used is not mounted when it is looked at, but when something in it is.
+    asked = (join(path, "."), *ancestors)
+    ended, resolved = host.ended_together(("stat", "-L", "-c", "%i %f", "--", *asked), _resolve(path))
     looked = os.fsdecode(ended.stdout).split("\n")[:-1]
     if ended.status not in (0, 1) or not looked:
         raise CommandFailed(ended, f"cannot look at '{path}'")
     # Then it may exist all the same. A login shell may be denied other things.
     if re.search("^stat: .*: Permission denied$", ended.said, re.MULTILINE):
         raise CommandFailed(ended, f"cannot look at '{path}'")
+    if len(looked) == len(asked) and looked[0] == looked[1]:
+        del looked[0]  # a folder is told twice
     if len(looked) > len(ancestors) or not all(re.fullmatch(r"\d+ [0-9a-f]+", row) for row in looked):
         raise Failure(
             f"cannot understand what 'stat' printed: {looked[0][:200]!r}",
@@ -57,9 +61,12 @@ def examine(host: Host, path: str) -> PathInfo:
     if resolved.status:
         raise CommandFailed(resolved, f"cannot resolve '{nearest}'")
     real = os.fsdecode(resolved.stdout).removesuffix("\n")
-    mount = mounts.find(mounts.parse(host.read(mounts.MOUNTINFO) or ""), real)
+    table = host.read(mounts.MOUNTINFO)
+    mount = mounts.find(mounts.parse(table or ""), real)
     if not mount:
-        raise Failure(f"cannot find out on which filesystem '{nearest}' is", f"Is {mounts.MOUNTINFO} readable?")
+        bind = "The root of a chroot has to be a mount: 'mount --bind FOLDER FOLDER' before 'chroot FOLDER'."
+        hint = bind if table else f"Is {mounts.MOUNTINFO} readable?"
+        raise Failure(f"cannot find out on which filesystem '{nearest}' is", hint)
     return PathInfo(
         real,
         exists=nearest == path,

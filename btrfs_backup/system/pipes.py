@@ -76,6 +76,10 @@ class Pipe:
             os.close(self.writer)
             self.writer = -1
 
+    def close(self) -> None:
+        self.close_reader()
+        self.close_writer()
+
 
 class Outlet:
     """The pipe that one receiver reads. Our copy of its reading end stays open until the receiver has ended, to see
@@ -120,8 +124,15 @@ class Chain:
         self._threads: list[threading.Thread] = []
         self._rate = rate
         self._inlets: SimpleQueue[Pipe | None] = SimpleQueue()
+        try:
+            self._build(outlets, checked)
+        except OSError:
+            self._close()
+            raise
+
+    def _build(self, outlets: Sequence[Outlet], checked: int) -> None:
         source: Iterable[Pipe] = map(_with_head, iter(self._inlets.get, None))
-        if rate:
+        if self._rate:
             source = self._add(self._limit, source, self._pipe())
         for number, outlet in enumerate(outlets):
             if number == len(outlets) - checked:
@@ -142,14 +153,22 @@ class Chain:
         for thread in self._threads:
             if thread.ident:
                 thread.join()
+        self._close()
+
+    def _close(self) -> None:
         for pipe in self._pipes:
-            pipe.close_reader()
-            pipe.close_writer()
+            pipe.close()
 
     def open(self) -> None:
-        """Let it flow, the processes that read being there: a thread must not run while they are started."""
+        """Let it flow, the processes that read being there: a thread must not run while they are started.
+
+        Raises OSError.
+        """
         for thread in self._threads:
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError:  # Python does not tell why
+                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
 
     def inlet(self) -> Pipe:
         """A pipe for a stream. Its writing end is to be closed here when somebody else has it."""
@@ -182,7 +201,7 @@ class Chain:
                 try:
                     if not self.fault:
                         stage(source, *targets)
-                except (OSError, MemoryError) as error:
+                except Exception as error:
                     self.fault = error
                 finally:
                     # Also when nobody is left to read it: then its writer is not to wait for ever.

@@ -1,18 +1,21 @@
 """Runs commands. Children belong to a scope: whatever way it is left, they are ended and reaped."""
 
+import errno
 import logging
 import os
 import selectors
 import shlex
 import signal
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
+from typing import IO
 
-from btrfs_backup.errors import Failure, MissingProgram
-from btrfs_backup.system import hints
+from btrfs_backup.errors import Failure, Interrupted, MissingProgram
+from btrfs_backup.system import hints, signals
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +25,7 @@ _GRACE = 5.0  # seconds between asking a child to end and killing it
 _READ = 64 * 1024
 _READS_AT_END = 64  # more than a pipe holds; somebody left behind may go on writing for ever
 _TICK = 0.2  # seconds
+_GLANCE = 0.02  # seconds between looks at what cannot tell that it has ended
 _PR_SET_PDEATHSIG = 1
 # What btrfs prints when all is well, and ssh when a shared connection takes no more commands.
 _CHATTER = ("At subvol ", "At snapshot ", "Chroot to ", "mux_client_", "Warning: Permanently added ")
@@ -118,12 +122,98 @@ def run(command: Command, stdin: bytes = b"") -> Ended:
 
 def run_together(commands: Sequence[Command], stdin: bytes = b"") -> list[Ended]:
     """Run COMMANDS, all at the same time, to their ends. Raises like `run`."""
-    with open(os.memfd_create("stdin"), "w+b") as source, Children() as children:
-        source.write(stdin)
-        source.seek(0)
+    with lacking("cannot run programs"), _given(stdin) as source, Children() as children:
         started = [children.start(command, stdin=source.fileno(), capture=True) for command in commands]
         children.wait(started)
         return [child.ended for child in started]
+
+
+def _given(stdin: bytes) -> IO[bytes]:
+    """A file that holds STDIN. Raises OSError."""
+    if not stdin:
+        return open(os.devnull, "rb")
+    file = scratch()
+    file.write(stdin)
+    file.seek(0)
+    return file
+
+
+def scratch() -> IO[bytes]:
+    """A file without a name: in memory, or in a temporary folder when the kernel has none there. Raises OSError."""
+    try:
+        return open(os.memfd_create("btrfs-backup"), "w+b")
+    except (OSError, AttributeError):  # before Linux 3.17, forbidden, or a Python without it
+        import tempfile
+
+        return tempfile.TemporaryFile()
+
+
+@contextmanager
+def lacking(trying: str) -> Iterator[None]:
+    """What the machine does not give in this scope, such as files or processes, is a Failure.
+
+    Its message begins with what one was TRYING to do.
+    """
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise Failure(f"{trying}: {why}", hints.hint(why, "", os.geteuid() == 0), hints.brief(why)) from None
+
+
+class _Guard:
+    """A shell that kills our children, and theirs, when we have been killed and could not.
+
+    It reads from a pipe which ones run, each time that changes. The end of the pipe is that of the program.
+    """
+
+    SCRIPT = """
+trap '' HUP INT TERM
+while read -r now; do running=$now; done
+[ -z "$running" ] || kill -s KILL -- $running
+"""
+
+    def __init__(self) -> None:
+        self._running: dict[int, str] = {}
+        self._writer = -1
+
+    @contextmanager
+    def posted(self) -> Iterator[None]:
+        """The scope in which it does so. On a machine that does not let it start there is none."""
+        try:
+            reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+            os.set_blocking(reader, True)
+            with open(reader, "rb") as heard, open(os.devnull, "r+b") as nothing:
+                argv = ("sh", "-c", self.SCRIPT)
+                shell = subprocess.Popen(argv, stdin=heard, stdout=nothing, stderr=nothing, start_new_session=True)
+        except OSError as error:
+            log.debug("nobody ends the children of this program when it is killed: %s", error)
+            shell = None
+        try:
+            yield
+        finally:
+            if self._writer >= 0:
+                os.close(self._writer)
+                self._writer = -1
+            if shell:
+                shell.wait()
+
+    def add(self, child: "Child") -> None:
+        self._running[child.pid] = f"-{child.pid}" if child.command.own_session else str(child.pid)
+        self._tell()
+
+    def remove(self, child: "Child") -> None:
+        self._running.pop(child.pid, None)
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._writer >= 0:
+            with suppress(OSError):
+                os.write(self._writer, f"{' '.join(self._running.values())}\n".encode())
+
+
+_guard = _Guard()
+guarded = _guard.posted
 
 
 class Child:
@@ -138,8 +228,9 @@ class Child:
     ) -> None:
         self.command = command
         self._on_end = on_end
+        self._over = False
         self._popen = popen
-        self._pidfd = os.pidfd_open(popen.pid)
+        self._pidfd = _pidfd(popen.pid)
         self._stdout = bytearray()
         self._words = bytearray()
         self._unlogged = b""
@@ -162,6 +253,11 @@ class Child:
         return self._popen.returncode is None
 
     @property
+    def can_be_watched(self) -> bool:
+        """Whether its end can be waited for, and need not be asked for."""
+        return self._pidfd >= 0
+
+    @property
     def ended(self) -> Ended:
         """How it ended; only to be asked when it is not running."""
         self.finish()
@@ -170,14 +266,15 @@ class Child:
 
     def register(self, selector: selectors.BaseSelector) -> None:
         """Have its end and its messages watched; the data of each key is to be called, and tells whether to go on."""
-        selector.register(self._pidfd, selectors.EVENT_READ, self._reap)
+        if self.can_be_watched:
+            selector.register(self._pidfd, selectors.EVENT_READ, self._reap)
         for stream, read in self._readers:
             selector.register(stream, selectors.EVENT_READ, read)
 
     def unregister(self, selector: selectors.BaseSelector) -> None:
         """Undo `register`, as far as that is to be undone."""
         for descriptor in (self._pidfd, *(stream.fileno() for stream, _ in self._readers)):
-            with suppress(KeyError):
+            with suppress(KeyError, ValueError):
                 selector.unregister(descriptor)
 
     def finish(self) -> None:
@@ -203,16 +300,24 @@ class Child:
                 os.kill(pid, number)
 
     def reaped_within(self, seconds: float) -> bool:
-        try:
-            self._popen.wait(seconds)
-        except subprocess.TimeoutExpired:
-            return False
-        self._on_end()
+        """Whether it has ended, after SECONDS at most. Raises Interrupted like `signals.wait`."""
+        until = time.monotonic() + seconds
+        while self._popen.poll() is None:
+            if (left := until - time.monotonic()) <= 0:
+                return False
+            if self.can_be_watched:
+                signals.wait([self._pidfd], left)
+            else:
+                signals.wait([], min(left, _GLANCE))
+        self._reap()
         return True
 
     def _reap(self) -> bool:
-        self._popen.wait()
-        self._on_end()
+        if not self._over:
+            self._popen.wait()
+            self._over = True
+            _guard.remove(self)
+            self._on_end()
         return False
 
     def _keep_words(self, data: bytes) -> None:
@@ -236,15 +341,21 @@ class Children:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        running = [child for child in self._children if child.running]
-        for child in running:
-            child.signal(signal.SIGTERM)
-        for child in running:
-            if not child.reaped_within(_GRACE):
-                child.signal(signal.SIGKILL)
-                child.reaped_within(_GRACE)
+        further = None
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            running = [child for child in self._children if child.running]
+            for child in running:
+                child.signal(number)
+            until = time.monotonic() + _GRACE
+            try:
+                for child in running:
+                    child.reaped_within(until - time.monotonic())
+            except Interrupted as interrupted:
+                further = interrupted  # whoever asks again does not want to wait
         for child in self._children:
             child.finish()
+        if further:
+            raise further
 
     def start(
         self,
@@ -279,24 +390,31 @@ class Children:
         except (OSError, ValueError) as error:
             raise _cannot_start(command, error) from None
         child = Child(command, popen, capture, on_end)
+        _guard.add(child)
         self._children.append(child)
         return child
 
     def wait(self, awaited: Sequence[Child], tick: Callable[[], None] | None = None) -> None:
         """Wait until those AWAITED have ended; meanwhile call TICK a few times a second, which may start others.
 
-        All are listened to.
+        All are listened to. Raises Interrupted when a signal comes, or has come.
         """
-        with selectors.DefaultSelector() as selector:
+        with selectors.PollSelector() as selector:
+            for descriptor in signals.waker():
+                selector.register(descriptor, selectors.EVENT_READ, lambda: True)
             listening: list[Child] = []
             while any(child.running for child in awaited):
+                signals.check()
                 for child in self._children:
                     if child.running and child not in listening:
                         child.register(selector)
                         listening.append(child)
-                events = selector.select(_TICK if tick else None)
+                blind = [child for child in listening if not child.can_be_watched]
+                events = selector.select(_GLANCE if blind else _TICK if tick else None)
                 if tick:
                     tick()
+                for child in blind:
+                    child.reaped_within(0)
                 for key, _ in events:
                     handle: Callable[[], bool] = key.data
                     if not handle():
@@ -307,6 +425,8 @@ class Children:
                     child.finish()
                     listening.remove(child)
                     self._children.remove(child)
+        # One that is for all our processes may have ended them, too.
+        signals.check()
         for child in self._children:
             if not child.running:
                 child.finish()
@@ -320,6 +440,14 @@ def _descendants(pid: int) -> list[int]:
     except OSError:
         return []
     return [each for child in children for each in (child, *_descendants(child))]
+
+
+def _pidfd(pid: int) -> int:
+    """What can be read when the process PID has ended; -1 where there is none (before Linux 5.3, or forbidden)."""
+    try:
+        return os.pidfd_open(pid)
+    except (OSError, AttributeError):  # or a Python without it
+        return -1
 
 
 def _reader(fd: int, keep: Callable[[bytes], None]) -> Callable[[], bool]:
@@ -366,7 +494,9 @@ def _cannot_start(command: Command, error: OSError | ValueError) -> Failure:
         return MissingProgram(
             f"cannot run {command.title}: there is no program '{program}' in PATH", hints.package(program)
         )
+    scarce = error.errno in (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
+    limit = hints.hint(os.strerror(error.errno), "", os.geteuid() == 0) if scarce and error.errno else ""
     return Failure(
         f"cannot run {command.title}: {error.strerror}: '{program}'",
-        "It is in PATH. Is it executable, and made for this machine?",
+        limit or "It is in PATH. Is it executable, and made for this machine?",
     )

@@ -7,6 +7,7 @@ from contextlib import ExitStack, suppress
 from typing import IO
 
 from btrfs_backup.errors import Failure
+from btrfs_backup.system import signals
 
 _IN_MEMORY = 8 << 20  # bytes that are held before they go to a temporary file
 _LENGTH = 4  # bytes in front of each record there
@@ -34,7 +35,9 @@ class Spool:
 
     def __iter__(self) -> Iterator[bytes]:
         self._records.sort()
-        return heapq.merge(*map(_read, self._runs), self._records)
+        for record in heapq.merge(*map(_read, self._runs), self._records):
+            signals.check()  # there may be millions
+            yield record
 
     def _write_out(self) -> None:
         self._records.sort()

@@ -4,9 +4,9 @@ import os
 import re
 import shlex
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from btrfs_backup.errors import Absent, Failure
 from btrfs_backup.model.location import Location
@@ -104,8 +104,7 @@ class Connection:
         self._scope = scope
         self._options: tuple[str, ...] | None = None
         self._master: Child | None = None
-        self._words = os.memfd_create("messages of ssh")
-        scope.callback(os.close, self._words)
+        self._words: IO[bytes] | None = None  # what the master says
         self._failure: Failure | None = None
 
     @property
@@ -168,7 +167,9 @@ class Connection:
         if shares_by_itself(given):
             self._options = options
             return
-        folder = self._scope.enter_context(_private_folder())
+        with process.lacking(f"cannot keep a connection to {self.place.host}, for want of a temporary folder"):
+            folder = self._scope.enter_context(_private_folder())
+            words = self._words = self._scope.enter_context(process.scratch())
         children = self._scope.enter_context(Children())
         socket = f"{folder}/ssh"
         shared = (*options, f"ControlPath={socket}")
@@ -177,9 +178,9 @@ class Connection:
                 self._local(argv(self.place, (*shared, "ControlMaster=yes", "ControlPersist=no"), "-N")),
                 nothing.fileno(),
                 # Nobody reads what it says before it has ended: in a pipe it would be stuck some day.
-                stdout=self._words,
+                stdout=words.fileno(),
                 tied=True,
-                stderr=self._words,
+                stderr=words.fileno(),
             )
         # ssh makes the socket when it has logged in.
         while not os.path.exists(socket):
@@ -196,22 +197,27 @@ class Connection:
 
     def _last_words(self) -> str:
         """Why the shared connection broke, when it did; commands that went through it do not know."""
-        if not self._master or not self._master.reaped_within(1.0):
+        if not self._master or not self._words or not self._master.reaped_within(1.0):
             return ""
-        size = os.fstat(self._words).st_size
-        return os.pread(self._words, _WORDS_KEPT, max(0, size - _WORDS_KEPT)).decode(errors="replace")
+        size = os.fstat(self._words.fileno()).st_size
+        return os.pread(self._words.fileno(), _WORDS_KEPT, max(0, size - _WORDS_KEPT)).decode(errors="replace")
 
 
 def _private_folder() -> "TemporaryDirectory[str]":
-    """A folder for the socket, named after us, so that it can be told when we have died without removing it."""
+    """A folder for the socket, named after us, so that it can be told when we have died without removing it.
+
+    Raises OSError.
+    """
     # Only here: they take time, and most of a run that has nothing to do is starting.
     import shutil
     import tempfile
 
     parent = tempfile.gettempdir() if _GOOD_FOLDER.fullmatch(tempfile.gettempdir()) else "/tmp"
     for entry in os.scandir(parent):
-        if left := re.fullmatch(_FOLDER_PREFIX + r"(\d+)-\w+", entry.name):
-            mine = entry.is_dir(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_uid == os.getuid()
-            if mine and not os.path.exists(f"/proc/{left[1]}"):
-                shutil.rmtree(entry.path, ignore_errors=True)
-    return tempfile.TemporaryDirectory(prefix=f"{_FOLDER_PREFIX}{os.getpid()}-", dir=parent)
+        left = re.fullmatch(_FOLDER_PREFIX + r"(\d+)-\w+", entry.name)
+        if left and not os.path.exists(f"/proc/{left[1]}"):
+            with suppress(OSError):  # others may clear up, too
+                if entry.is_dir(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_uid == os.getuid():
+                    shutil.rmtree(entry.path, ignore_errors=True)
+    prefix = f"{_FOLDER_PREFIX}{os.getpid()}-"
+    return tempfile.TemporaryDirectory(prefix=prefix, dir=parent, ignore_cleanup_errors=True)

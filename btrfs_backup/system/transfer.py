@@ -2,6 +2,7 @@
 
 import math
 import os
+import resource
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,9 +13,10 @@ from functools import partial
 from btrfs_backup.errors import Failure
 from btrfs_backup.model.sendstream import Beginning, Measure
 from btrfs_backup.system.pipes import Chain, Outlet, Pipe
-from btrfs_backup.system.process import Child, Children, Command, CommandFailed, Ended, Pipeline
+from btrfs_backup.system.process import Child, Children, Command, CommandFailed, Ended, Pipeline, lacking
 
 _LONG = 5.0  # seconds after which no further stream is begun: what has arrived is to be verified and recorded
+_FILES_OF_TRANSFER, _FILES_OF_RECEIVER = 20, 12  # that are open at the same time; seen: 13, and 7 to 10
 _UNWRITTEN = 128 << 20  # bytes that a receiver may have read before a disk is made to write them
 
 
@@ -89,6 +91,7 @@ class Transferred:
     endings: tuple[Ending, ...]
 
 
+@lacking("cannot move a stream")
 def transfer(senders: Iterable[Sender], receivers: Sequence[Receiver], rate: int = 0) -> Transferred:
     """Give each of the RECEIVERS all that the SENDERS write, have it on disk, and wait for all of that.
 
@@ -96,7 +99,7 @@ def transfer(senders: Iterable[Sender], receivers: Sequence[Receiver], rate: int
     one after the other, as `btrfs receive` does. No further one is begun when it takes long. rate: bytes a second at
     most, 0 for no limit. Raises Failure when one of the commands cannot be started.
     """
-    ends = [_End(receiver) for receiver in receivers]
+    ends = _ends(receivers)
     in_order = sorted(ends, key=lambda end: end.checked)
     flows: list[_Flow] = []
     with (
@@ -130,6 +133,25 @@ def transfer(senders: Iterable[Sender], receivers: Sequence[Receiver], rate: int
         ),
         tuple(Ending(end.failure(sends, chain), end.unwritten()) for end in ends),
     )
+
+
+def most_receivers() -> int:
+    """How many receivers one transfer can have; each takes some of the files that a process may have open."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(1, (limit - len(os.listdir("/proc/self/fd")) - _FILES_OF_TRANSFER) // _FILES_OF_RECEIVER)
+
+
+def _ends(receivers: Sequence[Receiver]) -> list["_End"]:
+    """Raises OSError; then all pipes are closed."""
+    ends: list[_End] = []
+    try:
+        for receiver in receivers:
+            ends.append(_End(receiver))
+    except OSError:
+        for end in ends:
+            end.outlet.pipe.close()
+        raise
+    return ends
 
 
 def _in_turn(flows: Iterator["_Flow"]) -> Iterator["_Flow"]:

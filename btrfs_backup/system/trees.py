@@ -13,7 +13,7 @@ from btrfs_backup.model.manifest import FACTS, FILE
 from btrfs_backup.system import filetools
 from btrfs_backup.system.filetools import Argv, Parser
 from btrfs_backup.system.host import Host
-from btrfs_backup.system.process import Child, Children, CommandFailed
+from btrfs_backup.system.process import Child, Children, CommandFailed, lacking
 from btrfs_backup.system.spool import Spool
 
 _SSH_FAILED = 255
@@ -221,7 +221,7 @@ class _Job:
 
 
 def _run(jobs: Sequence[_Job], reading: Callable[[], Reading], watch: Watch | None) -> None:
-    with open(os.devnull, "rb") as nothing, Children() as children:
+    with lacking("cannot read files"), open(os.devnull, "rb") as nothing, Children() as children:
         for job in jobs:
             job.start(children, nothing.fileno())
         children.wait([job.child for job in jobs if job.child], (lambda: watch(reading())) if watch else None)

@@ -238,12 +238,17 @@ def tree(top: Path) -> dict[str, tuple[object, ...]]:
 
 
 def children_of(pid: int) -> list[int]:
-    """Process ids of the children of PID."""
+    """Process ids of the children of PID, without the one that guards the others."""
     try:
-        listed = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+        listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return [int(word) for word in listed if b"while read" not in Path(f"/proc/{word}/cmdline").read_bytes()]
     except OSError:
         return []
-    return [int(word) for word in listed.split()]
+
+
+def descendants(pid: int) -> list[int]:
+    """Process ids of the children of PID, and of theirs."""
+    return [each for child in children_of(pid) for each in (child, *descendants(child))]
 
 
 def child_running(pid: int, *words: str) -> int | None:

@@ -330,7 +330,7 @@ class TurnedReadOnly(DiskTest):
         wait_for(turned)
         result = self.finished(command)
         self.assertEqual(result.status, 10, result)
-        self.assertRegex(result.err, f"error: {usb}: sending .*Read-only file system\n  Mount the filesystem writable")
+        self.assertRegex(result.err, f"error: {usb}: sending .*Read-only file system\n  Is it mounted read-only")
         self.assertIn(f"{usb}: FAILED (read-only)", result.err)
         self.assertNotIn(f"{nas}: FAILED", result.err)
         old, new = names(source / "snapshot")
@@ -351,7 +351,7 @@ class TurnedReadOnly(DiskTest):
         for destination in (point, point / "new"):
             result = self.backup("-n", "1", source, destination, status=10)
             self.assertIn("Read-only file system", result.err)
-            self.assertIn("Mount the filesystem writable", result.err)
+            self.assertIn("Is it mounted read-only", result.err)
             self.assertIn(f"{destination}: FAILED (read-only)", result.err)
         self.assertEqual(names(usb), [])
 

@@ -12,6 +12,7 @@ from tests.real.machine import (
     RealTest,
     child_running,
     children_of,
+    descendants,
     is_readonly,
     is_running,
     kill,
@@ -21,6 +22,7 @@ from tests.real.machine import (
     sh,
     show,
     wait_for,
+    with_program,
 )
 
 
@@ -89,6 +91,18 @@ class CutOff(RealTest):
         wait_for(lambda: not any(is_running(pid) for pid in children), 5)
         self.check_cut_off(source, usb)
         self.check_healed(source, usb)
+
+    def test_what_children_have_started_does_not_outlive_the_command_either(self) -> None:
+        """It would go on reading for hours, and the disk could not be unmounted."""
+        source, usb = self.source(), self.disk("usb").path
+        self.backup(source, usb)
+        slow = with_program(self.folder / "bin", "sha256sum", "sleep 60 & wait")
+        command = self.start("--verify", source, usb, env=slow)
+        wait_for(lambda: sum(1 for each in children_of(command.pid) if children_of(each)) == 2)
+        started = descendants(command.pid)
+        kill(command.pid)
+        command.wait()
+        wait_for(lambda: not any(map(is_running, started)), 5)
 
     def test_a_killed_child_is_named_and_cleared_away(self) -> None:
         for program in ("send", "receive"):

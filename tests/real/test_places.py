@@ -1,9 +1,13 @@
 """Awkward paths, mounts and names."""
 
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
-from tests.real.machine import RealTest, names, sh, show
+from tests.real.machine import TOP, Disk, RealTest, names, sh, show
+from tests.real.sshd import SshTest
 
 
 class Paths(RealTest):
@@ -129,3 +133,83 @@ class ForeignNames(RealTest):
         self.backup("-n", "1", source, usb)
         self.assertEqual(len(names(usb / "a")), 1)
         self.assertEqual(len(names(usb)), 2)
+
+
+class Automount(RealTest):
+    """Nothing is mounted there before it is used; to look at it is not to use it."""
+
+    def automount(self, point: Path, image: Path | str) -> None:
+        point.mkdir(exist_ok=True)
+        command = [sys.executable, "-m", "tests.real.automount", str(point), str(image)]
+        daemon = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=TOP, start_new_session=True)
+        assert daemon.stdout
+        self.addCleanup(daemon.stdout.close)
+        self.addCleanup(daemon.wait)
+        self.addCleanup(daemon.kill)
+        for _ in range(2):
+            self.addCleanup(sh, "umount", "-l", point, check=False)
+        self.assertEqual(daemon.stdout.readline(), b"ready\n")
+
+    def idle(self, disk: Disk) -> None:
+        disk.unmount()
+        self.automount(disk.path, disk.image)
+
+    def test_destination_source_and_snapshot_folder(self) -> None:
+        pool, usb = self.disk("pool"), self.disk("usb")
+        self.subvolume(pool.path / "home")
+        self.idle(usb)
+        self.backup(pool.path / "home", usb.path)
+        sh("umount", usb.path)
+        self.backup("--skip-absent-dests", pool.path / "home", usb.path)
+        self.assertEqual(len(names(usb.path)), 2)
+        # The top of a filesystem, with its snapshots elsewhere on it.
+        (pool.path / "snapshots").mkdir()
+        self.idle(pool)
+        self.backup("-f", pool.path / "snapshots", pool.path, usb.path / "top")
+        [name] = names(usb.path / "top")
+        self.assertEqual(names(pool.path / "snapshots"), [name])
+
+    def test_restore(self) -> None:
+        source, usb = self.source(), self.disk("usb")
+        self.backup(source, usb.path)
+        self.idle(usb)
+        self.backup("--restore", usb.path, source.parent / "restored")
+        self.assertEqual((source.parent / "restored" / "file").read_text(), "one")
+
+    def test_what_cannot_be_mounted_is_absent(self) -> None:
+        source = self.source()
+        self.automount(self.folder / "usb", "")
+        result = self.backup("--skip-absent-dests", source, self.folder / "usb")
+        self.assertIn("skipped: the disk is absent: nothing could be mounted when the folder was used", result.err)
+
+
+class OtherMounts(SshTest):
+    def test_a_covered_one_is_none_of_our_business(self) -> None:
+        """It makes `btrfs filesystem show` fail for all others."""
+        covered = self.folder / "covered"
+        covered.mkdir()
+        Disk(self.folder, covered / "other", 120)
+        source, usb = self.source(), self.disk("usb").path
+        self.addCleanup(sh, "umount", covered / "other")
+        sh("mount", "-t", "tmpfs", "none", covered)
+        self.addCleanup(sh, "umount", covered)
+        server = self.sshd()
+        there = server.url + str(usb)
+        self.backup(*server.arguments(), source, there)
+        self.backup(source, usb)
+        self.assert_complete(usb, source / "snapshot", names(source / "snapshot"))
+        known = json.loads((source / "snapshot" / ".completed_transfers").read_text())
+        uuid = sh("findmnt", "-n", "-o", "UUID", usb).strip()
+        self.assertEqual([list(known[there]), list(known[str(usb)])], [[uuid], [uuid]])
+
+    def test_one_below_that_of_the_destination(self) -> None:
+        source = self.source()
+        below = self.folder / "mnt" / "usb"
+        below.mkdir(parents=True)
+        sh("mount", "-t", "tmpfs", "none", below)
+        self.addCleanup(sh, "umount", below)
+        usb = Disk(self.folder, self.folder / "mnt", 120)
+        self.addCleanup(usb.unmount)
+        (usb.path / "usb").mkdir()
+        result = self.backup("--dry-run", source, usb.path / "usb")
+        self.assertIn("in full", result.out)

@@ -16,6 +16,23 @@ FAKE = "00000000-1111-2222-3333-444444444444"
 WHEN = datetime(2026, 11, 23, 23, 54, 51, tzinfo=timezone.utc)
 
 
+class FilesystemAmong(unittest.TestCase):
+    def test_which_one(self) -> None:
+        one, other = "0cb7e400-a5d3-469f-9cc8-ff82778f5ec2", "0dd62186-0447-449a-8fcc-60fb0acc3e51"
+        twin = "0cb7e400-a5d3-469f-9cc8-ff82ffffffff"
+        upper = 0x0CB7E400 ^ 0x9CC8FF82
+        table: dict[str, tuple[str, list[str], str | None]] = {
+            "of two": (f"{upper:08x}12345678", [one, other, "features"], one),
+            "none": (f"{upper:08x}12345678", [other], None),
+            "not to be told": (f"{upper:08x}12345678", [one, twin], None),
+            "no answer": ("", [one], None),
+            "other words": ("stat: no", [one], None),
+        }
+        for what, (fsid, uuids, wanted) in table.items():
+            with self.subTest(what):
+                self.assertEqual(btrfs.filesystem_among(fsid, uuids), wanted)
+
+
 class VersionTest(unittest.TestCase):
     def test_versions(self) -> None:
         table = {

@@ -6,8 +6,6 @@ from btrfs_backup.system.mounts import Mount, find, parse
 
 ROOT = Mount("/", "/", "ext4", "8:1")
 HOME = Mount("/home", "/@home", "btrfs", "0:30")
-HOME2 = Mount("/home2", "/", "xfs")
-DEEP = Mount("/home/anna/usb", "/", "btrfs")
 
 
 def line(point: str, root: str = "/", kind: str = "btrfs", optional: str = "") -> str:
@@ -75,42 +73,65 @@ class ParseTest(unittest.TestCase):
         self.assertEqual([each.point for each in parse(line("/b") + line("/a") + line("/b"))], ["/b", "/a", "/b"])
 
 
+def tree(*rows: tuple[int, int, str]) -> list[Mount]:
+    """Mounts of ROWS (id, parent, point)."""
+    return [Mount(point, "/", "btrfs", "0:30", number, parent) for number, parent, point in rows]
+
+
 class FindTest(unittest.TestCase):
     def test_deepest(self) -> None:
-        mounts = [ROOT, HOME2, DEEP, HOME]
+        mounts = tree((1, 0, "/"), (3, 1, "/home2"), (4, 2, "/home/anna/usb"), (2, 1, "/home"))
+        root, home2, deep, home = mounts
         table = {
-            "/": ROOT,
-            "/etc": ROOT,
-            "/home": HOME,
-            "/home/anna": HOME,
-            "/home/anna/usb": DEEP,
-            "/home/anna/usb/x/y": DEEP,
-            "/home/anna/usb2": HOME,
-            "/home2": HOME2,
-            "/home2/anna": HOME2,
-            "/home3": ROOT,
-            "/hom": ROOT,
-            "/homes/x": ROOT,
-            "/x/home": ROOT,
-            "/home\n": ROOT,
+            "/": root,
+            "/etc": root,
+            "/home": home,
+            "/home/anna": home,
+            "/home/anna/usb": deep,
+            "/home/anna/usb/x/y": deep,
+            "/home/anna/usb2": home,
+            "/home2": home2,
+            "/home2/anna": home2,
+            "/home3": root,
+            "/hom": root,
+            "/homes/x": root,
+            "/x/home": root,
+            "/home\n": root,
         }
         for path, wanted in table.items():
             for order in (mounts, mounts[::-1]):
                 with self.subTest(path=path, order=order):
                     self.assertEqual(find(order, path), wanted)
 
-    def test_overmounts(self) -> None:
-        """Of several at one point the last is seen."""
-        later = Mount("/home", "/", "tmpfs")
-        self.assertEqual(find([ROOT, HOME, later], "/home/anna"), later)
-        self.assertEqual(find([ROOT, later, HOME], "/home/anna"), HOME)
-        self.assertEqual(find([ROOT, HOME, later, DEEP], "/home/anna"), later)
-        self.assertEqual(find([Mount("/", "/", "rootfs"), ROOT], "/etc"), ROOT)
+    def test_what_is_covered_is_not_seen(self) -> None:
+        table: dict[str, tuple[list[Mount], str, int]] = {
+            "one on the other": (tree((1, 0, "/"), (2, 1, "/usb"), (3, 2, "/usb")), "/usb/x", 3),
+            "in another order": (tree((3, 2, "/usb"), (2, 1, "/usb"), (1, 0, "/")), "/usb", 3),
+            "below a later one": (tree((1, 0, "/"), (2, 1, "/mnt/usb"), (3, 1, "/mnt")), "/mnt/usb/x", 3),
+            "below a later one on its parent": (
+                tree((1, 0, "/"), (2, 1, "/mnt"), (3, 2, "/mnt/a/b"), (4, 2, "/mnt")),
+                "/mnt/a/b",
+                4,
+            ),
+            "and once more there": (
+                tree((1, 0, "/"), (2, 1, "/mnt/usb"), (3, 1, "/mnt"), (4, 3, "/mnt/usb")),
+                "/mnt/usb",
+                4,
+            ),
+            "a root over the first one": (tree((1, 1, "/"), (2, 1, "/"), (3, 2, "/usb")), "/usb", 3),
+            "a chroot on a part": (tree((7, 5, "/usr"), (8, 5, "/usr/lib"), (9, 7, "/usr/lib/x")), "/usr/lib/x", 9),
+        }
+        for what, (mounts, path, wanted) in table.items():
+            with self.subTest(what):
+                found = find(mounts, path)
+                assert found
+                self.assertEqual(found.id, wanted)
 
     def test_no_mount(self) -> None:
         self.assertIsNone(find([], "/"))
-        self.assertIsNone(find([HOME], "/"))
-        self.assertIsNone(find([HOME], "/home2"))
+        home = tree((2, 1, "/home"))
+        self.assertIsNone(find(home, "/"))
+        self.assertIsNone(find(home, "/home2"))
 
 
 class InsideTest(unittest.TestCase):
@@ -139,7 +160,8 @@ class InsideTest(unittest.TestCase):
 
     def test_whole_way(self) -> None:
         """From the kernel's table to the path inside, through an escaped mount point."""
-        mounts = parse(line("/", "/@", "btrfs") + line(r"/my\040disk", r"/@back\040ups", "btrfs", "shared:7"))
+        disk = line(r"/my\040disk", r"/@back\040ups", "btrfs", "shared:7").replace("36 35", "37 36")
+        mounts = parse(line("/", "/@", "btrfs") + disk)
         mount = find(mounts, "/my disk/home")
         assert mount
         self.assertEqual(mount.inside("/my disk/home"), "@back ups/home")

@@ -1,16 +1,22 @@
 """Children: their words, their end, and whose fault a broken pipeline is."""
 
+import errno
 import os
 import signal
 import sys
 import time
 import unittest
+from contextlib import ExitStack
 from pathlib import Path
 from unittest import mock
+from unittest.mock import patch
 
 from btrfs_backup.errors import Failure, Interrupted, MissingProgram
 from btrfs_backup.system import process
+from btrfs_backup.system.host import Host
 from btrfs_backup.system.process import STDERR_KEPT, Children, Command, Ended
+from btrfs_backup.system.transfer import Receiver, transfer
+from btrfs_backup.system.trees import Tree, read
 
 
 def python(code: str) -> Command:
@@ -53,6 +59,39 @@ class Run(unittest.TestCase):
 
     def test_messages_are_english(self) -> None:
         self.assertEqual(process.run(python("import os; print(os.environ['LC_ALL'])")).stdout, b"C\n")
+
+
+class Scarce(unittest.TestCase):
+    def test_what_the_machine_does_not_give_is_a_failure(self) -> None:
+        none = OSError(errno.EMFILE, "Too many open files")
+        with ExitStack() as scope:
+            tree = Tree(Host(), "/", scope)
+            for what, act, words in (
+                ("builtins.open", lambda: process.run(Command(("true",), "true")), "cannot run programs"),
+                ("builtins.open", lambda: read([tree], []), "cannot read files"),
+                ("os.pipe", lambda: transfer([], [Receiver((Command(("true",), "true"),))]), "cannot move a stream"),
+            ):
+                with self.subTest(words), patch(what, side_effect=none), self.assertRaises(Failure) as caught:
+                    act()
+                self.assertEqual(caught.exception.message, f"{words}: Too many open files")
+                self.assertIn("ulimit -n", caught.exception.hint)
+
+    def test_pipes_are_closed_when_there_are_not_enough(self) -> None:
+        pipe, left = os.pipe, [3]
+
+        def few() -> tuple[int, int]:
+            left[0] -= 1
+            if left[0] < 0:
+                raise OSError(errno.EMFILE, "Too many open files")
+            return pipe()
+
+        receivers = [Receiver((Command(("true",), "true"),))]
+        before = os.listdir("/proc/self/fd")
+        for count in (2, 4):
+            left[0] = 3
+            with patch("os.pipe", few), self.assertRaises(Failure):
+                transfer([], receivers * count)
+            self.assertEqual(os.listdir("/proc/self/fd"), before)
 
 
 class Scope(unittest.TestCase):

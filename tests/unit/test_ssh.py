@@ -163,7 +163,7 @@ class Hints(unittest.TestCase):
         table = {
             "ERROR: writing to x failed: No space left on device": ("disk full", "The disk is full"),
             "ERROR: writing to x failed: Disk quota exceeded": ("disk full", "The quota is used up"),
-            "mkdir: cannot create directory 'x': Read-only file system": ("read-only", "Mount the filesystem writable"),
+            "mkdir: cannot create directory 'x': Read-only file system": ("read-only", "Is it mounted read-only"),
             "ERROR: send ioctl failed with -5: Input/output error": ("", "btrfs device stats"),
             "something else": ("", ""),
         }

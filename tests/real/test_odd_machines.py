@@ -1,0 +1,174 @@
+"""What a machine lacks costs whatever needs it, and nothing else; it is told in one line."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.real.machine import TOP, Result, names, sh
+from tests.real.sshd import SshTest
+
+WITHOUT = """
+import os, sys
+def refused(*arguments):
+    raise PermissionError(1, "Operation not permitted")
+for name in sys.argv.pop(1).split(","):
+    setattr(os, name, refused)
+from btrfs_backup.__main__ import run
+run()
+"""
+
+
+class OddMachine(SshTest):
+    def shell(self, script: str, *arguments: object, code: str = "") -> Result:
+        """Run SCRIPT, in which "$@" is the command with ARGUMENTS; CODE: Python that runs it."""
+        command = [sys.executable, "-S", *(["-c", code] if code else ["-m", "btrfs_backup"]), *map(str, arguments)]
+        done = subprocess.run(
+            ["bash", "-c", script, "bash", *command],
+            env={**os.environ, "PYTHONPATH": str(TOP)},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        self.assertNotIn("Traceback", done.stderr)
+        return Result(done.returncode, done.stdout, done.stderr)
+
+
+class Streams(OddMachine):
+    def test_closed(self) -> None:
+        source, usb = self.source(), self.disk("usb").path
+        for count, closed in enumerate((">&-", "2>&-", "<&-", "<&- >&- 2>&-"), 1):
+            with self.subTest(closed):
+                self.assertEqual(self.shell(f'"$@" {closed}', "-v", "debug", source, usb).status, 0)
+                self.assert_complete(usb, source / "snapshot", names(source / "snapshot"))
+                self.assertEqual(len(names(usb)), count)
+
+    def test_messages_that_cannot_be_written(self) -> None:
+        source, usb = self.source(), self.disk("usb").path
+        self.assertEqual(self.shell('"$@" 2>/dev/full', source, usb).status, 0)
+        self.assertEqual(self.shell('"$@" 2> >(true); wait', source, usb).status, 0)
+        self.assert_complete(usb, source / "snapshot", names(source / "snapshot"))
+
+
+class Folders(OddMachine):
+    def test_current_one_is_deleted(self) -> None:
+        source, usb = self.source(), self.disk("usb").path
+        gone = f'mkdir {self.folder}/gone; cd {self.folder}/gone; rmdir {self.folder}/gone; "$@"'
+        (self.folder / "arguments").write_text(f"{source}\n{usb}\n")
+        self.assertEqual(self.shell(gone, source, usb).status, 0)
+        self.assertEqual(self.shell(gone, f"@{self.folder}/arguments").status, 0)
+        self.assertEqual(len(names(usb)), 2)
+        for arguments, words in (
+            ((source, "usb"), "'usb' is relative to the current folder, which is gone"),
+            (("@arguments",), "cannot read the argument file arguments: the current folder does not exist any more"),
+        ):
+            result = self.shell(gone, *arguments)
+            self.assertEqual(result.status, 2, result)
+            self.assertIn(words, result.err)
+
+    def test_no_temporary_one(self) -> None:
+        source, usb, server = self.source(), self.disk("usb").path, self.sshd()
+        script = (
+            "for each in /tmp /var/tmp /usr/tmp; do [ ! -d $each ] || mount -t tmpfs -o ro none $each; done; cd /; "
+        )
+        # Python would take the current folder.
+        script += 'mount -t tmpfs none /media; mkdir /media/x; mount -o remount,ro /media; cd /media/x; exec "$@"'
+        there = f"{server.url}{self.disk('nas').path}/x"
+        result = self.shell(f"unshare -m bash -c '{script}' bash \"$@\"", *server.arguments(), source, there, usb)
+        self.assertEqual(result.status, 10, result)
+        self.assertRegex(
+            result.err, f"error: {there}: cannot keep a connection to 127.0.0.1, for want of .*: No usable"
+        )
+        self.assertIn("  Another folder can be named by TMPDIR", result.err)
+        self.assertIn(f"{usb}: sent 1 snapshot", result.err)
+
+
+class Kernel(OddMachine):
+    def test_without_what_is_new_or_forbidden(self) -> None:
+        source, usb, server = self.source(), self.disk("usb").path, self.sshd()
+        places = [usb, f"{server.url}{self.disk('nas').path}/x", f"shell://cat > {self.folder}/stream"]
+        for _ in range(2):
+            result = self.shell('"$@"', "pidfd_open,memfd_create", *server.arguments(), source, *places, code=WITHOUT)
+            self.assertEqual(result.status, 0, result)
+        self.assert_complete(usb, source / "snapshot", names(source / "snapshot"))
+
+    def test_what_nothing_is_prepared_for(self) -> None:
+        """It ends what it hits, but neither the summary nor the document."""
+        source, usb = self.source(), self.disk("usb").path
+        for option in ("-v=info", "--json"):
+            wrong = WITHOUT.replace("PermissionError", "ZeroDivisionError")
+            result = self.shell('"$@"', "replace", option, source, usb, code=wrong)
+            self.assertEqual(result.status, 10, result)
+            self.assertRegex(result.err, r"error: unforeseen: ZeroDivisionError: .* \(line \d+ of .*\)\n  What else")
+            summary = '"exit_status": 10' if option == "--json" else f"{usb}: sent nothing"
+            self.assertIn(summary, result.out + result.err)
+
+
+class Limits(OddMachine):
+    def test_few_files_for_many_destinations(self) -> None:
+        source, usb = self.source(), self.disk("usb").path
+        places = [usb / str(number) for number in range(10)] + [f"shell://cat > {self.folder}/{each}" for each in "ab"]
+        for number in (64, 48):
+            result = self.shell(f'ulimit -n {number}; "$@"', "--no-compressed-data", source, *places)
+            self.assertEqual(result.status, 0, result)
+        for place in places[:10]:
+            self.assert_complete(Path(place), source / "snapshot", names(source / "snapshot"))
+
+    def test_none_for_anything(self) -> None:
+        source, usb = self.source(), self.disk("usb").path
+        for number, words in {
+            10: "cannot run stat: Too many open files: 'stat'",
+            5: "Too many open files",
+        }.items():
+            with self.subTest(number):
+                result = self.shell(f'ulimit -n {number}; "$@"', source, usb)
+                self.assertEqual(result.status, 1, result)
+                self.assertIn(words, result.err)
+                self.assertIn("The limit on open files is low", result.err)
+
+    def test_no_more_processes(self) -> None:
+        code = WITHOUT.replace("PermissionError(1,", "BlockingIOError(11,").replace("not permitted", "unavailable")
+        code = code.replace("setattr(os, name", "import _posixsubprocess, subprocess; setattr(subprocess, name")
+        source = self.source()
+        result = self.shell('"$@"', "_fork_exec", source, code=code.replace("(*arguments)", "(*arguments, **more)"))
+        self.assertIn("A limit on processes or memory is reached", result.err)
+
+
+class Places(OddMachine):
+    def test_links_that_lead_nowhere(self) -> None:
+        source, usb, good = self.source(), self.disk("usb").path, self.disk("good").path
+        (usb / "dangling").symlink_to("/nowhere/at/all")
+        (usb / "loop").symlink_to("loop")
+        result = self.shell('"$@"', source, usb / "dangling", usb / "loop", usb / "loop" / "x", good)
+        self.assertEqual(result.status, 10, result)
+        for name in ("dangling", "loop", "loop/x"):
+            self.assertIn("A symbolic link that leads nowhere", self.shell('"$@"', source, usb / name).err)
+            self.assertRegex(result.err, rf"error: {usb}/{name}: .*\b(File exists|symbolic links)")
+        self.assertIn(f"{good}: sent 1 snapshot", result.err)
+
+    def test_chroot_whose_root_is_no_mount(self) -> None:
+        source = self.source()
+        script = (
+            f"mkdir {self.folder}/root; cd {self.folder}/root; for each in /*; do if [ -L $each ]; then cp -P $each .; "
+            'elif [ -d $each ]; then mkdir .$each; mount --rbind $each .$each; fi; done; mkdir usb; exec chroot . "$@"'
+        )
+        result = self.shell(f"unshare -m bash -c '{script}' bash \"$@\"", source, "/usb")
+        self.assertEqual(result.status, 10, result)
+        self.assertIn("error: /usb: cannot find out on which filesystem '/usb' is\n  The root of a chroot", result.err)
+
+    def test_readonly_subvolume(self) -> None:
+        source, usb = self.source(), self.disk("usb").path
+        sh("btrfs", "subvolume", "create", usb / "sub")
+        sh("btrfs", "property", "set", usb / "sub", "ro", "true")
+        result = self.shell('"$@"', source, usb / "sub")
+        self.assertIn("or is it in a read-only subvolume (see 'btrfs property get -ts PATH ro')?", result.err)
+
+    def test_swap_file(self) -> None:
+        source = self.source()
+        sh("btrfs", "filesystem", "mkswapfile", "-s", "16m", source / "swap")
+        sh("swapon", source / "swap")
+        self.addCleanup(sh, "swapoff", source / "swap")
+        result = self.shell('"$@"', source)
+        self.assertEqual(result.status, 1, result)
+        self.assertRegex(result.err, "Text file busy\n  A swap file that is in use is in it")
