@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from datetime import datetime
 from posixpath import basename, dirname, join
 from typing import Any
 
@@ -97,8 +98,10 @@ def find_backup(settings: Settings, host: Host) -> Backup:
         raise model.no_backups(folder.path, naming, entries)
     own = not state.NAMES.isdisjoint(entries)
     beside = model.restorable(held, snapshots=own or bool(wanted))
-    chosen = model.choose(beside, wanted, folder.path)
-    for name, why in beside.foreign.items():
+    now = datetime.now()
+    chosen = model.choose(beside, wanted, folder.path, naming, now)
+    ahead = dict.fromkeys(naming.ahead(beside.complete, now), "it lies in the future")
+    for name, why in {**beside.foreign, **ahead}.items():
         if not wanted and name > chosen.name:
             log.warning("%s: passing over %s: %s", folder.path, name, why)
     return Backup(chosen, folder, naming, beside, own or not chosen.received_uuid)

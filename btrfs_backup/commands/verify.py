@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 from btrfs_backup.commands.destination import stand
 from btrfs_backup.commands.run import open_source
@@ -115,7 +116,7 @@ def _choose(side: _Side, snapshots: Mapping[str, Subvolume], settings: Settings)
 
 
 def _newest(common: Mapping[str, Subvolume], naming: Naming) -> Mapping[str, Subvolume]:
-    newest = naming.newest(common)
+    newest = naming.newest(common, datetime.now())
     return {name: backup for name, backup in common.items() if name == newest}
 
 

@@ -4,6 +4,7 @@ import bisect
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from itertools import chain
 
 from btrfs_backup.model import retention
@@ -50,11 +51,11 @@ class Batch:
 
 
 def target(
-    destination: str, holdings: Holdings, snapshots: Snapshots, naming: Naming, keep: retention.Policy
+    destination: str, holdings: Holdings, snapshots: Snapshots, naming: Naming, keep: retention.Policy, now: datetime
 ) -> Target:
-    """What DESTINATION, which holds HOLDINGS, lacks; without what its KEEP would delete again."""
+    """What DESTINATION, which holds HOLDINGS, lacks; without what its KEEP would delete again at NOW."""
     everything = {*snapshots, *holdings.complete}
-    wanted = {kept.name for kept in retention.decide(keep, naming, everything, {}).kept}
+    wanted = {kept.name for kept in retention.decide(keep, naming, everything, {}, now).kept}
     lacking = [name for name in snapshots if name in wanted and name not in holdings.complete]
     return Target(
         destination,
@@ -64,15 +65,33 @@ def target(
     )
 
 
-def unlisted_target(destination: str, delivered: Iterable[str], snapshots: Snapshots, naming: Naming) -> Target:
-    """What DESTINATION lacks, which cannot be looked into: all that is newer than the newest DELIVERED there."""
-    newest = naming.newest(delivered)
+def unlisted_target(
+    destination: str, delivered: Iterable[str], snapshots: Snapshots, naming: Naming, now: datetime
+) -> Target:
+    """What DESTINATION lacks, which cannot be looked into: all that is newer than what was DELIVERED there.
+
+    Of several that were, the newer ones lay in the future then: between them there may be others that were not.
+    """
+    had = sorted(name for name in delivered if name in naming)
+    oldest = had[0] if had and not naming.is_ahead(had[0], now) else ""
     return Target(
         destination,
-        tuple(name for name in snapshots if newest is None or name > newest),
-        frozenset(snapshots).intersection({newest} if newest else ()),
+        tuple(name for name in snapshots if name > oldest and name not in had),
+        frozenset(snapshots).intersection(had),
         one_by_one=True,
     )
+
+
+def to_record(target: Target, delivered: Iterable[str], naming: Naming, now: datetime) -> frozenset[str]:
+    """What of all that was DELIVERED to TARGET has to be on record: the newest and, for one that cannot be looked into,
+    those that lie in the future at NOW or before which something is still missing."""
+    own = frozenset(name for name in delivered if name in naming)
+    if not target.one_by_one:
+        newest = naming.newest(own, now)
+        return frozenset({newest} if newest else ())
+    behind = (name for name in own if not target.missing or name < target.missing[0])
+    newest = max((name for name in behind if not naming.is_ahead(name, now)), default="")
+    return frozenset(name for name in own if name >= newest)
 
 
 def leftovers(target: Target, holdings: Holdings, snapshots: Snapshots) -> list[str]:

@@ -21,7 +21,8 @@ class Fact(NamedTuple):
     OWED: a transfer of SNAPSHOT to it was begun, and is not known to have ended well.
     PARENT: such a transfer builds upon SNAPSHOT.
     NEWEST: SNAPSHOT is the newest one known to have arrived, of its prefix; on the FILESYSTEM with that UUID, since
-        disks are swapped at one mount point (empty for shell commands).
+        disks are swapped at one mount point. For shell commands, whose FILESYSTEM is empty, also one that lay in the
+        future when it arrived.
     BACKUP: the backup under that name there, with that UUID, is of this source.
     OTHER: the same cannot be proved to be of this source, and that was told.
     BLOCKED: SNAPSHOT could not be sent there: something else has its name.
@@ -105,11 +106,11 @@ def owed(records: Records, naming: Naming, destination: str) -> list[str]:
 # --- what was delivered ----------------------------------------------------------------------------------------------
 
 
-def delivered(records: Records, destination: str, filesystem: str, naming: Naming, newest: str | None) -> Records:
-    """NEWEST is the newest snapshot of this naming that DESTINATION has on FILESYSTEM (None: it has none)."""
+def delivered(records: Records, destination: str, filesystem: str, naming: Naming, newest: Iterable[str]) -> Records:
+    """NEWEST is of this naming, and what is to be known of the snapshots that DESTINATION has on FILESYSTEM."""
     old = {each for each in of(records, destination, NEWEST) if each.filesystem == filesystem}
     own = {each for each in old if each.snapshot in naming}
-    return records - own | ({Fact(NEWEST, destination, newest, filesystem)} if newest else NONE)
+    return records - own | {Fact(NEWEST, destination, name, filesystem) for name in newest}
 
 
 def blocked(records: Records, destination: str, filesystem: str, naming: Naming, names: Iterable[str]) -> Records:
@@ -120,7 +121,7 @@ def blocked(records: Records, destination: str, filesystem: str, naming: Naming,
 
 
 def last_delivered(records: Records, destination: str, filesystem: str = "") -> frozenset[str]:
-    """The newest snapshots that went to DESTINATION on FILESYSTEM (empty for shell commands), one for each prefix."""
+    """The newest snapshots, of all prefixes, that went to DESTINATION on FILESYSTEM (empty for shell commands)."""
     return frozenset(each.snapshot for each in of(records, destination, NEWEST) if each.filesystem == filesystem)
 
 

@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from posixpath import join, relpath
 
 from btrfs_backup.errors import Failure
@@ -89,8 +90,8 @@ def restorable(held: Inventory, snapshots: bool) -> Holdings:
     return Holdings(usable, (), {name: judged[name] for name in sorted(judged) if name not in usable})
 
 
-def choose(held: Holdings, wanted: str, place: str) -> Subvolume:
-    """The backup WANTED, or the newest one if that is empty, of those HELD at PLACE. Raises Failure."""
+def choose(held: Holdings, wanted: str, place: str, naming: Naming, now: datetime) -> Subvolume:
+    """The backup WANTED, or the newest one at NOW if that is empty, of those HELD at PLACE. Raises Failure."""
     if wanted in held.foreign:
         what_to_do = "Choose another backup; its folder as SOURCE means the newest complete one."
         if held.foreign[wanted] == inventory.UNWRITTEN:
@@ -103,7 +104,7 @@ def choose(held: Holdings, wanted: str, place: str) -> Subvolume:
             f"there is no complete backup in '{place}': {newest} is none: {held.foreign[newest]}",
             "Restore from another folder, or from the snapshots of the source.",
         )
-    return held.complete[wanted or max(held.complete)]
+    return held.complete[wanted or naming.newest(held.complete, now) or max(held.complete)]
 
 
 def no_backups(place: str, naming: Naming, entries: Collection[str]) -> Failure:

@@ -64,16 +64,23 @@ def parse(text: str) -> Policy:
     return Policy(latest, tuple((unit, counts[unit]) for unit in _UNITS if counts.get(unit)))
 
 
-def decide(policy: Policy, naming: Naming, names: Iterable[str], protected: Mapping[str, Sequence[str]]) -> Verdict:
-    """Which of NAMES stay under POLICY. The newest always stays, and so do those PROTECTED, for the reasons given."""
-    ordered = sorted(names)
-    reasons: dict[str, list[str]] = {name: [] for name in ordered}
-    for name, because in _by_policy(policy, naming, ordered):
-        reasons[name].append(because)
+def decide(
+    policy: Policy, naming: Naming, names: Iterable[str], protected: Mapping[str, Sequence[str]], now: datetime
+) -> Verdict:
+    """Which of NAMES stay under POLICY. The newest always stays, and so do those PROTECTED, for the reasons given.
+
+    Those that lie in the future at NOW stay, and the others are judged as if these were not there.
+    """
+    reasons: dict[str, list[str]] = {name: [] for name in sorted(names)}
+    for name in naming.ahead(reasons, now):
+        reasons[name].append("lies in the future")
+    ordered = [name for name, because in reasons.items() if not because]
+    for name, reason in _by_policy(policy, naming, ordered):
+        reasons[name].append(reason)
     if ordered and not reasons[ordered[-1]]:
         reasons[ordered[-1]].append("newest")
-    for name in ordered:
-        reasons[name].extend(protected.get(name, ()))
+    for name, because in reasons.items():
+        because.extend(protected.get(name, ()))
     return Verdict(
         tuple(Kept(name, tuple(because)) for name, because in reasons.items() if because),
         tuple(name for name, because in reasons.items() if not because),

@@ -72,36 +72,42 @@ class Naming:
         # Not strftime alone: it does not pad years before 1000.
         return f"{self.prefix}{time.year:04}{time.strftime(_FORMAT[2:])}"
 
-    def newest(self, names: Iterable[str]) -> str | None:
-        """The name that sorts last among those of ours, or None."""
-        return max((name for name in names if name in self), default=None)
+    def is_ahead(self, name: str, now: datetime) -> bool:
+        """Whether NAME lies in the future at NOW (naive local time), by more than an hour.
+
+        By one hour more in the repeated hour at the end of daylight saving time (NOW.fold is 1 there), when names of
+        the first pass look like the future.
+        """
+        time = self.time(name)
+        return time is not None and time - now.replace(fold=0) > timedelta(hours=1 + now.fold)
+
+    def ahead(self, names: Iterable[str], now: datetime) -> list[str]:
+        """Those of NAMES that lie in the future at NOW, sorted."""
+        return sorted(name for name in names if self.is_ahead(name, now))
+
+    def newest(self, names: Iterable[str], now: datetime) -> str | None:
+        """The name of ours that sorts last among those that do not lie in the future at NOW, or else among all."""
+        own = (name for name in names if name in self)
+        return max(own, key=lambda name: (not self.is_ahead(name, now), name), default=None)
 
     def next(self, now: datetime, names: Iterable[str]) -> str:
-        """A name for a snapshot taken at NOW (naive local time) that sorts after each one of ours in NAMES.
+        """A name, not among NAMES, for a snapshot taken at NOW (naive local time).
 
-        Raises Failure at the end of the calendar.
+        It sorts after each one of ours that does not lie in the future. Raises Failure at the end of the calendar.
         """
-        newest = self.newest(names)
+        taken = set(names)
+        newest = self.newest(taken, now)
         wanted = self.name(now)
-        if newest is None or newest < wanted:
+        if newest is None or newest < wanted or self.is_ahead(newest, now):
             return wanted
-        newest_time = self.time(newest)
-        assert newest_time is not None
+        time = self.time(newest)
+        assert time is not None
         try:
-            return self.name(newest_time + timedelta(seconds=1))
+            while (name := self.name(time)) in taken:
+                time += timedelta(seconds=1)
         except OverflowError:
             raise Failure(f"no name sorts after '{newest}'", "Delete or rename that snapshot.") from None
-
-    def ahead(self, now: datetime, names: Iterable[str]) -> str | None:
-        """The newest name when it lies in the future, else None.
-
-        A minute is allowed for runs that follow closely, and an hour more in the repeated hour at the end of
-        daylight saving time (NOW.fold is 1 there), when names of the first pass look like the future.
-        """
-        newest = self.newest(names)
-        time = self.time(newest) if newest else None
-        allowed = timedelta(minutes=1) + timedelta(hours=now.fold)
-        return newest if time and time > now.replace(fold=0) + allowed else None
+        return name
 
 
 def prefix_of(name: str) -> str:

@@ -36,10 +36,11 @@ def _place(each: Destination, world: World) -> Place:
     recorded = set(records.owed(world.records, world.naming, each.identity))
     owed = recorded - set(each.holdings.complete) | set(each.target.owed if each.target else ())
     if each.target and each.seen.listed:
-        newest = world.naming.newest(each.holdings.complete.keys() - each.strangers)
+        known = frozenset(each.holdings.complete.keys() - each.strangers)
     else:
-        known = records.of(world.records, each.identity, records.NEWEST)
-        newest = world.naming.newest(fact.snapshot for fact in known)
+        known = frozenset(fact.snapshot for fact in records.of(world.records, each.identity, records.NEWEST))
+    # What lies in the future says nothing of how old the newest one is.
+    newest = world.naming.newest(known.difference(world.naming.ahead(known, world.moment)), world.moment)
     taken, max_age = world.naming.time(newest) if newest else None, world.settings.max_age
     age = world.moment - taken if taken else None
     too_old = max_age is not None and (age is None or age > max_age)

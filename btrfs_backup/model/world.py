@@ -5,7 +5,7 @@
 Whoever acts (see commands.run) hands back what came of a step, failures among it, as a value.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -214,7 +214,7 @@ class World:
         """The step that is to be carried out next; None when all is done."""
         if self.settings.take_snapshot and not self.took and not self.settings.status:
             names = [*self.entries, *(each.snapshot for each in self.records)]
-            return Take(self.naming.next(self.moment, names), self.naming.newest(self.entries))
+            return Take(self.naming.next(self.moment, names), self.naming.newest(self.entries, self.moment))
         if not self.listed:
             return List()
         if self.ended:
@@ -252,10 +252,10 @@ class World:
         """Which backups retention keeps at a destination, and why."""
         common = each.target.common if each.target else frozenset()
         protected = {}
-        if newest := self.naming.newest(common):
+        if newest := self.naming.newest(common, self.moment):
             protected[newest] = ["newest that the source has, too"]
         held = common.union(each.holdings.complete) - each.strangers
-        return retention.decide(self.settings.keep_backups, self.naming, held, protected)
+        return retention.decide(self.settings.keep_backups, self.naming, held, protected, self.moment)
 
     def verdict(self) -> Verdict:
         """Which snapshots retention keeps at the source, and why."""
@@ -265,7 +265,7 @@ class World:
             for each in self.destinations:
                 for name in each.target.owed if each.target else ():
                     protected.setdefault(name, []).append(f"needed by {each.identity}")
-        return retention.decide(self.settings.keep_snapshots, self.naming, self.snapshots, protected)
+        return retention.decide(self.settings.keep_snapshots, self.naming, self.snapshots, protected, self.moment)
 
     # --- a step, from beginning to end ---
 
@@ -273,10 +273,6 @@ class World:
         """The world when STEP begins. What it tells on record has to be saved before it is carried out."""
         world = replace(self, step=step, before=self.records)
         match step:
-            case Take(name):
-                if ahead := self.naming.ahead(self.moment, [*self.entries, *(each.snapshot for each in self.records)]):
-                    what = f"snapshot {ahead} lies in the future: is the clock right? Names go on from there"
-                    world = world._telling("warning", "", what)
             case Clear(destination, names, _):
                 for name in names:
                     world = world._telling("info", destination, f"deleting {name}, a transfer that was cut off")
@@ -367,6 +363,8 @@ class World:
             return replace(world, ended=True)._failing("", outcome)
         held = inventory.snapshots(outcome.folder)
         world = replace(world, subvolume=outcome.subvolume, snapshots=held.complete)
+        if ahead := self.naming.ahead(held.complete, self.moment):
+            world = world._telling("warning", self.settings.folder_path, _ahead(ahead))
         for name, why in held.foreign.items():
             world = world._telling("warning", self.settings.folder_path, f"leaving {name} alone: {why}")
         if self.taken and self.taken not in held.complete:
@@ -387,7 +385,7 @@ class World:
         world = self._changing(destination, lambda each: replace(each, looked=True))
         if isinstance(seen, Failure):
             world = world._giving_up(destination, seen)
-            newest = self.naming.newest(self.snapshots)
+            newest = self.naming.newest(self.snapshots, self.moment)
             known = records.filesystems(self.records, destination) or records.of(
                 self.records, destination, records.OWED
             )
@@ -396,7 +394,7 @@ class World:
             return world
         if not seen.listed:
             delivered = records.last_delivered(self.records, destination)
-            target = plan.unlisted_target(destination, delivered, self.snapshots, self.naming)
+            target = plan.unlisted_target(destination, delivered, self.snapshots, self.naming, self.moment)
             return world._changing(destination, lambda each: replace(each, seen=seen, target=target))._reconciled(
                 target
             )
@@ -415,9 +413,10 @@ class World:
             self.snapshots,
             self.naming,
             self.settings.keep_backups,
+            self.moment,
         )
         delivered_there = records.last_delivered(self.records, destination, seen.filesystem)
-        newest = self.naming.newest(delivered_there)
+        newest = self.naming.newest(delivered_there, self.moment)
         looked = Destination(
             self.at(destination).location,
             replace(self.at(destination).outcome, free=seen.free),
@@ -465,6 +464,10 @@ class World:
         for name, why in each.holdings.foreign.items():
             if name not in target.occupied:
                 yield "warning", f"leaving {name} alone: {why}"
+        if ahead := self.naming.ahead(
+            each.holdings.complete.keys() - self.snapshots.keys() - each.strangers, self.moment
+        ):
+            yield "warning", _ahead(ahead)
         for name in each.holdings.partial:
             if name not in self.snapshots:
                 path = f"{each.location.path}/{name}"
@@ -494,7 +497,10 @@ class World:
     def _delivered(self, destination: str) -> "World":
         """The newest snapshot that a destination has is on record."""
         each = self.at(destination)
-        newest = self.naming.newest(each.target.common) if each.target else None
+        target = each.target or Target(destination)
+        # What a shell command got is known from nothing else.
+        had = frozenset() if each.seen.listed else records.last_delivered(self.records, destination)
+        newest = plan.to_record(target, target.common | had, self.naming, self.moment)
         known = records.delivered(self.records, destination, each.seen.filesystem, self.naming, newest)
         if each.seen.listed and each.target:
             held = each.holdings.complete.items()
@@ -641,6 +647,14 @@ def _under_way(name: str, holder: str) -> Failure:
 
 def _without_parent(each: Destination, parent: str) -> Destination:
     return replace(each, target=plan.without_parent(each.target, parent) if each.target else None)
+
+
+def _ahead(names: Sequence[str]) -> str:
+    verb, them = ("lies", "it is") if len(names) == 1 else ("lie", "they are")
+    return (
+        f"{span(names)} {verb} in the future: is the clock right? What '-N' and '-n' keep is decided as if {them} not "
+        "there\n  If the clock was wrong then, rename or delete what has such a name."
+    )
 
 
 def occupied(place: str, name: str, why: str) -> Failure:

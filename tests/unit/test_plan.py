@@ -3,6 +3,7 @@
 import random
 import unittest
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from btrfs_backup.model import plan, retention
@@ -15,6 +16,7 @@ HOME = Subvolume("home", "HOME")
 # One snapshot a day, oldest first.
 A, B, C, D, E, F = (f"2026010{day}-120000" for day in (1, 2, 3, 4, 5, 6))
 ALL = (A, B, C, D, E, F)
+NOW = datetime(2028, 1, 1)
 
 
 def snapshot(name: str, parent: str = "HOME", received: str = "") -> Subvolume:
@@ -43,26 +45,84 @@ class UnlistedTargetTest(unittest.TestCase):
             ([], list(ALL), []),
             ([A], [B, C, D, E, F], [A]),
             ([F], [], [F]),
-            ([B, D], [E, F], [D]),
+            ([B, D], [C, E, F], [B, D]),
             (["other-20270101-120000"], list(ALL), []),
             (["other-20270101-120000", E], [F], [E]),
             (["20260103-130000"], [D, E, F], []),
-            (["20270101-120000"], [], []),
+            (["20260107-120000"], [], []),
+            (["20990101-120000"], list(ALL), []),
         ]
         for delivered, missing, common in table:
             with self.subTest(delivered=delivered):
-                target = plan.unlisted_target("shell://x", delivered, source(*ALL), NAMING)
+                target = plan.unlisted_target("shell://x", delivered, source(*ALL), NAMING, NOW)
                 self.assertEqual(target, Target("shell://x", tuple(missing), frozenset(common), one_by_one=True))
 
     def test_chain(self) -> None:
         """Each one on top of what was delivered before, or in full when that is gone."""
         for delivered, wanted in (([B], [(C, B), (D, C)]), (["20260102-130000"], [(C, None), (D, C)])):
-            target = plan.unlisted_target("shell://x", delivered, source(B, C, D), NAMING)
+            target = plan.unlisted_target("shell://x", delivered, source(B, C, D), NAMING, NOW)
             sent = []
             while batch := plan.next_batch([target], lineage(B, C, D)):
                 sent.append((batch.snapshot, batch.parent))
                 target = plan.served(target, batch.snapshot)
             self.assertEqual(sent, wanted)
+
+
+class FutureTest(unittest.TestCase):
+    """Names that lie in the future, as of 7 January 2026."""
+
+    NOW = datetime(2026, 1, 7, 12)
+    LATER, LAST = "20260108-120000", "20990101-120000"
+
+    def test_a_shell_command_goes_on(self) -> None:
+        """It gets each one once, in whatever order they come, also when the time of the future ones has come."""
+        got: list[str] = []
+        known = frozenset[str]()
+        days = {
+            5: [A, self.LATER, self.LAST],
+            6: [A, F, self.LATER, self.LAST],
+            7: [A, F, "20260107-110000", self.LATER, self.LAST],
+            9: [F, "20260107-110000", self.LATER, "20260109-110000", self.LAST],
+        }
+        for day, there in days.items():
+            now = datetime(2026, 1, day, 12)
+            target = plan.unlisted_target("shell://x", known, source(*there), NAMING, now)
+            # Looked at, but nothing is sent yet.
+            known = plan.to_record(target, target.common | known, NAMING, now)
+            target = plan.unlisted_target("shell://x", known, source(*there), NAMING, now)
+            while target.missing:
+                got.append(target.missing[0])
+                target = plan.served(target, target.missing[0])
+                known = plan.to_record(target, target.common | known, NAMING, now)
+        wanted = [A, self.LATER, self.LAST, F, "20260107-110000", "20260109-110000"]
+        self.assertEqual(got, wanted)
+        self.assertEqual(known, {"20260109-110000", self.LAST})
+
+    def test_what_was_passed_by_is_still_sent(self) -> None:
+        """The time of a delivered one has come before the transfer of an older one went well."""
+        there, now = source(A, "20260108-000000", self.LATER), datetime(2026, 1, 9)
+        target = plan.unlisted_target("shell://x", [A, self.LATER], there, NAMING, now)
+        self.assertEqual(target.missing, ("20260108-000000",))
+        self.assertEqual(plan.to_record(target, target.common, NAMING, now), {A, self.LATER})
+        target = plan.served(target, "20260108-000000")
+        self.assertEqual(plan.to_record(target, target.common, NAMING, now), {self.LATER})
+
+    def test_a_shell_command_that_got_what_is_gone(self) -> None:
+        """It is remembered."""
+        target = plan.unlisted_target("shell://x", [B], source(A), NAMING, self.NOW)
+        self.assertEqual((target.missing, plan.to_record(target, target.common | {B}, NAMING, self.NOW)), ((), {B}))
+
+    def test_folder(self) -> None:
+        """The newest on record is of the past, or else whatever there is."""
+        for common, wanted in (([A, B, self.LAST], {B}), ([self.LATER, self.LAST], {self.LAST}), ([], set())):
+            target = Target("/b", (), frozenset(common))
+            self.assertEqual(plan.to_record(target, common, NAMING, self.NOW), wanted)
+
+    def test_evicts_nothing(self) -> None:
+        """It is sent, and so are all that its destination would keep without it."""
+        held = holdings(["20980101-120000"])
+        target = plan.target("/b", held, source(*ALL, self.LAST), NAMING, retention.parse("2"), self.NOW)
+        self.assertEqual(target.missing, (E, F, self.LAST))
 
 
 class UnsharedTest(unittest.TestCase):
@@ -142,7 +202,7 @@ class UnusableParentTest(unittest.TestCase):
 
 class TargetTest(unittest.TestCase):
     def missing(self, held: Holdings, keep: str, names: tuple[str, ...] = ALL) -> list[str]:
-        return list(plan.target("/b", held, source(*names), NAMING, retention.parse(keep)).missing)
+        return list(plan.target("/b", held, source(*names), NAMING, retention.parse(keep), NOW).missing)
 
     def test_missing(self) -> None:
         """Oldest first; a partial backup is missing; what the source has no more is not asked for."""
@@ -191,30 +251,31 @@ class TargetTest(unittest.TestCase):
     def test_occupied_names(self) -> None:
         """A foreign entry takes the place of a snapshot only where that would have to be sent."""
         foreign = {B: "a file", E: "writable", "20250101-000000": "other", "20270101-000000": "other"}
-        target = plan.target("/b", holdings([A], foreign=foreign), source(*ALL), NAMING, retention.KEEP_ALL)
+        target = plan.target("/b", holdings([A], foreign=foreign), source(*ALL), NAMING, retention.KEEP_ALL, NOW)
         self.assertEqual(target.missing, (C, D, F))
         self.assertEqual(dict(target.occupied), {B: "a file", E: "writable"})
         self.assertEqual(target.owed, {B, C, D, E, F})
-        target = plan.target("/b", holdings([A], foreign=foreign), source(*ALL), NAMING, retention.parse("2"))
+        target = plan.target("/b", holdings([A], foreign=foreign), source(*ALL), NAMING, retention.parse("2"), NOW)
         self.assertEqual((target.missing, dict(target.occupied)), ((F,), {E: "writable"}))
-        target = plan.target("/b", holdings([A], foreign=foreign), source(*ALL), NAMING, retention.parse("1"))
+        target = plan.target("/b", holdings([A], foreign=foreign), source(*ALL), NAMING, retention.parse("1"), NOW)
         self.assertEqual((target.missing, dict(target.occupied)), ((F,), {}))
 
     def test_common(self) -> None:
         """Complete on both sides."""
         held = holdings([A, C, "20250101-000000"], partial=[B], foreign={D: "why"})
-        target = plan.target("/b", held, source(A, B, C, D), NAMING, retention.KEEP_ALL)
+        target = plan.target("/b", held, source(A, B, C, D), NAMING, retention.KEEP_ALL, NOW)
         self.assertEqual(target.common, {A, C})
         self.assertEqual(target.destination, "/b")
 
     def test_nothing_at_the_source(self) -> None:
         self.assertEqual(
-            plan.target("/b", holdings([A]), source(), NAMING, retention.KEEP_ALL), Target("/b", (), frozenset(), {})
+            plan.target("/b", holdings([A]), source(), NAMING, retention.KEEP_ALL, NOW),
+            Target("/b", (), frozenset(), {}),
         )
 
     def test_prefix(self) -> None:
         names = [f"home-{name}" for name in ALL]
-        target = plan.target("/b", holdings(), source(*names), Naming("home-"), retention.parse("2d"))
+        target = plan.target("/b", holdings(), source(*names), Naming("home-"), retention.parse("2d"), NOW)
         self.assertEqual(list(target.missing), names[-2:])
 
 
@@ -232,12 +293,12 @@ class LeftoversTest(unittest.TestCase):
         for keep, complete, wanted in table:
             with self.subTest(keep=keep, complete=complete):
                 held = holdings(complete, partial=[lost, A, D, F], foreign={"20250102-000000": "why"})
-                target = plan.target("/b", held, source(*ALL), NAMING, retention.parse(keep))
+                target = plan.target("/b", held, source(*ALL), NAMING, retention.parse(keep), NOW)
                 self.assertEqual(plan.leftovers(target, held, source(*ALL)), wanted)
 
     def test_none(self) -> None:
         held = holdings(ALL)
-        target = plan.target("/b", held, source(*ALL), NAMING, retention.parse("1"))
+        target = plan.target("/b", held, source(*ALL), NAMING, retention.parse("1"), NOW)
         self.assertEqual(plan.leftovers(target, held, source(*ALL)), [])
 
 
@@ -255,7 +316,7 @@ class StrangersTest(unittest.TestCase):
         for here, there, delivered, wanted in table:
             with self.subTest(here=here, there=there, delivered=delivered):
                 held = holdings(there, partial=[D])
-                target = plan.target("/b", held, source(*here), NAMING, retention.KEEP_ALL)
+                target = plan.target("/b", held, source(*here), NAMING, retention.KEEP_ALL, NOW)
                 self.assertEqual(plan.strangers(target, held, delivered), frozenset(wanted))
 
 

@@ -405,12 +405,14 @@ class CompletedTest(unittest.TestCase):
         }
         for case, (destination, filesystem, naming, newest, after) in table.items():
             with self.subTest(case):
-                found = records.delivered(completed(self.BEFORE), destination, filesystem, naming, newest)
+                found = records.delivered(
+                    completed(self.BEFORE), destination, filesystem, naming, [newest] if newest else []
+                )
                 self.assertEqual(found, completed(after))
 
     def test_shell(self) -> None:
         """A shell command has no filesystem."""
-        found = records.delivered(NONE, "shell://cat", "", NAMING, ONE)
+        found = records.delivered(NONE, "shell://cat", "", NAMING, [ONE])
         self.assertEqual(found, {Fact(NEWEST, "shell://cat", ONE)})
 
     def test_last_delivered_to_a_shell_command(self) -> None:

@@ -1,6 +1,7 @@
 """Which backup is restored, on top of what, and where its copies go."""
 
 import unittest
+from datetime import datetime
 
 from btrfs_backup.errors import Failure
 from btrfs_backup.model import restoration as restore
@@ -129,12 +130,13 @@ class RestorableTest(unittest.TestCase):
 
     def test_choice(self) -> None:
         held = Holdings(named(backup(A), backup(B)), (), {C: "a part", "20250101-000000": "a file"})
-        self.assertEqual(restore.choose(held, "", "/usb"), backup(B))
-        self.assertEqual(restore.choose(held, A, "/usb"), backup(A))
+        self.assertEqual(restore.choose(held, "", "/usb", Naming(), datetime(2028, 1, 1)), backup(B))
+        self.assertEqual(restore.choose(held, "", "/usb", Naming(), datetime(2026, 1, 1, 11)), backup(A))
+        self.assertEqual(restore.choose(held, A, "/usb", Naming(), datetime(2028, 1, 1)), backup(A))
         with self.assertRaisesRegex(Failure, f"'{C}' in '/usb' cannot be restored: a part"):
-            restore.choose(held, C, "/usb")
+            restore.choose(held, C, "/usb", Naming(), datetime(2028, 1, 1))
         with self.assertRaisesRegex(Failure, f"no complete backup in '/usb': {C} is none: a part"):
-            restore.choose(Holdings({}, (), held.foreign), "", "/usb")
+            restore.choose(Holdings({}, (), held.foreign), "", "/usb", Naming(), datetime(2028, 1, 1))
 
     def test_what_may_lack_data(self) -> None:
         """What to type when it is all that there is, wherever it is."""
@@ -144,7 +146,7 @@ class RestorableTest(unittest.TestCase):
             ("/my usb", f"rmdir '/my usb/.{C}.receiving'"),
         ):
             with self.subTest(place), self.assertRaises(Failure) as raised:
-                restore.choose(held, C, place)
+                restore.choose(held, C, place, Naming(), datetime(2028, 1, 1))
             self.assertTrue(raised.exception.hint.endswith(wanted), raised.exception.hint)
 
 

@@ -9,6 +9,7 @@ from btrfs_backup.model.retention import KEEP_ALL, Kept, Policy, Verdict, decide
 from btrfs_backup.model.snapshot import Naming
 
 NAMING = Naming()
+LAST = datetime.max  # nothing lies in the future
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
 
@@ -165,14 +166,14 @@ class ParseTest(unittest.TestCase):
                     except ValueError as error:
                         self.assertNotIn("set_int_max_str_digits", str(error))
                     else:
-                        self.assertEqual(decide(policy, NAMING, ["20260101-000000"], {}).dropped, ())
+                        self.assertEqual(decide(policy, NAMING, ["20260101-000000"], {}, LAST).dropped, ())
 
 
 # --- what is kept ----------------------------------------------------------------------------------------------------
 
 
 def kept(text: str, names: Iterable[str]) -> list[str]:
-    return [each.name for each in decide(parse(text), NAMING, names, {}).kept]
+    return [each.name for each in decide(parse(text), NAMING, names, {}, LAST).kept]
 
 
 class DecideTest(unittest.TestCase):
@@ -181,24 +182,26 @@ class DecideTest(unittest.TestCase):
     def test_nothing_there(self) -> None:
         for text in ("all", "1", "7d"):
             with self.subTest(text=text):
-                self.assertEqual(decide(parse(text), NAMING, [], {}), Verdict((), ()))
-                self.assertEqual(decide(parse(text), NAMING, [], {"20260101-000000": ["why"]}), Verdict((), ()))
+                self.assertEqual(decide(parse(text), NAMING, [], {}, LAST), Verdict((), ()))
+                self.assertEqual(decide(parse(text), NAMING, [], {"20260101-000000": ["why"]}, LAST), Verdict((), ()))
 
     def test_all(self) -> None:
-        verdict = decide(KEEP_ALL, NAMING, reversed(self.DAYS), {})
+        verdict = decide(KEEP_ALL, NAMING, reversed(self.DAYS), {}, LAST)
         self.assertEqual(verdict, Verdict(tuple(Kept(name, ("keep all",)) for name in self.DAYS), ()))
 
     def test_latest(self) -> None:
         for count in range(1, 13):
             with self.subTest(count=count):
-                verdict = decide(parse(str(count)), NAMING, self.DAYS, {})
+                verdict = decide(parse(str(count)), NAMING, self.DAYS, {}, LAST)
                 self.assertEqual([each.name for each in verdict.kept], list(self.DAYS[-count:]))
                 self.assertEqual(verdict.dropped, self.DAYS[: max(0, 10 - count)])
 
     def test_reasons(self) -> None:
         """Each one kept has every reason that applies, in words for the user."""
         names = ["20251230-120000", "20260101-110000", "20260101-115900", "20260102-000000"]
-        verdict = decide(parse("1 2h 2d 2w 2m 2y"), NAMING, names, {"20251230-120000": ["outstanding for /backup"]})
+        verdict = decide(
+            parse("1 2h 2d 2w 2m 2y"), NAMING, names, {"20251230-120000": ["outstanding for /backup"]}, LAST
+        )
         self.assertEqual(
             verdict,
             Verdict(
@@ -222,7 +225,7 @@ class DecideTest(unittest.TestCase):
         )
 
     def test_latest_are_numbered_from_the_newest(self) -> None:
-        verdict = decide(parse("3"), NAMING, self.DAYS, {})
+        verdict = decide(parse("3"), NAMING, self.DAYS, {}, LAST)
         self.assertEqual(
             verdict.kept,
             (
@@ -271,23 +274,45 @@ class DecideTest(unittest.TestCase):
             with self.subTest(text=text):
                 self.assertEqual(kept(text, names), names[-count:])
 
-    def test_future_is_counted_like_the_past(self) -> None:
-        """There is no clock in it: periods are those of the names."""
+    def test_periods_are_those_of_the_names(self) -> None:
+        """Not of the clock."""
         self.assertEqual(kept("1d", ["20260101-100000", "99991231-235959"]), ["99991231-235959"])
         self.assertEqual(kept("2d", ["00010101-000000", "99991231-235959"]), ["00010101-000000", "99991231-235959"])
+
+    def test_future(self) -> None:
+        """What lies in the future stays, and of the others those that would stay without it."""
+        now = datetime(2026, 1, 10, 12)
+        future = ["20260110-130001", "20990101-000000", "99991231-235959"]
+        for text in ("1", "3", "2d", "1 3d 2w 12m 5y", "all"):
+            alone = decide(parse(text), NAMING, self.DAYS, {}, now)
+            verdict = decide(parse(text), NAMING, [*future, *self.DAYS], {}, now)
+            with self.subTest(text):
+                self.assertEqual(verdict.kept[:-3], alone.kept)
+                self.assertEqual(verdict.kept[-3:], tuple(Kept(name, ("lies in the future",)) for name in future))
+                self.assertEqual(verdict.dropped, alone.dropped)
+        # Alone.
+        self.assertEqual(decide(parse("1"), NAMING, future, {}, now).dropped, ())
+        # Not more than an hour.
+        self.assertEqual(decide(parse("1"), NAMING, [self.DAYS[0], "20260110-130000"], {}, now).dropped, self.DAYS[:1])
+        protected = {future[0]: ["outstanding for /b"]}
+        self.assertEqual(
+            decide(parse("1"), NAMING, future[:1], protected, now).kept,
+            (Kept(future[0], ("lies in the future", "outstanding for /b")),),
+        )
 
     def test_newest_always_stays(self) -> None:
         """Even under a policy by hand that asks for nothing."""
         for policy in (Policy(0), Policy(0, (("d", 0),))):
             with self.subTest(policy=policy):
                 self.assertEqual(
-                    decide(policy, NAMING, self.DAYS, {}), Verdict((Kept(self.DAYS[-1], ("newest",)),), self.DAYS[:-1])
+                    decide(policy, NAMING, self.DAYS, {}, LAST),
+                    Verdict((Kept(self.DAYS[-1], ("newest",)),), self.DAYS[:-1]),
                 )
 
     def test_protected(self) -> None:
         """Those protected stay with their reasons, besides what the policy keeps: they do not use up its number."""
         protected = {self.DAYS[0]: ["outstanding for /b", "parent of one outstanding for /c"], self.DAYS[-1]: ["new"]}
-        verdict = decide(parse("2"), NAMING, self.DAYS, {**protected, "20990101-000000": ["not there"]})
+        verdict = decide(parse("2"), NAMING, self.DAYS, {**protected, "20990101-000000": ["not there"]}, LAST)
         self.assertEqual(
             verdict,
             Verdict(
@@ -301,14 +326,14 @@ class DecideTest(unittest.TestCase):
         )
 
     def test_protected_without_a_reason_is_not_protected(self) -> None:
-        self.assertEqual(decide(parse("1"), NAMING, self.DAYS, {self.DAYS[0]: []}).dropped, self.DAYS[:-1])
+        self.assertEqual(decide(parse("1"), NAMING, self.DAYS, {self.DAYS[0]: []}, LAST).dropped, self.DAYS[:-1])
 
     def test_prefix(self) -> None:
         """Times are read behind the prefix, digits in it or not."""
         for prefix in ("home-", "2", "20260101-000000"):
             with self.subTest(prefix=prefix):
                 names = [prefix + name for name in ("20260101-110000", "20260101-120000", "20260102-110000")]
-                verdict = decide(parse("2d"), Naming(prefix), names, {})
+                verdict = decide(parse("2d"), Naming(prefix), names, {}, LAST)
                 self.assertEqual([each.name for each in verdict.kept], names[1:])
                 self.assertEqual(verdict.dropped, (names[0],))
 
@@ -343,7 +368,7 @@ class LongTimeTest(unittest.TestCase):
         while now < datetime(2028, 3, 12):
             there |= {NAMING.name(now + hour * HOUR) for hour in range(1, 62)}
             now += 61 * HOUR
-            verdict = decide(policy, NAMING, there, {})
+            verdict = decide(policy, NAMING, there, {}, LAST)
             left = {each.name for each in verdict.kept}
             self.assertEqual(left, by_the_calendar(now, first), now)
             self.assertEqual(left | set(verdict.dropped), there)
@@ -357,7 +382,7 @@ class LongTimeTest(unittest.TestCase):
             there = by_the_calendar(day)
             for hour in range(1, 49):
                 now = day + hour * HOUR
-                there = {each.name for each in decide(policy, NAMING, there | {NAMING.name(now)}, {}).kept}
+                there = {each.name for each in decide(policy, NAMING, there | {NAMING.name(now)}, {}, LAST).kept}
                 self.assertEqual(there, by_the_calendar(now), now)
 
     def test_never_pruned_before(self) -> None:
@@ -386,7 +411,7 @@ class LongTimeTest(unittest.TestCase):
         for _ in range(150):
             names = self._history(dice)
             text = self._policy(dice)
-            verdict = decide(parse(text), NAMING, names, {})
+            verdict = decide(parse(text), NAMING, names, {}, LAST)
             self.assertEqual({each.name for each in verdict.kept}, kept_by(text, names), (text, names))
             self.assertEqual([each.name for each in verdict.kept], sorted(each.name for each in verdict.kept))
             self.assertEqual(list(verdict.dropped), sorted(set(names) - kept_by(text, names)))

@@ -155,13 +155,15 @@ class NewestTest(unittest.TestCase):
             ("", ["20260102-000000", "20260103-000000", "20260101-000000"], "20260103-000000"),
             ("", ["20260102-000000", "home-20270101-000000", "zzz"], "20260102-000000"),
             ("home", ["home20260102-000000", "home220270101-000000"], "home20260102-000000"),
+            ("", ["20260102-000000", "20990101-000000"], "20260102-000000"),
+            ("", ["20980101-000000", "20990101-000000"], "20990101-000000"),
         ]
         for prefix, names, wanted in table:
             with self.subTest(prefix=prefix, names=names):
-                self.assertEqual(Naming(prefix).newest(names), wanted)
+                self.assertEqual(Naming(prefix).newest(names, MOMENT), wanted)
 
     def test_takes_any_iterable(self) -> None:
-        self.assertEqual(Naming("").newest(iter([STAMP])), STAMP)
+        self.assertEqual(Naming("").newest(iter([STAMP]), MOMENT), STAMP)
 
 
 class NextTest(unittest.TestCase):
@@ -171,20 +173,29 @@ class NextTest(unittest.TestCase):
             "an older one": (["20261123-042458"], STAMP),
             "the same second": ([STAMP], "20261123-042500"),
             "the same second twice": ([STAMP, "20261123-042500"], "20261123-042501"),
-            "the clock was set back": ([STAMP, "20261124-000000"], "20261124-000001"),
+            "the clock was set back": ([STAMP, "20261123-052459"], "20261123-052500"),
             "minute": (["20261123-045959"], "20261123-050000"),
-            "day": (["20261123-235959"], "20261124-000000"),
-            "month": (["20261130-235959"], "20261201-000000"),
-            "year": (["20261231-235959"], "20270101-000000"),
-            "no leap day": (["20270228-235959"], "20270301-000000"),
-            "leap day": (["20280228-235959"], "20280229-000000"),
+            "by more than an hour": ([STAMP, "20261123-052500"], "20261123-042500"),
+            "only names in the future": (["20261123-052500", "20990101-000000"], STAMP),
+            "the next one is taken": (["20261123-052459", "20261123-052500", "20261123-052501"], "20261123-052502"),
             "foreign names": (["zzz", "99999999-999999", f"{STAMP}x", "home-20990101-000000"], STAMP),
-            "order does not matter": (["20270101-000000", STAMP, "20260101-000000"], "20270101-000001"),
+            "order does not matter": (["20261123-050000", STAMP, "20260101-000000"], "20261123-050001"),
         }
         for case, (names, wanted) in table.items():
             with self.subTest(case):
                 self.assertEqual(Naming("").next(MOMENT, names), wanted)
-                self.assertTrue(all(name < wanted for name in names if name in Naming("")))
+
+    def test_end_of_a_period(self) -> None:
+        """The second after midnight is in the next day."""
+        for newest, wanted in (
+            ("20261123-235959", "20261124-000000"),
+            ("20261130-235959", "20261201-000000"),
+            ("20261231-235959", "20270101-000000"),
+            ("20270228-235959", "20270301-000000"),
+            ("20280228-235959", "20280229-000000"),
+        ):
+            now = datetime.strptime(newest, "%Y%m%d-%H%M%S")
+            self.assertEqual(Naming("").next(now, [newest]), wanted)
 
     def test_prefixes_do_not_disturb_each_other(self) -> None:
         names = [f"home{STAMP}", "home220990101-000000", "20990101-000000"]
@@ -212,52 +223,43 @@ class NextTest(unittest.TestCase):
                 names.append(name)
 
     def test_end_of_the_calendar(self) -> None:
+        last = datetime(9999, 12, 31, 23, 59, 59)
         with self.assertRaises(Failure) as caught:
-            Naming("home-").next(MOMENT, ["home-99991231-235959"])
+            Naming("home-").next(last, ["home-99991231-235959"])
         self.assertEqual(caught.exception.message, "no name sorts after 'home-99991231-235959'")
         self.assertTrue(caught.exception.hint)
-
-    def test_last_second_of_the_calendar(self) -> None:
-        self.assertEqual(Naming("").next(MOMENT, ["99991231-235958"]), "99991231-235959")
-        self.assertEqual(Naming("").next(datetime(9999, 12, 31, 23, 59, 59), []), "99991231-235959")
+        self.assertEqual(Naming("").next(last, ["99991231-235958"]), "99991231-235959")
+        self.assertEqual(Naming("").next(last, []), "99991231-235959")
+        self.assertEqual(Naming("").next(MOMENT, ["99991231-235959"]), STAMP)
 
 
 class AheadTest(unittest.TestCase):
     NOW = datetime(2026, 10, 25, 2, 30)
 
-    def ahead(self, by: timedelta, fold: int = 0) -> bool:
-        """Whether a newest name so far in the future is told."""
-        newest = Naming("home-").name(self.NOW + by)
-        found = Naming("home-").ahead(self.NOW.replace(fold=fold), ["home-20000101-000000", newest, "zzz"])
-        self.assertIn(found, (newest, None))
-        return found is not None
-
-    def test_ahead(self) -> None:
-        minute, hour = timedelta(minutes=1), timedelta(hours=1)
-        second = timedelta(seconds=1)
+    def test_is_ahead(self) -> None:
+        hour, second = timedelta(hours=1), timedelta(seconds=1)
         table = [
             (-hour, 0, False),
-            (timedelta(0), 0, False),
-            (minute, 0, False),
-            (minute + second, 0, True),
-            (hour, 0, True),
+            (hour, 0, False),
+            (hour + second, 0, True),
             (timedelta(days=400), 0, True),
-            (minute + second, 1, False),
-            (hour, 1, False),
-            (hour + minute, 1, False),
-            (hour + minute + second, 1, True),
+            (2 * hour, 1, False),
+            (2 * hour + second, 1, True),
             (timedelta(days=400), 1, True),
         ]
         for by, fold, wanted in table:
             with self.subTest(by=str(by), fold=fold):
-                self.assertEqual(self.ahead(by, fold), wanted)
+                name = Naming("home-").name(self.NOW + by)
+                now = self.NOW.replace(fold=fold)
+                self.assertEqual(Naming("home-").is_ahead(name, now), wanted)
+                self.assertEqual(Naming("home-").ahead(["zzz", name], now), [name] if wanted else [])
 
     def test_nothing_of_ours(self) -> None:
-        self.assertIsNone(Naming("").ahead(self.NOW, []))
-        self.assertIsNone(Naming("").ahead(self.NOW, ["home-20990101-000000", "99999999-999999"]))
+        self.assertEqual(Naming("").ahead([], self.NOW), [])
+        self.assertEqual(Naming("").ahead(["home-20990101-000000", "99999999-999999"], self.NOW), [])
 
     def test_end_of_the_calendar(self) -> None:
-        self.assertEqual(Naming("").ahead(self.NOW, ["99991231-235959"]), "99991231-235959")
+        self.assertEqual(Naming("").ahead(["99991231-235959"], self.NOW), ["99991231-235959"])
 
     def test_names_after_the_repeated_hour_are_not_ahead(self) -> None:
         """Fifteen-minute runs through the whole night give no false alarm."""
@@ -266,7 +268,7 @@ class AheadTest(unittest.TestCase):
         names: list[str] = []
         for now in (*first, *second, datetime(2026, 10, 25, 3), datetime(2026, 10, 25, 3, 15)):
             with self.subTest(now=now, fold=now.fold):
-                self.assertIsNone(Naming("").ahead(now, names))
+                self.assertEqual(Naming("").ahead(names, now), [])
                 names.append(Naming("").next(now, names))
 
 

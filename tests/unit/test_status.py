@@ -127,6 +127,15 @@ class PlaceTest(unittest.TestCase):
         self.assertEqual(found, [(B, True, (C, D)), (A, False, (C,)), (A, True, (B, C, D))])
         self.assertEqual(shown().places[0].age, timedelta(days=2, hours=6, minutes=30))
 
+    def test_the_future_is_no_newest(self) -> None:
+        """A backup of a time to come does not hide that the newest one is old."""
+        future = "20990101-000000"
+        found = survey(looked("--max-age", "1d", seen={USB: Seen(UUID, backups(B, future))}))
+        self.assertEqual((found.places[0].newest, found.places[0].too_old), (B, True))
+        self.assertEqual([row.because for row in found.rows if row.snapshot == future], [()])
+        found = survey(looked("--max-age", "1d", seen={USB: Seen(UUID, backups(future))}))
+        self.assertEqual((found.places[0].newest, found.places[0].too_old), (None, True))
+
     def test_what_arrived_is_not_owed(self) -> None:
         """A run that was ended may leave it on record."""
         noted = frozenset({Fact(OWED, USB, B), Fact(OWED, USB, C)})
