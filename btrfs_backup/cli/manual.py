@@ -2,8 +2,10 @@
 
 # In the order in which they are listed.
 CHAPTERS = (
+    "tour",
     "restore",
     "failures",
+    "files",
     "destinations",
     "encrypted",
     "status",

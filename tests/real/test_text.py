@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import textwrap
 import unittest
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,7 @@ from tests.real.machine import TOP, RealTest, sh
 from tests.real.sshd import SSHD, free_port
 
 NAME = re.compile(r"\d{8}-\d{6}")
+TAKEN = re.compile(rf"took snapshot \S*?({NAME.pattern})")
 
 DISKS = """
 export PATH={folder}/bin:$PATH LC_ALL=C COLUMNS=80
@@ -42,6 +44,8 @@ photos() {{
     btrfs subvolume create /srv/photos
     pictures /srv/photos
 }}
+echo "{folder}/usb.img /mnt/usb btrfs loop 0 0" >{folder}/fstab
+mount --bind {folder}/fstab /etc/fstab
 {sshd} -D -e -f {folder}/sshd_config 2>{folder}/sshd.log &
 """
 
@@ -51,6 +55,26 @@ MACHINES = {
         "btrfs-backup": "photos",
         "First backup": "mkdir /srv/old && pictures /srv/old",
     },
+    "tour.rst": {"A recorded session": "photos"},
+    "restore.rst": {"Restore": "photos; for each in 1 2; do btrfs-backup /srv/photos /mnt/usb/photos; done"},
+    "failures.rst": {
+        "When something fails": "photos; btrfs-backup /srv/photos /mnt/{usb,disk2}/photos; umount /mnt/disk2"
+    },
+    "destinations.rst": {"One folder for several sources": "photos; btrfs subvolume create /srv/music"},
+    "status.rst": {
+        "Look before and after": "photos; for each in 1 2; do btrfs-backup /srv/photos /mnt/usb/photos; done",
+        "What is there: --status": "photos; btrfs-backup /srv/photos /mnt/{usb,disk2}/photos; umount /mnt/disk2; "
+        "btrfs-backup /srv/photos /mnt/{usb,disk2}/photos",
+    },
+    "timers.rst": {"Monitoring": "photos; btrfs-backup /srv/photos /mnt/usb/photos"},
+    "json.rst": {"JSON": "photos; btrfs-backup /srv/photos /mnt/usb/photos"},
+    "verify.rst": {"Verify": "photos; btrfs-backup /srv/photos /mnt/usb/photos"},
+    "migration.rst": {
+        "Coming from btrbk": "btrfs subvolume create /srv/music; mkdir /srv/btrbk /mnt/usb/old; "
+        "btrfs subvolume snapshot -r /srv/music /srv/btrbk/music.20261124T0827; "
+        "btrfs send /srv/btrbk/music.20261124T0827 | btrfs receive /mnt/usb/old"
+    },
+    "files.rst": {"Files and names": "photos; btrfs subvolume create /srv/music"},
 }
 
 
@@ -100,10 +124,12 @@ def _any(shown: str) -> str:
 
 
 class Machine:
-    """A shell on a machine with the disks of the examples; BEGIN is run there first."""
+    """A shell on a machine with the disks of the examples.
 
-    def __init__(self, folder: Path, begin: str) -> None:
-        folder.mkdir()
+    BEGIN is run there first; the snapshots that it takes have these NAMES in the text.
+    """
+
+    def __init__(self, folder: Path, begin: str, names: Sequence[str]) -> None:
         make_tools(folder)
         self.names: dict[str, str] = {}
         self.shell = subprocess.Popen(
@@ -114,7 +140,7 @@ class Machine:
             cwd="/",
         )
         self.run(DISKS.format(folder=folder, sshd=SSHD))
-        self.run(begin)
+        self.names.update(zip(names, TAKEN.findall(self.run(begin)), strict=False))
 
     def run(self, command: str) -> str:
         """What COMMAND prints."""
@@ -132,8 +158,7 @@ class Machine:
         """What its command prints here; names in it are those of the same snapshots here."""
         command = NAME.sub(lambda match: self.names.get(match[0], match[0]), example.command)
         printed = self.run(command.replace("/data", "/srv")).replace("/srv", "/data")
-        taken = [re.findall(rf"took snapshot \S*?({NAME.pattern})", text) for text in (example.output, printed)]
-        self.names.update(zip(*taken))
+        self.names.update(zip(TAKEN.findall(example.output), TAKEN.findall(printed), strict=False))
         return printed
 
     def end(self) -> None:
@@ -171,21 +196,19 @@ def make_tools(folder: Path) -> None:
 
 @unittest.skipUnless(SSHD, "needs root, and sshd (openssh-server)")
 class Examples(RealTest):
-    maxDiff = None
-
     def test_they_print_what_is_shown(self) -> None:
         for name, machines in MACHINES.items():
             path = TOP / name if name == "README.rst" else TOP / "btrfs_backup" / "manual" / name
             text = path.read_text(encoding="utf-8")
-            for (heading, begin), part in zip(machines.items(), parts(text, list(machines))):
+            for (heading, begin), part in zip(machines.items(), parts(text, list(machines)), strict=True):
                 self.assertTrue(examples(part), heading)
-                machine = Machine(self.folder / f"{name}-{heading}".replace(" ", "-"), begin)
+                machine = Machine(Path(tempfile.mkdtemp(dir=self.folder)), begin, sorted({*NAME.findall(part)}))
                 self.addCleanup(machine.end)
                 for example in examples(part):
                     printed = machine.perform(example)
                     with self.subTest(f"{name}: {example.command}"):
                         if not alike(example.output, printed):
-                            self.assertEqual(printed, example.output)
+                            self.fail(f"shown:\n{example.output}\nprinted:\n{printed}")
                 machine.end()
 
 

@@ -49,7 +49,7 @@ class Documents(unittest.TestCase):
     HEAD = "Every document"
 
     def described(self, title: str) -> set[str]:
-        return set(re.findall(r"^``([\w.\[\]*]+)``  ", section(TEXTS["json.rst"], title), re.MULTILINE))
+        return set(re.findall(r"^``([\w.\[\]*]+)``$", section(TEXTS["json.rst"], title), re.MULTILINE))
 
     def found(self, command: str, about: Report | Survey | Restoration) -> set[str]:
         whole = json.loads(document(command, NOW, NOW, 10, FAILURE, about))
@@ -109,7 +109,7 @@ class Timers(unittest.TestCase):
         started = [line.partition("=")[2] for line in lines if line.startswith("ExecStart=/")]
         self.assertEqual((len(cron), len(anacron), len(started)), (4, 2, 2))
         for command in cron + anacron + started:
-            plain = re.sub(r"^(/usr/bin/)?flock (-n -E 0 )?/run/lock/[-\w]+ ", "", command)
+            plain = re.sub(r"^(/usr/bin/)?flock (-n )?(-E 0 )?/run/lock/[-\w]+ ", "", command)
             program, *arguments = plain.split(" ")
             self.assertIn(program, ("btrfs-backup", PROGRAM))
             argv = argfiles.expand(arguments, lambda path: "/data/photos\n/mnt/usb/photos", "/")
@@ -155,6 +155,24 @@ class Commands(unittest.TestCase):
         used = {option for line in shown for option in re.findall(r" (--[a-z][-a-z]*)", f" {line}")}
         self.assertGreater(len(used), 10)
         self.assertLessEqual(used, known)
+
+
+class Layout(unittest.TestCase):
+    def test_the_readme_is_one_page(self) -> None:
+        self.assertLessEqual(TEXTS["README.rst"].count("\n"), 700)
+
+    def test_nothing_is_wider_than_a_terminal(self) -> None:
+        for name, text in TEXTS.items():
+            self.assertEqual([line for line in text.splitlines() if len(line) > 80], [], name)
+
+    def test_chapters_that_are_named_exist(self) -> None:
+        """In links of the README, as commands, and as `chapter NAME`."""
+        for text in TEXTS.values():
+            named = re.findall(r"btrfs_backup/manual/(\w+)\.rst|--manual ([a-z]+)|chapter\s+([a-z]+)", text)
+            for name in filter(None, sum(named, ())):
+                self.assertIn(f"{name}.rst", TEXTS)
+        linked = set(re.findall(r"btrfs_backup/manual/(\w+\.rst)", TEXTS["README.rst"]))
+        self.assertEqual(linked, {*TEXTS} - {"README.rst"})
 
 
 @unittest.skipUnless(find_spec("docutils"), "needs docutils")
