@@ -36,6 +36,11 @@ def contents() -> str:
     return "\n".join(["The manual has these chapters; 'btrfs-backup --manual CHAPTER' shows one:", "", *chapters])
 
 
+def in_man_page() -> dict[str, str]:
+    """The chapters that are sections of the man page, by their titles there."""
+    return {"FILES": chapter("files"), "RESTORE": chapter("restore"), "JSON": chapter("json")}
+
+
 def show(name: str) -> None:
     """Print a chapter, or CONTENTS: on a terminal by way of $PAGER."""
     import pydoc

@@ -273,7 +273,7 @@ def _print(desk: argparse.ArgumentParser, shell: str | None) -> NoReturn:
     from btrfs_backup.cli import completion, manpage
     from btrfs_backup.report import terminal
 
-    text = completion.script(desk, shell) if shell else manpage.page(desk, __version__)
+    text = completion.script(desk, shell) if shell else manpage.page(desk, __version__, manual.in_man_page())
     terminal.line(text.removesuffix("\n"))
     raise SystemExit(0)
 
