@@ -17,6 +17,7 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=find_packages(include=["btrfs_backup", "btrfs_backup.*"]),
+    package_data={"btrfs_backup": ["manual/*.rst"]},
     entry_points={"console_scripts": ["btrfs-backup = btrfs_backup.__main__:run"]},
     classifiers=[
         "Environment :: Console",

@@ -13,7 +13,7 @@ from os.path import join, lexists
 from typing import Any, NoReturn
 
 from btrfs_backup import __version__
-from btrfs_backup.cli import argfiles, checks, helptext
+from btrfs_backup.cli import argfiles, checks, helptext, manual
 from btrfs_backup.errors import UsageError
 from btrfs_backup.model import location, retention
 from btrfs_backup.model.settings import Settings
@@ -98,7 +98,7 @@ _OPTIONS = {
         "-v --verbosity LEVEL": "what to tell at least: debug, info (default), warning or error",
         "-q --quiet": "no progress; only warnings and errors: a good run prints nothing",
         "-P --no-progress": "no progress display",
-        "--json": "print one JSON document on stdout; the README describes its fields",
+        "--json": "print one JSON document on stdout; '--manual json' describes its fields",
         "-d --btrfs-debug": "run btrfs send and receive with -vv and show what they print",
     },
     "other options": {
@@ -109,6 +109,7 @@ _OPTIONS = {
         "--lock-wait SECONDS": "how long to wait when another run works on the same snapshot folder (default: 0)",
         "--print-completion SHELL": "print the script that completes options in a shell: bash, zsh or fish",
         "--print-man": "print the manual page",
+        "--manual CHAPTER": "print a chapter of the manual, or the list of its chapters when none is given",
         "-h": "print a short help and exit",
         "--help": "print this help and exit",
         "--version": "print the version and exit",
@@ -184,6 +185,7 @@ def _how() -> dict[str, dict[str, Any]]:
         "--skip-fs-checks": {"dest": "fs_checks"},
         "--lock-wait": {"type": _seconds},
         "--print-completion": {"choices": ("bash", "zsh", "fish")},
+        "--manual": {"nargs": "?", "const": manual.CONTENTS, "choices": (manual.CONTENTS, *manual.CHAPTERS)},
         "-h": {"action": "version", "version": helptext.SHORT},
         "--help": {"action": "help"},
         "--version": {"action": "version", "version": f"btrfs-backup {__version__}"},
@@ -206,6 +208,9 @@ def parse(argv: Sequence[str]) -> Settings:
         arguments = desk.parse_intermixed_args(_without_double_dash(argv))
         if arguments.print_completion or arguments.print_man:
             _print(desk, arguments.print_completion)
+        if arguments.manual:
+            manual.show(arguments.manual)
+            raise SystemExit(0)
         settings = _settings(arguments, cwd, desk)
         checks.check(settings)
     except UsageError as error:
@@ -268,7 +273,7 @@ def _print(desk: argparse.ArgumentParser, shell: str | None) -> NoReturn:
     from btrfs_backup.cli import completion, manpage
     from btrfs_backup.report import terminal
 
-    text = completion.script(desk, shell) if shell else manpage.page(desk, __version__)
+    text = completion.script(desk, shell) if shell else manpage.page(desk, __version__, manual.in_man_page())
     terminal.line(text.removesuffix("\n"))
     raise SystemExit(0)
 

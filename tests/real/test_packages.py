@@ -28,7 +28,7 @@ class OneFile(RealTest):
     def test_as_the_readme_makes_it(self) -> None:
         """A backup with nothing but that file, and an exit status that can be trusted."""
         readme = (TOP / "README.rst").read_text(encoding="utf-8")
-        [commands] = re.findall(r"As \*\*one file\*\*.*?::\n\n(.*?)\n\n", readme, re.DOTALL | re.IGNORECASE)
+        [commands] = re.findall(r"\*\*As one file\*\*.*?::\n\n(.*?)\n\n", readme, re.DOTALL)
         self.assertEqual(commands.count("/tmp/"), 5)
         commands = re.sub(r"\bpython3 -m", f"{sys.executable} -m", commands.replace("/tmp/", f"{self.folder}/"))
         sh("sh", "-e", "-c", f"cd '{TOP}'\n{commands}")

@@ -15,7 +15,7 @@ from typing import Any
 from unittest import mock
 
 from btrfs_backup import __version__
-from btrfs_backup.cli import argfiles, checks, completion, helptext, manpage
+from btrfs_backup.cli import argfiles, checks, completion, helptext, manpage, manual
 from btrfs_backup.cli import parser as cli
 from btrfs_backup.errors import UsageError
 from btrfs_backup.model.retention import KEEP_ALL, Policy
@@ -738,7 +738,9 @@ class HelpTest(unittest.TestCase):
     def test_texts_made_of_the_parser(self) -> None:
         """They need no SOURCE, and do not mind one."""
         for places in ((), ("/src", "/b")):
-            self.assertEqual(printed("--print-man", *places), manpage.page(cli.parser(), __version__))
+            self.assertEqual(
+                printed("--print-man", *places), manpage.page(cli.parser(), __version__, manual.in_man_page())
+            )
             for shell in ("bash", "zsh", "fish"):
                 self.assertEqual(printed("--print-completion", shell, *places), completion.script(cli.parser(), shell))
 

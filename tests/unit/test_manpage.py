@@ -6,11 +6,44 @@ import shutil
 import subprocess
 import unittest
 
-from btrfs_backup.cli import manpage
+from btrfs_backup.cli import manpage, manual
 from btrfs_backup.cli import parser as cli
 from btrfs_backup.cli.options import Option, groups
 
 SIGNS = {"(rs": "\\", "-": "-", "(aq": "'", "(dq": '"', "(ga": "`", "(ha": "^", "(ti": "~", "&": ""}
+
+ODD = {
+    "ODD": """\
+Title
+=====
+
+.Section
+--------
+
+A ``-x`` of **bold** text::
+
+    $ literal ``code``
+
+      .more
+
+* one
+  and more
+
+  - no list::
+
+      code
+
+* two
+
+2. number::
+
+       indented
+
+``term``
+    what it
+    means
+"""
+}
 
 
 def odd_parser() -> argparse.ArgumentParser:
@@ -37,7 +70,7 @@ def plain(source: str) -> str:
 
 class Signs(unittest.TestCase):
     def test_requests_and_escapes_are_text(self) -> None:
-        page = manpage.page(odd_parser(), "1.0-x")
+        page = manpage.page(odd_parser(), "1.0-x", ODD)
         for wanted in (
             '.TH ODD 8 "" "odd 1.0\\-x"',
             "\\fBodd\\fR [options] PLACE",
@@ -54,23 +87,48 @@ class Signs(unittest.TestCase):
                 self.assertIn(wanted, page)
         self.assertNotIn("hidden", page)
 
+    def test_chapters(self) -> None:
+        page = manpage.page(odd_parser(), "1", ODD)
+        section = page[page.index(".SH ODD") : page.index(".SH SEE")]
+        self.assertEqual(
+            section.splitlines(),
+            [
+                ".SH ODD",
+                ".SS \\&.Section",
+                *(".PP", "A \\-x of bold text:"),
+                *(".PP", ".EX", "    $ literal \\(ga\\(gacode\\(ga\\(ga", ".EE"),
+                *(".PP", ".EX", "      .more", ".EE"),
+                *('.IP "*" 4', "one", "and more"),
+                "\\- no list:",
+                *(".PP", ".EX", "      code", ".EE"),
+                *('.IP "*" 4', "two"),
+                *('.IP "2." 4', "number:"),
+                *(".PP", ".EX", "       indented", ".EE"),
+                *(".PP", ".TP", "term", "what it", "means"),
+            ],
+        )
+
     def test_only_known_requests(self) -> None:
         for parser in (odd_parser(), cli.parser()):
-            requests = {line.split()[0] for line in manpage.page(parser, "1").splitlines() if line[:1] in (".", "'")}
-            self.assertLessEqual(requests, {".TH", ".SH", ".SS", ".TP", ".PP", ".EX", ".EE"})
+            requests = {
+                line.split()[0]
+                for line in manpage.page(parser, "1", manual.in_man_page()).splitlines()
+                if line[:1] in (".", "'")
+            }
+            self.assertLessEqual(requests, {".TH", ".SH", ".SS", ".TP", ".PP", ".IP", ".EX", ".EE"})
 
     def test_no_bare_hyphen(self) -> None:
         """It would be printed as a typographic one, which cannot be copied into a command."""
-        self.assertNotRegex(manpage.page(cli.parser(), "1"), r"(?<!\\)-")
+        self.assertNotRegex(manpage.page(cli.parser(), "1", manual.in_man_page()), r"(?<!\\)-")
 
     def test_plain_ascii(self) -> None:
         """It can be printed whatever the locale."""
-        self.assertTrue(manpage.page(cli.parser(), "1").isascii())
+        self.assertTrue(manpage.page(cli.parser(), "1", manual.in_man_page()).isascii())
 
 
 class Content(unittest.TestCase):
     def test_every_option_with_its_value_and_help(self) -> None:
-        page = plain(manpage.page(cli.parser(), "1"))
+        page = plain(manpage.page(cli.parser(), "1", manual.in_man_page()))
         options = [option for _, options in groups(cli.parser()) for option in options]
         self.assertGreater(len(options), 25)
         for option in options:
@@ -80,23 +138,31 @@ class Content(unittest.TestCase):
                 self.assertIn(f"\n.TP\n{head}\n{option.help}\n", page)
 
     def test_all_of_the_other_text(self) -> None:
-        page = plain(manpage.page(cli.parser(), "1"))
+        page = plain(manpage.page(cli.parser(), "1", manual.in_man_page()))
         for line in f"{cli.parser().description}\n{cli.parser().epilog}".splitlines():
             with self.subTest(line):
                 self.assertIn(re.sub("^[a-z ]+: ?", "", line), page)
 
     def test_sections(self) -> None:
-        sections = re.findall("^[.]SH (.*)$", manpage.page(cli.parser(), "1"), re.MULTILINE)
+        sections = re.findall("^[.]SH (.*)$", manpage.page(cli.parser(), "1", manual.in_man_page()), re.MULTILINE)
         self.assertEqual(sections[:5], ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "NOTES"])
         self.assertIn("EXIT STATUS", sections)
         self.assertIn("EXAMPLES", sections)
+        self.assertEqual(sections[-4:], ["FILES", "RESTORE", "JSON", "SEE ALSO"])
+
+    def test_all_of_the_chapters(self) -> None:
+        """Every word, and the commands as they are."""
+        page = plain(manpage.page(cli.parser(), "1", manual.in_man_page()))
+        for chapter in manual.in_man_page().values():
+            for line in chapter.splitlines()[2:]:
+                self.assertIn(re.sub(r"``|\*\*|^ *([*]|\d+\.) +|^ *::$|:$|^-+$", "", line).strip(), page)
 
 
 @unittest.skipUnless(shutil.which("groff"), "groff is not installed")
 class Rendered(unittest.TestCase):
     def test_without_warnings(self) -> None:
         for parser in (odd_parser(), cli.parser()):
-            page = manpage.page(parser, "1.0")
+            page = manpage.page(parser, "1.0", {**ODD, **manual.in_man_page()})
             done = subprocess.run(
                 ["groff", "-man", "-ww", "-Tutf8", "-P-cbou"], input=page, capture_output=True, text=True, check=True
             )

@@ -51,8 +51,11 @@ class Metadata(unittest.TestCase):
     def test_every_folder_is_a_package(self) -> None:
         self.assertEqual(metadata()["packages"], ["btrfs_backup", "btrfs_backup.*"])
         files = [path for path in (TOP / "btrfs_backup").rglob("[!.]*.*") if path.suffix != ".pyc"]
+        [data] = metadata()["package_data"]["btrfs_backup"]
         for path in files:
-            self.assertEqual(path.suffix, ".py", "a package has other files only when setup.py names them")
+            if path.suffix != ".py":
+                self.assertTrue(path.match(data), "a package has other files only when setup.py names them")
+                continue
             self.assertTrue((path.parent / "__init__.py").exists(), path)
 
     def test_nothing_else_has_to_be_installed(self) -> None:

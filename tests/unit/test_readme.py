@@ -1,8 +1,8 @@
-"""What the README says is what the program does: the help, the fields of documents, and the files of timers."""
+"""The README and the manual: they say what the program does, and can be read everywhere."""
 
 import configparser
+import io
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -11,8 +11,8 @@ import tempfile
 import unittest
 from collections.abc import Iterator, Mapping
 from datetime import datetime
+from importlib.util import find_spec
 from pathlib import Path
-from unittest import mock
 
 from btrfs_backup.cli import argfiles
 from btrfs_backup.cli import parser as cli
@@ -21,16 +21,18 @@ from btrfs_backup.model.manifest import Comparison, Difference
 from btrfs_backup.model.outcome import Outcome, Place, Report, Restoration, Row, Sent, Survey
 from btrfs_backup.report.document import document
 
-README = (Path(__file__).parents[2] / "README.rst").read_text(encoding="utf-8")
+TOP = Path(__file__).parents[2]
+MANUAL = sorted((TOP / "btrfs_backup" / "manual").iterdir())
+TEXTS = {path.name: path.read_text(encoding="utf-8") for path in (TOP / "README.rst", *MANUAL)}
 NOW = datetime(2026, 1, 4).astimezone()
 FAILURE = Failure("what", "hint")
 PROGRAM = "/usr/local/bin/btrfs-backup"
 
 
-def chapter(title: str, line: str = "=") -> str:
-    """What is below the heading TITLE, up to the next one underlined like it or with `=`."""
-    [text] = re.findall(rf"^{re.escape(title)}\n{line}{{{len(title)}}}\n\n(.*)", README, re.DOTALL | re.MULTILINE)
-    return re.split(rf"^.+\n(?:=|{line}){{3,}}\n\n", text, maxsplit=1, flags=re.MULTILINE)[0]
+def section(text: str, title: str) -> str:
+    """What is below the heading TITLE, up to the next one of a section."""
+    [found] = re.findall(rf"^{re.escape(title)}\n-{{{len(title)}}}\n\n(.*)", text, re.DOTALL | re.MULTILINE)
+    return re.split(r"^.+\n-{3,}\n\n", found, maxsplit=1, flags=re.MULTILINE)[0]
 
 
 def blocks(text: str) -> list[str]:
@@ -41,28 +43,13 @@ def blocks(text: str) -> list[str]:
     ]
 
 
-class Help(unittest.TestCase):
-    def test_it_is_that_of_the_program(self) -> None:
-        with mock.patch.dict(os.environ, COLUMNS="80"):
-            said = cli.parser().format_help()
-        [block] = blocks(chapter("Help"))
-        self.assertEqual(comparable(block.partition("\n")[2]), comparable(said))
-        if sys.version_info >= (3, 13):
-            self.assertEqual(block.partition("\n")[2].strip(), said.strip())
-
-
-def comparable(text: str) -> str:
-    """Without the layout, and as Python 3.13 spells options: it names their value once."""
-    return re.sub(r"(-\w) (\S+|\{.*?\}), (--\S+ \2)(?= )", r"\1, \3", " ".join(text.split()))
-
-
 class Documents(unittest.TestCase):
     """Every field of every document is in the tables, and no other one."""
 
     HEAD = "Every document"
 
     def described(self, title: str) -> set[str]:
-        return set(re.findall(r"^``([\w.\[\]*]+)``  ", chapter(title, "-"), re.MULTILINE))
+        return set(re.findall(r"^``([\w.\[\]*]+)``$", section(TEXTS["json.rst"], title), re.MULTILINE))
 
     def found(self, command: str, about: Report | Survey | Restoration) -> set[str]:
         whole = json.loads(document(command, NOW, NOW, 10, FAILURE, about))
@@ -110,7 +97,7 @@ def paths(value: object, path: str = "") -> Iterator[str]:
 class Timers(unittest.TestCase):
     """The files of cron, anacron and systemd, by their syntax."""
 
-    TEXT = chapter("Every night by itself")
+    TEXT = TEXTS["timers.rst"]
     CRON = r"[-*/,0-9]+( [-*/,0-9]+){4}  root  (.+)"
     ANACRON = r"\d+  \d+  [-\w]+  (.+)"
 
@@ -122,7 +109,7 @@ class Timers(unittest.TestCase):
         started = [line.partition("=")[2] for line in lines if line.startswith("ExecStart=/")]
         self.assertEqual((len(cron), len(anacron), len(started)), (4, 2, 2))
         for command in cron + anacron + started:
-            plain = re.sub(r"^(/usr/bin/)?flock (-n -E 0 )?/run/lock/[-\w]+ ", "", command)
+            plain = re.sub(r"^(/usr/bin/)?flock (-n )?(-E 0 )?/run/lock/[-\w]+ ", "", command)
             program, *arguments = plain.split(" ")
             self.assertIn(program, ("btrfs-backup", PROGRAM))
             argv = argfiles.expand(arguments, lambda path: "/data/photos\n/mnt/usb/photos", "/")
@@ -163,10 +150,42 @@ class Commands(unittest.TestCase):
     def test_every_option_exists(self) -> None:
         """Of those in a command that is shown."""
         known = {name.partition("=")[0] for action in cli.parser()._actions for name in action.option_strings}
-        shown = re.findall(r"^ +(?:\$ )?(?:sudo )?btrfs-backup (.*)", README, re.MULTILINE)
+        text = "\n".join(TEXTS.values())
+        shown = re.findall(r"^ +(?:\$ )?(?:sudo )?btrfs-backup (.*)", text, re.MULTILINE)
         used = {option for line in shown for option in re.findall(r" (--[a-z][-a-z]*)", f" {line}")}
         self.assertGreater(len(used), 10)
         self.assertLessEqual(used, known)
+
+
+class Layout(unittest.TestCase):
+    def test_the_readme_is_one_page(self) -> None:
+        self.assertLessEqual(TEXTS["README.rst"].count("\n"), 700)
+
+    def test_nothing_is_wider_than_a_terminal(self) -> None:
+        for name, text in TEXTS.items():
+            self.assertEqual([line for line in text.splitlines() if len(line) > 80], [], name)
+
+    def test_chapters_that_are_named_exist(self) -> None:
+        """In links of the README, as commands, and as `chapter NAME`."""
+        for text in TEXTS.values():
+            named = re.findall(r"btrfs_backup/manual/(\w+)\.rst|--manual ([a-z]+)|chapter\s+([a-z]+)", text)
+            for name in filter(None, sum(named, ())):
+                self.assertIn(f"{name}.rst", TEXTS)
+        linked = set(re.findall(r"btrfs_backup/manual/(\w+\.rst)", TEXTS["README.rst"]))
+        self.assertEqual(linked, {*TEXTS} - {"README.rst"})
+
+
+@unittest.skipUnless(find_spec("docutils"), "needs docutils")
+class Rendered(unittest.TestCase):
+    def test_without_warnings(self) -> None:
+        from docutils.core import publish_doctree
+
+        contributing = TOP / ".github" / "CONTRIBUTING.rst"
+        for name, text in {**TEXTS, contributing.name: contributing.read_text(encoding="utf-8")}.items():
+            with self.subTest(name):
+                warnings = io.StringIO()
+                publish_doctree(text, settings_overrides={"warning_stream": warnings})
+                self.assertEqual(warnings.getvalue(), "")
 
 
 if __name__ == "__main__":
