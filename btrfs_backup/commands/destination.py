@@ -239,7 +239,7 @@ class FolderReception:
                 return found, number, wrong, bool(parent) and entry.parent_uuid != (parent.uuid if parent else "")
             if parent and batch.parent and batch.parent not in found:
                 before = self.attempt.folder.show(batch.parent)
-                if before.uuid != parent.uuid or not stream.fits(before.sent_transid):
+                if before.uuid != parent.uuid or not stream.fits(self.snapshots[batch.parent], before.sent_transid):
                     return found, number, f"{batch.parent}, which it builds upon, was changed after it was sent", True
         return found, len(sent), "", False
 

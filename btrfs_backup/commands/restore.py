@@ -425,7 +425,9 @@ class _Restore:
 
     def _changed(self, done: Transferred) -> str:
         parent, [stream] = self.plan.parent, done.streams
-        if not parent or parent == self.plan.name or stream.fits(self._held(parent).sent_transid):
+        if not parent or parent == self.plan.name:
+            return ""
+        if stream.fits(self.backup.beside.complete[parent], self._held(parent).sent_transid):
             return ""
         return f"{parent}, which it builds upon, was changed after it was sent"
 

@@ -12,6 +12,7 @@ from functools import partial
 
 from btrfs_backup.errors import Failure
 from btrfs_backup.model.sendstream import Beginning, Measure
+from btrfs_backup.model.snapshot import Subvolume
 from btrfs_backup.system.pipes import Chain, Outlet, Pipe
 from btrfs_backup.system.process import Child, Children, Command, CommandFailed, Ended, Pipeline, lacking
 
@@ -64,12 +65,18 @@ class Streamed:
     seconds: float
     beginning: Beginning | None = None
 
-    def fits(self, sent_transid: int | None) -> bool:
-        """Whether its parent is what it was when it was sent: SENT_TRANSID is told by its copy, None where it is not.
+    def fits(self, parent: Subvolume, sent_transid: int | None) -> bool:
+        """Whether its PARENT is what it was when it was sent: SENT_TRANSID is told by its copy, None where it is not.
 
-        `btrfs receive` does not look at that.
+        `btrfs receive` does not look at that. Seen: the number of a subvolume that was itself received still grows
+        behind its reception, so that it tells nothing.
         """
-        return sent_transid is None or not self.beginning or self.beginning.parent_transid in (0, sent_transid)
+        return (
+            bool(parent.received_uuid)
+            or sent_transid is None
+            or not self.beginning
+            or self.beginning.parent_transid in (0, sent_transid)
+        )
 
 
 @dataclass(frozen=True)
