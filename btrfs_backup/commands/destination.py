@@ -1,9 +1,11 @@
 """What a run does at a destination: a folder of backups, or a shell command."""
 
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from posixpath import join
 from typing import Protocol
 
 from btrfs_backup.errors import Absent, Failure
@@ -28,6 +30,16 @@ _PATIENCE = 5.0  # seconds for the receiver of a dead run to end
 _GLANCE = 0.5
 
 
+def is_plain(top: str, path: bytes) -> bool:
+    """Whether PATH below the folder TOP on this machine leads to its end without a symbolic link."""
+    at = os.fsencode(top)
+    for component in path.split(b"/"):
+        at = os.path.join(at, component)
+        if os.path.islink(at):
+            return False
+    return True
+
+
 class Reception(Protocol):
     """A destination that is ready for the streams of a Send. disk: what is the same for all on one filesystem."""
 
@@ -40,6 +52,9 @@ class Reception(Protocol):
 
     def cancel(self) -> None:
         """Nothing was sent after all."""
+
+    def is_plain(self, parent: str, path: bytes) -> bool:
+        """Whether PATH in the backup PARENT there leads to its end without a symbolic link, as far as can be told."""
 
 
 class Endpoint(Protocol):
@@ -186,6 +201,12 @@ class FolderReception:
     @property
     def disk(self) -> object:
         return self.at.host, self.at.filesystem
+
+    def is_plain(self, parent: str, path: bytes) -> bool:
+        staged = join(self.attempt.path, parent)
+        return self.at.host.connection is not None or is_plain(
+            staged if os.path.isdir(staged) else self.attempt.folder.at(parent), path
+        )
 
     def cancel(self) -> None:
         with self._if_possible():
@@ -344,6 +365,9 @@ class ShellReception:
 
     def cancel(self) -> None:
         return None
+
+    def is_plain(self, parent: str, path: bytes) -> bool:
+        return True
 
     def arrived(self, streams: Sequence[Streamed], ending: Ending) -> Delivery:
         if failed := ending.failure or ending.unwritten:

@@ -10,6 +10,7 @@ from datetime import datetime
 from posixpath import basename, dirname, join
 from typing import Any
 
+from btrfs_backup.commands.destination import is_plain
 from btrfs_backup.commands.streaming import Streaming
 from btrfs_backup.errors import Failure, LockHeld
 from btrfs_backup.model import inventory, records
@@ -434,11 +435,18 @@ class _Restore:
     def _stream(self, attempt: Attempt) -> Transferred:
         """Raises Failure when a command cannot be started."""
         compressed_data = self._compressed_data()
+        backup, name = self.backup, self.plan.parent
+        parent = {**backup.beside.complete, backup.chosen.name: backup.chosen}[name] if name else None
+
+        def plain(path: bytes) -> bool:
+            return self.host.connection is not None or is_plain(self.place.folder.at(name or ""), path)
+
         sender = self.streaming.sender(
-            self.backup.folder, self.plan.name, self.plan.parent, [self.report.destination], compressed_data
+            backup.folder, backup.chosen, parent, [self.report.destination], compressed_data, plain
         )
         how = self.streaming.sending(self.host, compressed_data)
-        return self.streaming.transfer([sender], [Receiver(attempt.receiver(how), self.place.home.writing_out)])
+        receiver = Receiver(attempt.receiver(how), self.place.home.writing_out)
+        return self.streaming.transfer([sender], [receiver], backup.folder.host.connection is not None)
 
     def _compressed_data(self) -> bool:
         """Whether the compressed data of the filesystem can be sent as it is."""

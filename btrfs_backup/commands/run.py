@@ -207,9 +207,10 @@ class Real:
                 came[name] = Delivery(failure=failure)
         if not ready:
             return came
-        senders = (self._sender(batch, list(ready), compressed_data) for batch in step.batches)
+        senders = (self._sender(batch, ready, now, compressed_data) for batch in step.batches)
+        judged = self._source.host.connection is not None
         try:
-            done = self._streaming.transfer(senders, [each.receiver for each in ready.values()])
+            done = self._streaming.transfer(senders, [each.receiver for each in ready.values()], judged)
         except Failure as failure:
             for each in ready.values():
                 each.cancel()
@@ -221,14 +222,20 @@ class Real:
                 log.info("%s: sent %s: %s", name, sent.snapshot, pace(sent.bytes or 0, sent.seconds or 0))
         return came
 
-    def _sender(self, batch: Batch, destinations: Sequence[str], compressed_data: bool) -> Sender:
+    def _sender(self, batch: Batch, ready: Mapping[str, Reception], now: World, compressed_data: bool) -> Sender:
         def tell() -> None:
             how = f"on top of {batch.parent}" if batch.parent else "in full"
-            for each in destinations:
+            for each in ready:
                 log.info("%s: sending %s %s", each, batch.snapshot, how)
 
         there = self._source.folder
-        sender = self._streaming.sender(there, batch.snapshot, batch.parent, destinations, compressed_data)
+        snapshot = now.snapshots[batch.snapshot]
+        parent = now.snapshots[batch.parent] if batch.parent else None
+
+        def plain(path: bytes) -> bool:
+            return all(each.is_plain(batch.parent or "", path) for each in ready.values())
+
+        sender = self._streaming.sender(there, snapshot, parent, list(ready), compressed_data, plain)
         return replace(sender, begin=tell)
 
     def _compressed_data(self, destinations: Sequence[str]) -> bool:

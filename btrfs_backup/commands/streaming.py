@@ -1,9 +1,12 @@
 """How the streams of a run are made and moved, as its options and the machines allow."""
 
 import logging
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
 
+from btrfs_backup.model.gate import Expected
 from btrfs_backup.model.settings import Settings
+from btrfs_backup.model.snapshot import Subvolume
 from btrfs_backup.report import terminal
 from btrfs_backup.system import transfer as stream
 from btrfs_backup.system.folder import Folder, Sending
@@ -25,19 +28,36 @@ class Streaming:
         return Sending(self._settings.btrfs_debug, self._compression(host), compressed_data)
 
     def sender(
-        self, folder: Folder, name: str, parent: str | None, destinations: Sequence[str], compressed_data: bool
+        self,
+        folder: Folder,
+        snapshot: Subvolume,
+        parent: Subvolume | None,
+        destinations: Sequence[str],
+        compressed_data: bool,
+        plain: Callable[[bytes], bool],
     ) -> Sender:
-        """What writes the stream of a snapshot, with progress when that is wanted and can be shown. Raises Failure."""
-        pipeline = folder.sender(name, parent, self.sending(folder.host, compressed_data))
-        if not (self._settings.progress and terminal.possible()):
-            return Sender(pipeline)
-        watch = terminal.Progress(name, tuple(destinations))
-        return Sender(pipeline, folder.estimate(name, parent), watch=watch)
+        """What writes the stream of a snapshot, with progress when that is wanted and can be shown. Raises Failure.
 
-    def transfer(self, senders: Iterable[Sender], receivers: Sequence[Receiver]) -> Transferred:
-        """Move streams as fast as is permitted. Raises Failure like `stream.transfer`."""
+        PLAIN: see Expected.
+        """
+        name, base = snapshot.name, parent.name if parent else None
+        pipeline = folder.sender(name, base, self.sending(folder.host, compressed_data))
+        expected = None
+        if folder.host.connection:
+            upon = parent.stream_uuid if parent else ""
+            expected = Expected(os.fsencode(name), snapshot.stream_uuid, upon, plain)
+        if not (self._settings.progress and terminal.possible()):
+            return Sender(pipeline, expected=expected)
+        watch = terminal.Progress(name, tuple(destinations))
+        return Sender(pipeline, folder.estimate(name, base), watch=watch, expected=expected)
+
+    def transfer(self, senders: Iterable[Sender], receivers: Sequence[Receiver], judged: bool) -> Transferred:
+        """Move streams as fast as is permitted; JUDGED when they come from another machine.
+
+        Raises Failure like `stream.transfer`.
+        """
         try:
-            return stream.transfer(senders, receivers, self._settings.rate_limit)
+            return stream.transfer(senders, receivers, self._settings.rate_limit, judged)
         finally:
             terminal.clear()
 

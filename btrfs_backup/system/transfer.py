@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from btrfs_backup.errors import Failure
+from btrfs_backup.model.gate import Expected, Gate
 from btrfs_backup.model.sendstream import Beginning, Measure
 from btrfs_backup.model.snapshot import Subvolume
 from btrfs_backup.system.pipes import Chain, Outlet, Pipe
@@ -36,12 +37,14 @@ class Moving:
 @dataclass(frozen=True)
 class Sender:
     """pipeline: what writes the stream. estimate: writes it without its data, to learn the size. begin: is called
-    when its stream begins to be moved, watch: a few times a second from then on."""
+    when its stream begins to be moved, watch: a few times a second from then on. expected: what may come from another
+    machine; None when it is from this one."""
 
     pipeline: Pipeline
     estimate: Command | None = None
     begin: Callable[[], None] = lambda: None
     watch: Callable[[Moving], None] = lambda moving: None
+    expected: Expected | None = None
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,9 @@ class Transferred:
 
 
 @lacking("cannot move a stream")
-def transfer(senders: Iterable[Sender], receivers: Sequence[Receiver], rate: int = 0) -> Transferred:
+def transfer(
+    senders: Iterable[Sender], receivers: Sequence[Receiver], rate: int = 0, judged: bool = False
+) -> Transferred:
     """Give each of the RECEIVERS all that the SENDERS write, have it on disk, and wait for all of that.
 
     One stream is moved when the sender of the one before has ended well, so the receivers have to take several streams
@@ -110,7 +115,7 @@ def transfer(senders: Iterable[Sender], receivers: Sequence[Receiver], rate: int
     in_order = sorted(ends, key=lambda end: end.checked)
     flows: list[_Flow] = []
     with (
-        Chain([end.outlet for end in in_order], sum(end.checked for end in ends), rate) as chain,
+        Chain([end.outlet for end in in_order], sum(end.checked for end in ends), rate, judged) as chain,
         Children() as children,
     ):
         for end in ends:
@@ -188,6 +193,7 @@ class _Flow:
         self._starter = children
         self._delivered_before: Sequence[int] = ()
         self._measure = Measure()
+        inlet.gate = Gate([sender.expected]) if sender.expected else None
         with open(os.devnull, "rb") as nothing:
             try:
                 self.children = _start(
@@ -288,6 +294,11 @@ class _End:
         # that breaks off may do so because of the sender.
         if broken and (broken.midway or all_sent):
             return Failure(f"the stream is broken: {broken}", "The next run sends it again.")
+        if chain.refused:
+            return Failure(
+                f"what the other machine sent was refused: {chain.refused}",
+                "No btrfs send makes such a stream. Is that machine what it seems to be?",
+            )
         if chain.fault:
             return Failure(f"the stream was cut off here: {chain.fault}", "The next run sends it again.")
         if failed := cause(send, receive, self.outlet.left_early):
