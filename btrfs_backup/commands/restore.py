@@ -22,7 +22,7 @@ from btrfs_backup.model.restoration import Plan, Site
 from btrfs_backup.model.settings import Settings
 from btrfs_backup.model.snapshot import Naming, Subvolume, is_backup_name
 from btrfs_backup.report.text import pace
-from btrfs_backup.system import btrfs, filetools, lock, stages, state
+from btrfs_backup.system import btrfs, lock, stages, state
 from btrfs_backup.system import transfer as stream
 from btrfs_backup.system.folder import Folder, parent_is_to_blame
 from btrfs_backup.system.host import Host, Hosts
@@ -373,7 +373,7 @@ class _Restore:
         self._snapshot(received, staged, readonly=False)
         copies.create()
         # They would look like snapshots that are no subvolumes.
-        self.host.run(filetools.remove_stubs(copies.path), f"cannot clear the folder '{copies.path}'")
+        self.host.run(btrfs.remove_stubs(copies.path), f"cannot clear the folder '{copies.path}'")
         self._snapshot(received, copies.at(name))
         self._verify(copies)
         self._placing = True

@@ -1,6 +1,7 @@
 """Compare backups with their snapshots, file by file. Changes nothing; read it from top to bottom."""
 
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -11,19 +12,16 @@ from btrfs_backup.commands.run import open_source
 from btrfs_backup.errors import Absent, Failure
 from btrfs_backup.model import inventory, manifest, records
 from btrfs_backup.model.location import Scheme
-from btrfs_backup.model.manifest import Comparison
 from btrfs_backup.model.outcome import Outcome, Report
-from btrfs_backup.model.records import Records
 from btrfs_backup.model.settings import Settings
-from btrfs_backup.model.snapshot import Naming, Subvolume
+from btrfs_backup.model.snapshot import Subvolume
 from btrfs_backup.report import terminal
-from btrfs_backup.report.terminal import progress_line
 from btrfs_backup.report.text import findings
 from btrfs_backup.system import state, trees
 from btrfs_backup.system.folder import Folder
 from btrfs_backup.system.host import Host, Hosts
 from btrfs_backup.system.ssh import Access
-from btrfs_backup.system.trees import Reading, Tree
+from btrfs_backup.system.trees import Spool, Tree
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +40,7 @@ class _Side:
     broken: bool = False
     absent: bool = False
     failures: list[Failure] = field(default_factory=list)
-    verified: list[Comparison] = field(default_factory=list)
+    verified: list[manifest.Comparison] = field(default_factory=list)
 
     def fail(self, failure: Failure, broken: bool = True) -> None:
         self.broken = self.broken or broken
@@ -64,7 +62,7 @@ def verify(settings: Settings, publish: Callable[[Report], None]) -> None:
         source = open_source(replace(settings, take_snapshot=False), hosts)
         snapshots = inventory.snapshots(source.folder.inventory(settings.naming)).complete
         ours = _Side(settings.source.identity, source.folder, snapshots)
-        known: Records = records.NONE
+        known: records.Records = records.NONE
         if settings.skip_absent:
             known, broken = state.read(source.host, source.folder.path, aside=False)
             for failure in broken:
@@ -80,9 +78,8 @@ def verify(settings: Settings, publish: Callable[[Report], None]) -> None:
                 side.folder, _ = stand(hosts.at(each), each, settings, known)
                 side.chosen = _choose(side, ours.chosen, settings)
             except Failure as failure:
-                side.broken = True
                 if isinstance(failure, Absent) and settings.skip_absent:
-                    side.absent = True
+                    side.broken = side.absent = True
                     log.info("%s: skipped: %s", side.place, failure.message)
                 else:
                     side.fail(failure)
@@ -112,30 +109,27 @@ def _choose(side: _Side, snapshots: Mapping[str, Subvolume], settings: Settings)
             "there is no backup of a snapshot that the source still has",
             "Are SOURCE, '-f' and '-p' those of the backups? Otherwise back up first.",
         )
-    return common if settings.verify == "all" else _newest(common, settings.naming)
-
-
-def _newest(common: Mapping[str, Subvolume], naming: Naming) -> Mapping[str, Subvolume]:
-    newest = naming.newest(common, datetime.now())
-    return {name: backup for name, backup in common.items() if name == newest}
+    newest = settings.naming.newest(common, datetime.now())
+    return {name: backup for name, backup in common.items() if settings.verify == "all" or name == newest}
 
 
 def _find_out_about_attributes(sides: Sequence[_Side]) -> None:
     """A host that lacks the program is told of once."""
     asked: dict[Host, bool] = {}
     for each in sides:
+        host = each.folder.host
         try:
-            if each.chosen and each.folder.host not in asked:
-                asked[each.folder.host] = trees.can_list_attributes(each.folder.host)
-                if not asked[each.folder.host]:
+            if each.chosen and host not in asked:
+                asked[host] = not host.connection or host.can_run(trees.PROBE_ATTRIBUTES)
+                if not asked[host]:
                     log.warning(
                         "no suitable program 'getfattr' on %s: extended attributes, such as access control lists and "
                         "capabilities, are not compared with what is there",
-                        each.folder.host.name,
+                        host.name,
                     )
         except Failure as failure:
             each.fail(failure)
-        each.attributes = asked.get(each.folder.host, False)
+        each.attributes = asked.get(host, False)
 
 
 def _compare(name: str, ours: _Side, destinations: Sequence[_Side], settings: Settings) -> None:
@@ -146,49 +140,52 @@ def _compare(name: str, ours: _Side, destinations: Sequence[_Side], settings: Se
     for each in sides[1:]:
         log.info("%s: comparing %s", each.place, name)
     with ExitStack() as scope:
-        read = {each: Tree(each.folder.host, each.folder.at(name), scope) for each in sides}
+        read = {each: Tree(each.folder.host, each.folder.at(name), each.attributes, Spool(scope)) for each in sides}
         try:
-            trees.read(list(read.values()), [read[each] for each in sides if each.attributes], _watch(name, settings))
+            trees.read(list(read.values()), _watch(name, list(read.values()), settings))
         except Failure as failure:
             ours.fail(failure)
             return
         finally:
             terminal.clear()
         whole = [each for each in sides if _is_whole(each, name, read[each])]
-        if ours in whole:
-            results = {each: _result(name, ours, each, read) for each in whole[1:]}
-            if all(map(_is_good, results.values())) or _is_there(ours, name):
-                for each, result in results.items():
-                    _tell(each, name, result)
+        results = {
+            each: manifest.compare(name, read[ours].records, read[each].records, ours.attributes and each.attributes)
+            for each in (whole[1:] if ours in whole else ())
+        }
+    if any(result.differences for result in results.values()) and not _is_there(ours, name):
+        return
+    for each, result in results.items():
+        if not result.differences or _is_there(each, name):
+            each.verified.append(result)
+            log.info("%s: compared %s: %s", each.place, name, findings([result]))
 
 
-def _watch(name: str, settings: Settings) -> trees.Watch | None:
+def _watch(name: str, reading: Sequence[Tree], settings: Settings) -> Callable[[bool], None] | None:
     if not (settings.progress and terminal.possible()):
         return None
-    rate = terminal.Rate()
+    rate, began = terminal.Rate(), time.monotonic()
 
-    def show(reading: Reading) -> None:
-        if reading.files is None:
-            terminal.show(f"comparing {name}, listed {reading.listed} entries")
-            return
-        title = f"comparing {name}, {reading.files} of {reading.all_files} files"
-        speed = rate(reading.seconds, reading.bytes)
-        terminal.show(progress_line(title, reading.bytes, speed, reading.all_bytes, {}))
+    def show(hashing: bool) -> None:
+        # The one that takes longest.
+        last = max(reading, key=lambda each: not each.failure and each.sizes[-1] - each.hashed_bytes)
+        speed = rate(time.monotonic() - began, last.hashed_bytes)
+        line = f"comparing {name}, listed {sum(each.listed for each in reading)} entries"
+        if hashing:
+            title = f"comparing {name}, {last.hashed} of {len(last.sizes) - 1} files"
+            line = terminal.progress_line(title, last.hashed_bytes, speed, last.sizes[-1], {})
+        terminal.show(line)
 
     return show
 
 
 def _is_whole(side: _Side, name: str, tree: Tree) -> bool:
     """Whether what was read can be compared; what went wrong is told."""
-    if not (failure := tree.failure or tree.unread):
-        return True
-    if not _is_there(side, name):
-        return False
-    if tree.failure:
-        side.fail(failure)
-        return False
-    side.fail(failure, broken=False)
-    return True
+    if failure := tree.failure or tree.unread:
+        if not _is_there(side, name):
+            return False
+        side.fail(failure, broken=bool(tree.failure))
+    return not tree.failure
 
 
 def _is_there(side: _Side, name: str) -> bool:
@@ -199,33 +196,9 @@ def _is_there(side: _Side, name: str) -> bool:
             gone = "deleted"
         elif side.folder.show(name).uuid != side.chosen[name].uuid:
             gone = "replaced"
-    except Failure as failure:
-        log.debug("%s: cannot tell whether %s is still there: %s", side.place, name, failure)
+    except Failure as unknown:
+        log.debug("%s: cannot tell whether %s is still there: %s", side.place, name, unknown)
     if gone:
-        side.fail(
-            Failure(f"{name} was {gone} while it was compared", "Verify when no other run is at work."), broken=False
-        )
+        failure = Failure(f"{name} was {gone} while it was compared", "Verify when no other run is at work.")
+        side.fail(failure, broken=False)
     return not gone
-
-
-def _result(name: str, ours: _Side, theirs: _Side, read: Mapping[_Side, Tree]) -> Comparison | Failure:
-    attributes = ours.attributes and theirs.attributes
-    try:
-        return manifest.compare(name, read[ours].records(attributes), read[theirs].records(attributes))
-    except Failure as failure:
-        return failure
-
-
-def _is_good(result: Comparison | Failure) -> bool:
-    return isinstance(result, Comparison) and not result.differences
-
-
-def _tell(side: _Side, name: str, result: Comparison | Failure) -> None:
-    """Unless the reason for a bad result is that the backup is gone."""
-    if not _is_good(result) and not _is_there(side, name):
-        return
-    if isinstance(result, Failure):
-        side.fail(result, broken=False)
-        return
-    side.verified.append(result)
-    log.info("%s: compared %s: %s", side.place, name, findings([result]))

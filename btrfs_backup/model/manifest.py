@@ -4,34 +4,33 @@ A record is a path, a kind and values, with NUL in between, the one byte that no
 their bytes, the records of one path follow one another:
 
     device  numbers of a device node
-    facts   type mode user group links size mtime (with blanks in between), target of a symbolic link
+    facts   type, mode, user:group, hard links, mtime, size, target of a symbolic link
     sha256  of the data of a file
     xattrs  name, value in hexadecimal digits, name, value, ...
 """
 
+import heapq
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import groupby
-from typing import NamedTuple
+from itertools import chain, groupby, repeat
 
 DEVICE, FACTS, SHA256, XATTRS = b"device", b"facts", b"sha256", b"xattrs"
 FILE, FOLDER = b"f", b"d"
-
-_TYPES = {
-    b"f": "file",
-    b"d": "folder",
-    b"l": "symbolic link",
-    b"p": "named pipe",
-    b"s": "socket",
-    b"b": "block device",
-    b"c": "character device",
-}
+SIZE = 5  # the index of that fact
+_TYPE_NAMES = ("file", "folder", "symbolic link", "named pipe", "socket", "block device", "character device")
+_TYPES = dict(zip("fdlpsbc", _TYPE_NAMES, strict=True))
 # Seen: btrfs send leaves a deleted folder under such a name when a subvolume was in it whose number is higher than the
 # inode numbers.
 _LEFTOVER = re.compile(rb"o\d+-\d+-\d+")
-_EPOCH = datetime(1970, 1, 1)
+_WORDS = ("type", "mode", "owner", "hard links", "modified", "size", "target")  # for the facts
+# What find, stat and sha256sum print.
+_ITEM = re.compile(
+    rb"(?P<facts>\S [0-7]+ \d+:\d+ (?:-|\d+) -?\d+(?:\.\d+)? (?:-|\d+)) (?P<path>.*?)//(?P<target>.*)"
+    rb"|(?:(?P<device>[0-9a-f]+:[0-9a-f]+) |(?P<sha256>[0-9a-f]{64}) [ *])(?P<where>.+)",
+    re.DOTALL,
+)
 
 
 @dataclass(frozen=True)
@@ -52,121 +51,112 @@ class Comparison:
     differences: tuple[Difference, ...]
 
 
-class _Facts(NamedTuple):
-    type: bytes
-    mode: bytes
-    user: bytes
-    group: bytes
-    links: bytes
-    size: bytes
-    modified: bytes
-
-
-class _Entry(NamedTuple):
-    """All that is known of a path: the values of each kind."""
-
-    path: bytes
-    records: list[bytes]
-
-    def values(self, kind: bytes) -> Sequence[bytes]:
-        """Those of KIND, none when there is no such record."""
-        for record in self.records:
-            if record.startswith(kind, len(self.path) + 1):
-                return record.split(b"\0")[2:]
-        return ()
-
-    @property
-    def facts(self) -> _Facts:
-        return _Facts(*self.values(FACTS)[0].split(b" "))
+# All that is known of a path: the values of each kind.
+_Entry = Mapping[bytes, Sequence[bytes]]
 
 
 def record(path: bytes, kind: bytes, *values: bytes) -> bytes:
     return b"\0".join((path, kind, *values))
 
 
-def compare(name: str, snapshot: Iterable[bytes], backup: Iterable[bytes]) -> Comparison:
-    """Compare two trees by their sorted records, each of which is held no longer than needed."""
+def parse(item: bytes, top: str) -> bytes:
+    """The record of an ITEM: what find, stat and sha256sum print up to a NUL, and getfattr up to an empty line.
+
+    Raises ValueError when it is not of the expected form.
+    """
+    if item.startswith(b"# file: "):
+        return _parse_attributes(item, top)
+    if not (found := _ITEM.fullmatch(item)):
+        raise ValueError
+    if found["facts"]:
+        return record(found["path"], FACTS, *found["facts"].split(b" "), found["target"])
+    numbers = found["device"]
+    return record(_below(found["where"], top), *((DEVICE, numbers) if numbers else (SHA256, found["sha256"])))
+
+
+def _parse_attributes(paragraph: bytes, top: str) -> bytes:
+    """Of one path: `# file: PATH`, and a line for each attribute. Special characters in names are octal."""
+    first, *lines = paragraph.split(b"\n")
+    attributes: dict[bytes, bytes] = {}
+    for line in lines:
+        name, _, value = line.partition(b"=")
+        if not re.fullmatch(rb"0x[0-9a-f]*", value):
+            raise ValueError
+        attributes[_unquote(name)] = value[2:]
+    if not attributes:
+        raise ValueError
+    return record(_below(_unquote(first[8:]), top), XATTRS, *chain.from_iterable(sorted(attributes.items())))
+
+
+def _unquote(name: bytes) -> bytes:
+    return re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), name)
+
+
+def _below(path: bytes, top: str) -> bytes:
+    folder = f"{top}/".encode("utf-8", "surrogateescape")
+    if not path.startswith(folder):
+        raise ValueError
+    return path[len(folder) :]
+
+
+def compare(name: str, snapshot: Iterable[bytes], backup: Iterable[bytes], attributes: bool = True) -> Comparison:
+    """Compare two trees by their sorted records, none of which is kept. ATTRIBUTES: the extended ones, too."""
     differences: list[Difference] = []
     files = size = 0
-    for ours, theirs in _pairs(_entries(snapshot), _entries(backup)):
-        entry = ours or theirs
-        differences += [Difference(_text(entry.path), what) for what in _differences(ours, theirs)] if entry else []
-        if ours and theirs and ours.values(SHA256) and theirs.values(SHA256):
+    records = heapq.merge(zip(snapshot, repeat(0)), zip(backup, repeat(1)))
+    for path, group in groupby(records, lambda each: each[0].partition(b"\0")[0]):
+        sides: tuple[dict[bytes, Sequence[bytes]], ...] = ({}, {})
+        for each, side in group:
+            _, kind, *values = each.split(b"\0")
+            if attributes or kind != XATTRS:
+                sides[side][kind] = values
+        ours, theirs = (entry if FACTS in entry else {} for entry in sides)  # what was not listed is not compared
+        differences += [Difference(_text(path), what) for what in _differences(path, ours, theirs)]
+        if SHA256 in ours and SHA256 in theirs:
             files += 1
-            size += int(ours.facts.size)
+            size += int(ours[FACTS][SIZE])
     return Comparison(name, files, size, tuple(differences))
 
 
-def _entries(records: Iterable[bytes]) -> Iterator[_Entry]:
-    for path, group in groupby(records, lambda record: record.partition(b"\0")[0]):
-        entry = _Entry(path, list(group))
-        if entry.values(FACTS):
-            yield entry
-
-
-def _pairs(ours: Iterator[_Entry], theirs: Iterator[_Entry]) -> Iterator[tuple[_Entry | None, _Entry | None]]:
-    """What both have under the same path, side by side, and what only one of them has."""
-    one, other = next(ours, None), next(theirs, None)
-    while one or other:
-        if not other or (one and one.path < other.path):
-            yield one, None
-            one = next(ours, None)
-        elif not one or other.path < one.path:
-            yield None, other
-            other = next(theirs, None)
-        else:
-            yield one, other
-            one, other = next(ours, None), next(theirs, None)
-
-
-def _differences(ours: _Entry | None, theirs: _Entry | None) -> Iterator[str]:
-    if not theirs:
+def _differences(path: bytes, ours: _Entry, theirs: _Entry) -> Iterator[str]:
+    if ours and not theirs:
         yield "it is missing"
-    elif not ours:
-        left = theirs.facts.type == FOLDER and _LEFTOVER.fullmatch(theirs.path)
+    elif theirs and not ours:
+        left = theirs[FACTS][0] == FOLDER and _LEFTOVER.fullmatch(path)
         yield "it is not in the snapshot" + (", where it was deleted; btrfs left an empty folder" if left else "")
-    elif ours.records != theirs.records or not ours.values(SHA256):
-        yield from _of_one_path(ours, theirs)
+    elif ours != theirs or (ours and SHA256 not in ours):
+        yield from _of_one_path(path, ours, theirs)
 
 
-def _of_one_path(ours: _Entry, theirs: _Entry) -> Iterator[str]:
-    wanted, found = ours.facts, theirs.facts
-    if wanted.type != found.type:
-        yield f"{_type(found)} instead of {_type(wanted)}"
-        return
-    yield from _unlike("mode", found.mode, wanted.mode)
-    yield from _unlike("owner", found.user + b":" + found.group, wanted.user + b":" + wanted.group)
-    yield from _unlike("hard links", found.links, wanted.links)
-    # Seen: what btrfs receive does in the topmost folder may change its time after it was set.
-    if ours.path and wanted.modified != found.modified:
-        yield f"modified {_moment(found.modified)} instead of {_moment(wanted.modified)}"
-    yield from _unlike("target", *(b"".join(each.values(FACTS)[1:]) for each in (theirs, ours)))
-    yield from _unlike("device", *(b"".join(each.values(DEVICE)) for each in (theirs, ours)))
-    if wanted.type == FILE:
-        yield from _unlike("size", found.size, wanted.size)
-        yield from _of_data(ours, theirs)
-    yield from _of_attributes(ours.values(XATTRS), theirs.values(XATTRS))
-
-
-def _unlike(what: str, found: bytes, wanted: bytes) -> Iterator[str]:
-    if found != wanted:
-        yield f"{what} {_text(found)} instead of {_text(wanted)}"
-
-
-def _of_data(ours: _Entry, theirs: _Entry) -> Iterator[str]:
-    wanted, found = ours.values(SHA256), theirs.values(SHA256)
-    if not wanted:
-        yield "its data could not be read in the snapshot"
-    if not found:
-        yield "its data could not be read in the backup"
-    # With another size it goes without saying.
-    if wanted and found and wanted != found and ours.facts.size == theirs.facts.size:
-        yield "its data differs"
+def _of_one_path(path: bytes, ours: _Entry, theirs: _Entry) -> Iterator[str]:
+    devices = ("device", b"".join(theirs.get(DEVICE, ())), b"".join(ours.get(DEVICE, ())))
+    for what, found, wanted in (*zip(_WORDS, theirs[FACTS], ours[FACTS], strict=True), devices):
+        # Seen: what btrfs receive does in the topmost folder may change its time after it was set.
+        if found == wanted or (what == "modified" and not path):
+            continue
+        if what == "type":
+            yield " instead of ".join(_TYPES.get(_text(each), _text(each)) for each in (found, wanted))
+            return
+        as_text = _moment if what == "modified" else _text
+        yield f"{what} {as_text(found)} instead of {as_text(wanted)}"
+    if ours[FACTS][0] == FILE:
+        for side, entry in (("snapshot", ours), ("backup", theirs)):
+            if SHA256 not in entry:
+                yield f"its data could not be read in the {side}"
+        # With another size it goes without saying.
+        data_differs = SHA256 in ours and SHA256 in theirs and ours[SHA256] != theirs[SHA256]
+        if data_differs and ours[FACTS][SIZE] == theirs[FACTS][SIZE]:
+            yield "its data differs"
+    yield from _of_attributes(ours.get(XATTRS, ()), theirs.get(XATTRS, ()))
 
 
 def _of_attributes(ours: Sequence[bytes], theirs: Sequence[bytes]) -> Iterator[str]:
     wanted, found = (dict(zip(each[::2], each[1::2], strict=True)) for each in (ours, theirs))
-    for name in sorted(filter(lambda name: _counts(name, wanted, found), wanted.keys() | found.keys())):
+    for name in sorted(wanted.keys() | found.keys()):
+        # They tell how data is stored, such as btrfs.compression, and files get them from their folder. A label of
+        # SELinux is made up by the kernel where SELinux is in use.
+        if name.startswith(b"btrfs.") or (name == b"security.selinux" and name not in wanted.keys() & found.keys()):
+            continue
         attribute = f"extended attribute {_text(name)}"
         if name not in found:
             yield f"{attribute} is missing"
@@ -176,22 +166,11 @@ def _of_attributes(ours: Sequence[bytes], theirs: Sequence[bytes]) -> Iterator[s
             yield f"{attribute} differs"
 
 
-def _counts(name: bytes, *sides: dict[bytes, bytes]) -> bool:
-    """Not what tells how data is stored, such as btrfs.compression, which files get from their folder; nor a label of
-    SELinux where one side has none: the kernel makes one up where SELinux is in use.
-    """
-    return not name.startswith(b"btrfs.") and (name != b"security.selinux" or all(name in each for each in sides))
-
-
-def _type(facts: _Facts) -> str:
-    return _TYPES.get(facts.type, _text(facts.type))
-
-
 def _moment(seconds: bytes) -> str:
     """Seconds since 1970 with a fraction, as ISO 8601 with nanoseconds."""
     whole, _, fraction = _text(seconds).partition(".")
     try:
-        return f"{(_EPOCH + timedelta(seconds=int(whole))).isoformat()}.{fraction[:9]}Z"
+        return f"{(datetime(1970, 1, 1) + timedelta(seconds=int(whole))).isoformat()}.{fraction[:9]}Z"
     except (ValueError, OverflowError):
         return f"@{whole}"
 

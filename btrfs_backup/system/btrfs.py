@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 
 from btrfs_backup.errors import Failure
-from btrfs_backup.model.snapshot import Subvolume
+from btrfs_backup.model.snapshot import STUB_INODE, Subvolume
 
 Argv = tuple[str, ...]
 
@@ -185,6 +185,13 @@ def parse_filesystem_uuid(text: str) -> str:
     if not match:
         raise _not_understood("filesystem show", text)
     return match[1]
+
+
+def remove_stubs(folder: str) -> Argv:
+    """Removes the stubs in FOLDER that have the name of a snapshot, with whatever prefix; those below it stay."""
+    stamp = "[0-9]" * 8 + "-" + "[0-9]" * 6
+    stubs = ("-type", "d", "-inum", str(STUB_INODE), "-name", f"*{stamp}")
+    return ("find", f"{folder}/", "-mindepth", "1", "-maxdepth", "1", *stubs, "-exec", "rmdir", "--", "{}", ";")
 
 
 _PARENT_TROUBLE = re.compile(

@@ -55,7 +55,7 @@ _ANYWHERE = (
         "A swap file that is in use is in it: see 'swapon --show'. Give swap a subvolume of its own, or use 'swapoff'.",
     ),
     (
-        "unrecognized: -printf|invalid option -- 'z'|find: .?sha256sum.?: No such file",
+        "unrecognized: -printf|invalid option -- 'z'|sha256sum: .*not found",
         "To verify what is there takes find of GNU findutils, and sha256sum and stat of GNU coreutils.",
     ),
     (

@@ -1,229 +1,217 @@
 """Reads all that snapshots and backups hold, several of them at the same time, by the file tools of their hosts."""
 
 import heapq
+import marshal
 import os
-import time
+import tempfile
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import IO
 
 from btrfs_backup.errors import Failure
-from btrfs_backup.model.manifest import FACTS, FILE
-from btrfs_backup.system import filetools
-from btrfs_backup.system.filetools import Argv, Parser
+from btrfs_backup.model.manifest import FACTS, FILE, SHA256, SIZE, XATTRS, parse, record
+from btrfs_backup.model.snapshot import STUB_INODE
+from btrfs_backup.system import signals
+from btrfs_backup.system.btrfs import Argv
 from btrfs_backup.system.host import Host
-from btrfs_backup.system.process import Child, Children, CommandFailed, lacking
-from btrfs_backup.system.spool import Spool
+from btrfs_backup.system.process import Children, CommandFailed, lacking
 
 _SSH_FAILED = 255
+_LONGEST = 16 << 20  # bytes of an item; what goes on is none
+_IN_MEMORY = 8 << 20  # bytes that are held before they go to the temporary file
+_BLOCK = 500  # records that are read from there at once
+# Neither the links of folders tell anything, nor the size of what is no file. %P is the path below the top, in which
+# there is no //.
+_FACTS = r"%y %m %U:%G {} %T@ {} %P//%l\0"
+_FOLDER, _FILE, _OTHER = (_FACTS.format(*each) for each in (("-", "-"), ("%n", "%s"), ("%n", "-")))
+# With -z names are printed as they are. Nothing else tells sha256sum, which may print nothing for hours, that nobody
+# waits any more: it is ended when its stdin ends, which is that of find, also through ssh and sudo.
+_HASH = (
+    'exec 3<&0; sha256sum -z -- "$@" & hash=$!; { read -r end <&3; kill $hash; } & '
+    "wait $hash; code=$?; kill $!; exit $code"
+)
+_GETFATTR = ("getfattr", "-d", "-m", "-", "-e", "hex", "-h", "--absolute-names", "--")
+PROBE_ATTRIBUTES: Argv = (*_GETFATTR, "/")  # whether there is one that knows the options
+# What find has to do to list all but the data and the extended attributes, and to list these. By way of find, nothing
+# else needs a rule under sudo.
+_STAT = ("-exec", "stat", "--printf", r"%t:%T %n\0", "{}", "+")  # find does not know the numbers of devices
+_FOLDER_OR_FILE = ("-type", "d", "-printf", _FOLDER, "-o", "-type", "f", "-printf", _FILE)
+ENTRIES: Argv = (*_FOLDER_OR_FILE, "-o", "-printf", _OTHER, "(", "-type", "b", "-o", "-type", "c", ")", *_STAT)
+CHECKSUMS: Argv = ("-type", "f", "-exec", "sh", "-c", _HASH, "sh", "{}", "+")
+ATTRIBUTES: Argv = ("-exec", *_GETFATTR, "{}", "+")
 
 
-@dataclass(frozen=True)
-class Reading:
-    """How far it has got. listed: entries that were found in all trees; files, bytes: of that tree whose data takes
-    longest, with what was read of it so far; None as long as they are not known."""
+class Spool:
+    """Records that are added in any order and read in that of their bytes, as often as wanted.
 
-    seconds: float
-    listed: int
-    files: int | None = None
-    bytes: int = 0
-    all_files: int = 0
-    all_bytes: int = 0
-
-
-Watch = Callable[[Reading], None]
-
-
-class Tree:
-    """The files below the folder TOP on HOST, which do not change. SCOPE ends its temporary files.
-
-    failure: why it could not be read. unread: why the data of some files could not be read.
+    What does not fit into memory is in sorted runs of one temporary file, which SCOPE ends.
     """
 
-    def __init__(self, host: Host, top: str, scope: ExitStack) -> None:
-        self.host = host
-        self.top = top
-        self.failure: Failure | None = None
-        self.unread: Failure | None = None
-        self.listed = 0
-        self.hashed = 0  # files
-        self._bytes = array("q", [0])  # in the first so many files, in the order of find
-        self._entries, self._checksums, self._attributes = (Spool(scope) for _ in range(3))
+    def __init__(self, scope: ExitStack, in_memory: int = _IN_MEMORY) -> None:
+        self._scope = scope
+        self._in_memory = in_memory
+        self._file: IO[bytes] | None = None
+        self._runs: list[list[tuple[int, int]]] = []  # their blocks: size, and position in the file
+        self._records: list[bytes] = []
+        self._held = 0
 
-    def records(self, attributes: bool) -> Iterator[bytes]:
-        """What was read, as model.manifest has it, sorted by paths; with the extended ATTRIBUTES or without.
+    def add(self, record: bytes) -> None:
+        """Raises Failure when there is no room for it."""
+        self._records.append(record)
+        self._held += len(record)
+        if self._held <= self._in_memory:
+            return
+        self._records.sort()
+        self._runs.append([])
+        try:
+            if not self._file:
+                self._file = self._scope.enter_context(tempfile.TemporaryFile(buffering=0))  # noqa: SIM115
+            for start in range(0, len(self._records), _BLOCK):
+                block = marshal.dumps(self._records[start : start + _BLOCK])
+                self._runs[-1].append((len(block), self._file.tell()))
+                while block:
+                    block = block[self._file.write(block) :]
+        except OSError as error:
+            raise Failure(
+                f"cannot write a temporary file in '{tempfile.gettempdir()}': {error.strerror}",
+                "Another folder can be named by TMPDIR in the environment.",
+            ) from None
+        self._records, self._held = [], 0
 
-        Raises Failure.
-        """
-        if not attributes:
-            return heapq.merge(self._entries, self._checksums)
-        if self.host.connection:
-            return heapq.merge(self._entries, self._checksums, self._attributes)
-        return heapq.merge(self._with_attributes(), self._checksums)
+    def __iter__(self) -> Iterator[bytes]:
+        self._records.sort()
+        for each in heapq.merge(*map(self._read, self._runs), self._records):
+            signals.check()  # there may be millions
+            yield each
 
-    @property
-    def all_files(self) -> int:
-        return len(self._bytes) - 1
+    def _read(self, run: Sequence[tuple[int, int]]) -> Iterator[bytes]:
+        assert self._file
+        for size, position in run:
+            yield from marshal.loads(os.pread(self._file.fileno(), size, position))
 
-    @property
-    def all_bytes(self) -> int:
-        return self._bytes[-1]
+
+@dataclass(eq=False)
+class Tree:
+    """The files below the folder TOP on HOST, which do not change.
+
+    attributes: whether the extended ones are wanted. records: what was read, as model.manifest has it. failure: why it
+    could not be read. unread: why the data of some files could not be read. listed: entries that were found; hashed:
+    files whose data was read. sizes: bytes in the first so many files, in the order of find.
+    """
+
+    host: Host
+    top: str
+    attributes: bool
+    records: Spool
+    failure: Failure | None = None
+    unread: Failure | None = None
+    listed: int = 0
+    hashed: int = 0
+    sizes: "array[int]" = field(default_factory=lambda: array("q", [0]))
 
     @property
     def hashed_bytes(self) -> int:
-        return self._bytes[min(self.hashed, self.all_files)]
+        return self.sizes[min(self.hashed, len(self.sizes) - 1)]
 
-    def add_entry(self, record: bytes) -> None:
-        """Raises ValueError when the first one is not the top itself."""
-        path, kind, facts, *_ = record.split(b"\0")
-        if path and not self.listed:
-            raise ValueError
-        self._entries.add(record)
-        self.listed += 1
-        if kind == FACTS and facts.startswith(FILE):
-            self._bytes.append(self.all_bytes + int(facts.split(b" ")[5]))
+    def add(self, entry: bytes) -> None:
+        """Add a record. Raises Failure when there is no room for it."""
+        self.records.add(entry)
+        path, kind, *values = entry.split(b"\0")
+        if kind == SHA256:
+            self.hashed += 1
+        elif kind == FACTS:
+            self.listed += 1
+            if values[0] == FILE:
+                self.sizes.append(self.sizes[-1] + int(values[SIZE]))
+            if self.attributes and not self.host.connection and (attributes := self._attributes(path)):
+                self.records.add(record(path, XATTRS, *chain.from_iterable(sorted(attributes.items()))))
 
-    def add_checksum(self, record: bytes) -> None:
-        self._checksums.add(record)
-        self.hashed += 1
-
-    def add_attributes(self, record: bytes) -> None:
-        self._attributes.add(record)
-
-    def _with_attributes(self) -> Iterator[bytes]:
-        """Here they are simply asked for. Raises Failure."""
-        for record in self._entries:
-            yield record
-            path, kind, *_ = record.split(b"\0")
-            if kind == FACTS and (attributes := _attributes(os.path.join(os.fsencode(self.top), path))):
-                yield filetools.attributes_record(path, attributes)
-
-
-def _attributes(path: bytes) -> dict[bytes, bytes]:
-    """The extended attributes of PATH, in hexadecimal digits."""
-    try:
-        return {
-            os.fsencode(name): os.getxattr(path, name, follow_symlinks=False).hex().encode()
-            for name in os.listxattr(path, follow_symlinks=False)
-        }
-    except OSError as error:
-        raise Failure(
-            f"cannot read the extended attributes of {os.fsdecode(path)!r}: {error.strerror}",
-            "When the disk has errors, 'dmesg' tells.",
-        ) from None
-
-
-def can_list_attributes(host: Host) -> bool:
-    """Whether extended attributes can be read there. Raises Failure when it cannot be reached."""
-    return not host.connection or host.can_run(filetools.PROBE_ATTRIBUTES)
-
-
-def read(trees: Sequence[Tree], with_attributes: Sequence[Tree], watch: Watch | None = None) -> None:
-    """Read all TREES at the same time, WITH_ATTRIBUTES where wanted. What goes wrong is noted in each of them.
-
-    watch: is called a few times a second. Raises Failure when there is no room for temporary files.
-    """
-    started = time.monotonic()
-
-    def listing() -> Reading:
-        return Reading(time.monotonic() - started, sum(each.listed for each in trees))
-
-    def hashing() -> Reading:
-        last = max(whole, key=lambda each: each.all_bytes - each.hashed_bytes)
-        return Reading(
-            time.monotonic() - began,
-            sum(each.listed for each in trees),
-            last.hashed,
-            last.hashed_bytes,
-            last.all_files,
-            last.all_bytes,
-        )
-
-    _run([_Job(each, filetools.list_entries, _ENTRIES, each.add_entry) for each in trees], listing, watch)
-    whole = [each for each in trees if not each.failure]
-    began = time.monotonic()
-    jobs = [_Job(each, filetools.list_checksums, _CHECKSUMS, each.add_checksum, in_part=True) for each in whole]
-    remote = [each for each in whole if each.host.connection and each in with_attributes]
-    jobs += [_Job(each, filetools.list_attributes, _ATTRIBUTES, each.add_attributes) for each in remote]
-    if jobs:
-        _run(jobs, hashing, watch)
-
-
-# Of each list: what ends its parts, how many of them make a record, how they are understood.
-_ENTRIES = (b"\0", filetools.LISTED_FIELDS, filetools.parse_entry)
-_CHECKSUMS = (b"\0", 1, filetools.parse_checksum)
-_ATTRIBUTES = (b"\n\n", 1, filetools.parse_attributes)
-
-
-class _Job:
-    """One list of a tree: a command that prints it, and the records that are made of that.
-
-    in_part: it is of use as far as it goes.
-    """
-
-    def __init__(
-        self,
-        tree: Tree,
-        argv: Callable[[str], Argv],
-        form: tuple[bytes, int, Parser],
-        add: Callable[[bytes], None],
-        in_part: bool = False,
-    ) -> None:
-        self.tree = tree
-        self._argv = argv(tree.top)
-        self._end, self._size, self._parse = form
-        self._add = add
-        self._in_part = in_part
-        self.child: Child | None = None
-        self._parts: list[bytes] = []
-        self._rest = b""
-        self._records = 0
-        self._garbage: bytes | None = None
-
-    def start(self, children: Children, nothing: int) -> None:
+    def _attributes(self, path: bytes) -> dict[bytes, bytes]:
+        """The extended attributes of PATH, in hexadecimal digits. Here they are simply asked for."""
+        where = os.path.join(os.fsencode(self.top), path)
         try:
-            self.child = children.start(self.tree.host.command(self._argv), nothing, capture=self._feed)
-        except Failure as failure:
-            self.tree.failure = failure
-
-    def finish(self) -> None:
-        """It has ended: note in the tree what went wrong."""
-        if not self.child:
-            return
-        ended = self.child.ended
-        if ended.status and self._in_part and self._records and ended.status != _SSH_FAILED:
-            self.tree.unread = CommandFailed(ended, f"cannot read all of '{self.tree.top}'")
-        elif ended.status:
-            self.tree.failure = CommandFailed(ended, f"cannot read '{self.tree.top}'")
-        elif self._garbage is not None or self._parts or self._rest:
-            garbage = self._garbage or b"".join((*self._parts, self._rest))
-            self.tree.failure = Failure(
-                f"cannot understand what '{self.child.command.title}' printed: {os.fsdecode(garbage[:200])!r}",
-                "A login shell must not print anything by itself when commands are run by ssh.",
+            return {
+                os.fsencode(name): os.getxattr(where, name, follow_symlinks=False).hex().encode()
+                for name in os.listxattr(where, follow_symlinks=False)
+            }
+        except OSError as error:
+            self.failure = Failure(
+                f"cannot read the extended attributes of {os.fsdecode(where)!r}: {error.strerror}",
+                "When the disk has errors, 'dmesg' tells.",
             )
+            return {}
 
-    def _feed(self, piece: bytes) -> None:
-        if self._garbage is not None:
-            return
-        *parts, self._rest = (self._rest + piece).split(self._end)
-        self._parts += parts
-        whole = len(self._parts) - len(self._parts) % self._size
-        for start in range(0, whole, self._size):
-            part = self._parts[start : start + self._size]
+
+def read(trees: Sequence[Tree], watch: Callable[[bool], None] | None = None) -> None:
+    """Read all TREES at the same time. What goes wrong is noted in each of them.
+
+    watch: is called a few times a second, and told whether the data is being read, all else being known.
+    Raises Failure when there is no room for temporary files.
+    """
+    entries = [(each, ENTRIES, b"\0") for each in trees]
+    attributes = [(each, ATTRIBUTES, b"\n\n") for each in trees if each.attributes and each.host.connection]
+    _run([*entries, *attributes], (lambda: watch(False)) if watch else None)
+    _run([(each, CHECKSUMS, b"\0") for each in trees if not each.failure], (lambda: watch(True)) if watch else None)
+
+
+def _run(lists: Iterable[tuple[Tree, Argv, bytes]], tick: Callable[[], None] | None) -> None:
+    """Have find list something of each tree, and take in the items, with what ends them."""
+    with lacking("cannot read files"), ExitStack() as pipes, Children() as children:
+        started = []
+        for tree, what, end in lists:
+            # The command may wait for the end of its stdin, which comes when we end, however that is. Each has one of
+            # its own: ssh makes it non-blocking.
+            reader, writer = os.pipe()
+            pipes.callback(os.close, writer)
+            intake = _Intake(tree, end)
             try:
-                self._add(self._parse(part, self.tree.top))
+                command = tree.host.command(find(tree.top, what))
+                started.append((intake, children.start(command, reader, capture=intake.feed)))
+            except Failure as failure:
+                tree.failure = failure
+            finally:
+                os.close(reader)
+        children.wait([child for _, child in started], tick)
+        for intake, child in started:
+            ended = child.ended
+            if ended.status and intake.tree.hashed and ended.status != _SSH_FAILED:
+                intake.tree.unread = CommandFailed(ended, f"cannot read all of '{intake.tree.top}'")
+            elif ended.status:
+                intake.tree.failure = CommandFailed(ended, f"cannot read '{intake.tree.top}'")
+            elif intake.rest:
+                intake.tree.failure = Failure(
+                    f"cannot understand what '{ended.command.title}' printed: {os.fsdecode(intake.rest[:200])!r}",
+                    "A login shell must not print anything by itself when commands are run by ssh.",
+                )
+
+
+@dataclass
+class _Intake:
+    """Makes records of what is printed of TREE, in items with an END. rest: what none could be made of, or not yet."""
+
+    tree: Tree
+    end: bytes
+    rest: bytes = b""
+    closed: bool = False
+
+    def feed(self, piece: bytes) -> None:
+        if self.closed:
+            return
+        self.closed = True  # also when there is no room
+        *items, self.rest = (self.rest + piece).split(self.end)
+        for item in items:
+            try:
+                entry = parse(item, self.tree.top)
             except ValueError:
-                self._garbage = self._end.join(part)
+                self.rest = item + self.end
                 return
-            self._records += 1
-        del self._parts[:whole]
+            self.tree.add(entry)
+        self.closed = len(self.rest) > _LONGEST
 
 
-def _run(jobs: Sequence[_Job], reading: Callable[[], Reading], watch: Watch | None) -> None:
-    with lacking("cannot read files"), open(os.devnull, "rb") as nothing, Children() as children:
-        for job in jobs:
-            job.start(children, nothing.fileno())
-        children.wait([job.child for job in jobs if job.child], (lambda: watch(reading())) if watch else None)
-        for job in jobs:
-            job.finish()
+def find(top: str, what: Argv) -> Argv:
+    """find in the folder TOP, without the stubs of nested subvolumes, which are not sent."""
+    return ("find", f"{top}/", "-xdev", "-type", "d", "-inum", str(STUB_INODE), "-prune", "-o", *what)

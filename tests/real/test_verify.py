@@ -101,6 +101,24 @@ def state_of(folder: Path) -> list[tuple[str, int]]:
     return sorted((str(each), each.lstat().st_ctime_ns) for each in (folder, *folder.iterdir()))
 
 
+def below(pid: int) -> list[int]:
+    """Process ids of all that PID has started, and what these have."""
+    return [each for child in children_of(pid) for each in (child, *below(child))]
+
+
+def readers_of(pid: int, count: int) -> list[int]:
+    """Process ids of all below PID, once COUNT of them are sha256sum."""
+    found = below(pid)
+    return found if sum(program(each) == "sha256sum" for each in found) >= count else []
+
+
+def program(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
 class VerifyTest(RealTest):
     def verify(self, *arguments: object, status: int = 0, **more: object) -> Result:
         return self.backup("--verify", *arguments, status=status, **more)
@@ -160,8 +178,8 @@ class Equal(VerifyTest):
         for number in range(300):
             (source / f"{number:0200}").write_text(str(number))
         self.backup("-q", source, usb)
-        code = "import sys; from btrfs_backup.system import spool; spool._IN_MEMORY = 5000; "
-        code += "spool.Spool.__init__.__defaults__ = (5000,); from btrfs_backup.__main__ import main; sys.exit(main())"
+        code = "import sys; from btrfs_backup.system import trees; "
+        code += "trees.Spool.__init__.__defaults__ = (5000,); from btrfs_backup.__main__ import main; sys.exit(main())"
         sh("env", f"PYTHONPATH={TOP}", sys.executable, "-c", code, "-q", "--verify", source, usb)
         tamper(usb / names(usb)[0], lambda backup: (backup / f"{7:0200}").unlink())
         with self.assertRaisesRegex(AssertionError, "1 difference"):
@@ -429,6 +447,17 @@ class Meanwhile(VerifyTest):
         self.assertNotIn("outstanding", err)
         wait_for(lambda: not any(is_running(pid) for pid in (*finds, *sleeping)))
 
+    def test_killed(self) -> None:
+        """Nothing goes on reading, though what reads a large file would not notice for hours that nobody listens."""
+        source, usb = self.source(), self.disk("usb").path
+        os.truncate(source / "file", 1 << 40)  # bytes, nearly all of them holes
+        self.backup("-q", source, usb)
+        command = self.start("--verify", source, usb)
+        reading = wait_for(lambda: readers_of(command.pid, 2))
+        command.kill()
+        command.communicate(timeout=20)
+        wait_for(lambda: not any(map(is_running, reading)))
+
     def test_progress_on_a_terminal(self) -> None:
         source, usb = self.source(), self.disk("usb").path
         random_file(source / "large", 6)
@@ -523,6 +552,21 @@ class OverSsh(SshTest, VerifyTest):
                 self.assertNotIn("warning", result.err)
         result = self.verify(*server.arguments(), source, f"{url}{nas}", status=10)
         self.assertIn("Log in there as root (ssh://root@...), or use '--ssh-sudo'.", result.err)
+
+    def test_killed(self) -> None:
+        """Nothing goes on reading on the other side, either, under sudo or not."""
+        server, source, nas = self.sshd(), self.source(), self.disk("nas").path
+        os.truncate(source / "file", 1 << 40)  # bytes, nearly all of them holes
+        self.backup("-q", source, nas)
+        self.user("/bin/sh")
+        self.sudoers(hints.sudo_rule(self.login) + "\n")
+        for options, url in (((), server.url), (("--ssh-sudo",), server.url.replace("//", f"//{self.login}@"))):
+            with self.subTest(options):
+                command = self.start("--verify", *options, *server.arguments(), source, f"{url}{nas}")
+                reading = [*wait_for(lambda: readers_of(server.process.pid, 1)), *below(command.pid)]
+                command.kill()
+                command.communicate(timeout=20)
+                wait_for(lambda reading=reading: not any(map(is_running, reading)))
 
 
 @unittest.skipUnless(shutil.which("getfattr"), "needs root, and getfattr (attr)")

@@ -108,7 +108,7 @@ class RulesTest(unittest.TestCase):
                 self.assertLessEqual(rooms, {"system", "model", "errors"})
 
     def test_parsers_are_pure(self) -> None:
-        for name in ("btrfs.py", "filetools.py", "mounts.py"):
+        for name in ("btrfs.py", "mounts.py"):
             with self.subTest(name):
                 self.assertEqual(impurities(tree(PACKAGE / "system" / name), "btrfs_backup.system"), [])
 

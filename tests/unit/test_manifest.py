@@ -3,31 +3,41 @@
 import random
 import unittest
 from contextlib import ExitStack
+from pathlib import Path
 from unittest import mock
 
 from btrfs_backup.errors import Failure
-from btrfs_backup.model.manifest import DEVICE, FACTS, SHA256, XATTRS, Comparison, Difference, compare, record
-from btrfs_backup.system import filetools, trees
-from btrfs_backup.system.spool import Spool
+from btrfs_backup.model.manifest import DEVICE, FACTS, SHA256, XATTRS, Comparison, Difference, compare, parse, record
+from btrfs_backup.system import trees
+from btrfs_backup.system.host import Host
+from btrfs_backup.system.trees import Spool
 
 ONE, TWO = b"1" * 64, b"2" * 64
 TIME, LATER = b"1795502877.9575071500", b"1795502877.9575071510"
 
 
-def folder(path: bytes, facts: bytes = b"d 755 0 0 - - " + TIME) -> list[bytes]:
-    return [record(path, FACTS, facts, b"")]
+def facts(words: bytes, size: bytes = b"-", target: bytes = b"", time: bytes = TIME) -> list[bytes]:
+    """WORDS: type, mode, owner and links."""
+    return [*words.split(b" "), time, size, target]
 
 
-def file(path: bytes, facts: bytes = b"f 644 0 0 1 3 " + TIME, sha256: bytes = ONE) -> list[bytes]:
-    return [record(path, FACTS, facts, b""), *([record(path, SHA256, sha256)] if sha256 else [])]
+def folder(path: bytes, words: bytes = b"d 755 0:0 -", time: bytes = TIME) -> list[bytes]:
+    return [record(path, FACTS, *facts(words, time=time))]
+
+
+def file(
+    path: bytes, words: bytes = b"f 644 0:0 1", size: bytes = b"3", time: bytes = TIME, sha256: bytes = ONE
+) -> list[bytes]:
+    data = [record(path, SHA256, sha256)] if sha256 else []
+    return [record(path, FACTS, *facts(words, size, time=time)), *data]
 
 
 def device(path: bytes, numbers: bytes) -> list[bytes]:
-    return [record(path, DEVICE, numbers, b""), record(path, FACTS, b"c 600 0 0 1 0 " + TIME, b"")]
+    return [record(path, DEVICE, numbers), record(path, FACTS, *facts(b"c 600 0:0 1"))]
 
 
 def link(path: bytes, target: bytes) -> list[bytes]:
-    return [record(path, FACTS, b"l 777 0 0 1 %d " % len(target) + TIME, target)]
+    return [record(path, FACTS, *facts(b"l 777 0:0 1", target=target))]
 
 
 class CompareTest(unittest.TestCase):
@@ -47,17 +57,17 @@ class CompareTest(unittest.TestCase):
             ([], file(b"x"), ["it is not in the snapshot"]),
             (file(b"x"), folder(b"x"), ["folder instead of file"]),
             (file(b"x"), link(b"x", b"/"), ["symbolic link instead of file"]),
-            (folder(b"x"), folder(b"x", b"d 1755 0 0 - - " + TIME), ["mode 1755 instead of 755"]),
-            (file(b"x"), file(b"x", b"f 644 0 7 1 3 " + TIME), ["owner 0:7 instead of 0:0"]),
-            (file(b"x"), file(b"x", b"f 644 0 0 2 3 " + TIME), ["hard links 2 instead of 1"]),
+            (folder(b"x"), folder(b"x", b"d 1755 0:0 -"), ["mode 1755 instead of 755"]),
+            (file(b"x"), file(b"x", b"f 644 0:7 1"), ["owner 0:7 instead of 0:0"]),
+            (file(b"x"), file(b"x", b"f 644 0:0 2"), ["hard links 2 instead of 1"]),
             (file(b"x"), file(b"x", sha256=TWO), ["its data differs"]),
             # That the data differs goes without saying.
-            (file(b"x"), file(b"x", b"f 644 0 0 1 4 " + TIME, TWO), ["size 4 instead of 3"]),
+            (file(b"x"), file(b"x", size=b"4", sha256=TWO), ["size 4 instead of 3"]),
             (device(b"x", b"1:3"), device(b"x", b"1:5"), ["device 1:5 instead of 1:3"]),
             (link(b"x", b"a\nb"), link(b"x", b"\xff"), ["target \udcff instead of a\nb"]),
             (
                 file(b"x"),
-                file(b"x", b"f 600 1 0 1 3 " + LATER, TWO),
+                file(b"x", b"f 600 1:0 1", time=LATER, sha256=TWO),
                 [
                     "mode 600 instead of 644",
                     "owner 1:0 instead of 0:0",
@@ -95,16 +105,16 @@ class CompareTest(unittest.TestCase):
     def test_time_of_the_top(self) -> None:
         """It alone is not kept by send and receive."""
         for path, count in ((b"", 0), (b"x", 1)):
-            later = folder(path, b"d 755 0 0 - - " + LATER)
+            later = folder(path, time=LATER)
             self.assertEqual(len(self.differences(folder(path), later)), count)
-        self.assertEqual(self.differences(folder(b""), folder(b"", b"d 700 0 0 - - " + TIME))[0][0], "")
+        self.assertEqual(self.differences(folder(b""), folder(b"", b"d 700 0:0 -"))[0][0], "")
 
     def test_times_beyond_the_calendar(self) -> None:
         for seconds, text in (
             (b"-1.5000000000", "1969-12-31T23:59:59.500000000Z"),
             (b"999999999999.0", "@999999999999"),
         ):
-            [(_, what)] = self.differences(file(b"x"), file(b"x", b"f 644 0 0 1 3 " + seconds))
+            [(_, what)] = self.differences(file(b"x"), file(b"x", time=seconds))
             self.assertTrue(what.startswith(f"modified {text} instead of"), what)
 
     def test_extended_attributes(self) -> None:
@@ -154,34 +164,35 @@ class CompareTest(unittest.TestCase):
 class FileToolsTest(unittest.TestCase):
     def test_argv(self) -> None:
         """The commands begin with find, so that a sudoers file need not list others, and leave out stubs."""
-        for argv in (
-            filetools.list_entries("/b/N"),
-            filetools.list_checksums("/b/N"),
-            filetools.list_attributes("/b/N"),
-        ):
-            with self.subTest(argv=argv):
+        for what in (trees.ENTRIES, trees.CHECKSUMS, trees.ATTRIBUTES):
+            with self.subTest(what):
+                argv = trees.find("/b/N", what)
                 self.assertEqual(" ".join(argv[:9]), "find /b/N/ -xdev -type d -inum 2 -prune -o")
-        self.assertEqual(" ".join(filetools.list_checksums("/b/N")[9:]), "-type f -exec sha256sum -z -- {} +")
+        self.assertRegex(" ".join(trees.CHECKSUMS), r"^-type f -exec sh -c .*sha256sum -z -- .* sh \{\} \+$")
 
     def test_entries(self) -> None:
-        facts = b"f 4644 0 1000 2 17 -631152000.2500000000"
-        table: list[tuple[list[bytes], bytes]] = [
-            ([b"a\nb", b"facts", facts, b""], record(b"a\nb", FACTS, facts, b"")),
-            ([b"", b"facts", b"d 755 0 0 - - " + TIME, b""], record(b"", FACTS, b"d 755 0 0 - - " + TIME, b"")),
+        words = b"f 4644 0:1000 2 -631152000.2500000000 17"
+        table: list[tuple[bytes, bytes]] = [
+            (words + b" a\nb//", record(b"a\nb", FACTS, *words.split(b" "), b"")),
+            (words + b" f 4644//", record(b"f 4644", FACTS, *words.split(b" "), b"")),
             (
-                [b"l", b"facts", b"l 777 0 0 1 1 " + TIME, b"\xff x"],
-                record(b"l", FACTS, b"l 777 0 0 1 1 " + TIME, b"\xff x"),
+                b"d 755 0:0 - " + TIME + b" - //",
+                record(b"", FACTS, b"d", b"755", b"0:0", b"-", TIME, b"-", b""),
             ),
-            ([b"/b/N/dev/null", b"device", b"1:3", b""], record(b"dev/null", DEVICE, b"1:3")),
+            (
+                b"l 777 0:0 1 " + TIME + b" - l///\xff//x",
+                record(b"l", FACTS, b"l", b"777", b"0:0", b"1", TIME, b"-", b"/\xff//x"),
+            ),
+            (b"1:3 /b/N/dev/null", record(b"dev/null", DEVICE, b"1:3")),
         ]
-        for fields, wanted in table:
-            with self.subTest(fields=fields):
-                self.assertEqual(filetools.parse_entry(fields, "/b/N"), wanted)
+        for item, wanted in table:
+            with self.subTest(item=item):
+                self.assertEqual(parse(item, "/b/N"), wanted)
 
     def test_checksums(self) -> None:
         for path in (b"x", b"new\nline", b" *x", b"\xff\\"):
             printed = ONE + b"  /b/N\xff/" + path
-            self.assertEqual(filetools.parse_checksum([printed], "/b/N\udcff"), record(path, SHA256, ONE))
+            self.assertEqual(parse(printed, "/b/N\udcff"), record(path, SHA256, ONE))
 
     def test_attributes(self) -> None:
         table: dict[bytes, bytes] = {
@@ -193,23 +204,26 @@ class FileToolsTest(unittest.TestCase):
         }
         for paragraph, wanted in table.items():
             with self.subTest(paragraph=paragraph):
-                self.assertEqual(filetools.parse_attributes([paragraph], "/b/N"), wanted)
+                self.assertEqual(parse(paragraph, "/b/N"), wanted)
 
     def test_what_cannot_be_understood(self) -> None:
-        table: list[tuple[filetools.Parser, list[bytes]]] = [
-            (filetools.parse_entry, [b"Welcome\n", b"facts", b"d 755 0 0 - -", b""]),
-            (filetools.parse_entry, [b"x", b"fact", b"d 755 0 0 - - " + TIME, b""]),
-            (filetools.parse_entry, [b"x", b"facts", b"d 755 0 0 - 1 " + TIME, b""]),
-            (filetools.parse_entry, [b"/b/N2/x", b"device", b"1:3", b""]),
-            (filetools.parse_checksum, [ONE[1:] + b"  /b/N/x"]),
-            (filetools.parse_checksum, [b"Welcome\n" + ONE + b"  /b/N/x"]),
-            (filetools.parse_checksum, [ONE + b"  /b/x"]),
-            (filetools.parse_checksum, [b""]),
-            (filetools.parse_attributes, [b"# file: /b/N/x"]),
-            (filetools.parse_attributes, [b"# file: /b/N/x\nuser.a=text"]),
-            (filetools.parse_attributes, [b"Welcome\n# file: /b/N/x\nuser.a=0x00"]),
-        ]
-        for parse, printed in table:
+        good = b"d 755 0:0 - " + TIME + b" - "
+        for printed in (
+            b"Welcome\n" + good + b"//",
+            good + b"x",
+            b"d 755 0:0 - - x//",
+            b"d 755 0:0 1 1 " + TIME + b" x//",
+            b"1:3 /b/N2/x",
+            b"Welcome\n1:3 /b/N/x",
+            ONE[1:] + b"  /b/N/x",
+            b"Welcome\n" + ONE + b"  /b/N/x",
+            ONE + b"  /b/x",
+            b"",
+            b"# file: /b/N/x",
+            b"# file: /b/N/x\nuser.a=text",
+            b"# file: /b/N2/x\nuser.a=0x00",
+            b"Welcome\n# file: /b/N/x\nuser.a=0x00",
+        ):
             with self.subTest(printed=printed), self.assertRaises(ValueError):
                 parse(printed, "/b/N")
 
@@ -225,10 +239,10 @@ class SpoolTest(unittest.TestCase):
                 for each in records:
                     spool.add(each)
                 for _ in range(2):
-                    self.assertEqual(list(spool), sorted(records))
+                    self.assertTrue(list(spool) == sorted(records), "not sorted")  # and not all of them in a message
 
     def test_no_room(self) -> None:
-        with ExitStack() as scope, open("/dev/full", "w+b") as full:
+        with ExitStack() as scope, open("/dev/full", "r+b", buffering=0) as full:
             spool = Spool(scope, 10)
             with (
                 mock.patch("tempfile.TemporaryFile", return_value=full),
@@ -236,12 +250,34 @@ class SpoolTest(unittest.TestCase):
             ):
                 spool.add(bytes(1 << 20))
 
+    def test_descriptors(self) -> None:
+        """However much there is, one is enough."""
+        with ExitStack() as scope:
+            before = len(list(Path("/proc/self/fd").iterdir()))
+            spool = Spool(scope, 10)
+            for number in range(200):
+                spool.add(b"%020d" % number)
+            self.assertEqual(len(list(Path("/proc/self/fd").iterdir())), before + 1)
+            self.assertEqual(len(list(spool)), 200)
 
-class AttributesTest(unittest.TestCase):
-    def test_they_cannot_be_read(self) -> None:
-        words = "cannot read the extended attributes of '/no/such': No such file or directory"
-        with self.assertRaisesRegex(Failure, words):
-            trees._attributes(b"/no/such")
+
+class TreeTest(unittest.TestCase):
+    def test_attributes_cannot_be_read(self) -> None:
+        with ExitStack() as scope:
+            tree = trees.Tree(Host(), "/no", True, Spool(scope))
+            tree.add(file(b"such")[0])
+            words = "cannot read the extended attributes of '/no/such': No such file or directory"
+            self.assertIn(words, str(tree.failure))
+
+    def test_what_never_ends_is_no_item(self) -> None:
+        """It is not collected."""
+        with ExitStack() as scope:
+            intake = trees._Intake(trees.Tree(Host(), "/b", False, Spool(scope)), b"\0")
+            for _ in range(40):
+                intake.feed(bytes([7]) * (1 << 20))
+            self.assertLessEqual(len(intake.rest), 17 << 20)
+            intake.feed(b"\0" + ONE + b"  /b/x\0")
+            self.assertEqual((intake.tree.hashed, intake.rest[:1]), (0, b"\7"))
 
 
 class ValuesTest(unittest.TestCase):

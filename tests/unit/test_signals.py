@@ -10,7 +10,7 @@ from contextlib import ExitStack
 
 from btrfs_backup.errors import Interrupted
 from btrfs_backup.system import signals
-from btrfs_backup.system.spool import Spool
+from btrfs_backup.system.trees import Spool
 
 STUCK = """
 import os, sys
