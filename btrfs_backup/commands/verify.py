@@ -62,11 +62,9 @@ def verify(settings: Settings, publish: Callable[[Report], None]) -> None:
         source = open_source(replace(settings, take_snapshot=False), hosts)
         snapshots = inventory.snapshots(source.folder.inventory(settings.naming)).complete
         ours = _Side(settings.source.identity, source.folder, snapshots)
-        known: records.Records = records.NONE
-        if settings.skip_absent:
-            known, broken = state.read(source.host, source.folder.path, aside=False)
-            for failure in broken:
-                ours.fail(failure, broken=False)
+        known, broken = state.read(source.host, source.folder.path, aside=False)
+        for failure in broken:
+            log.warning("%s: %s", ours.place, failure)
         destinations = []
         for each in settings.destinations:
             if each.scheme is Scheme.SHELL:
@@ -75,8 +73,8 @@ def verify(settings: Settings, publish: Callable[[Report], None]) -> None:
             side = _Side(each.identity, source.folder)
             destinations.append(side)
             try:
-                side.folder, _ = stand(hosts.at(each), each, settings, known)
-                side.chosen = _choose(side, ours.chosen, settings)
+                side.folder, disk = stand(hosts.at(each), each, settings, known)
+                side.chosen = _choose(side, ours.chosen, settings, known, disk)
             except Failure as failure:
                 if isinstance(failure, Absent) and settings.skip_absent:
                     side.broken = side.absent = True
@@ -90,26 +88,35 @@ def verify(settings: Settings, publish: Callable[[Report], None]) -> None:
             publish(Report(ours.outcome, None, tuple(each.outcome for each in destinations)))
 
 
-def _choose(side: _Side, snapshots: Mapping[str, Subvolume], settings: Settings) -> Mapping[str, Subvolume]:
-    """The backups of SNAPSHOTS that are to be compared. Raises Failure when there is none."""
+def _choose(
+    side: _Side, snapshots: Mapping[str, Subvolume], settings: Settings, known: records.Records, disk: str
+) -> Mapping[str, Subvolume]:
+    """The backups of SNAPSHOTS that are to be compared; what is KNOWN of those there on that DISK.
+
+    Raises Failure when there is none.
+    """
     if not side.folder.exists:
         raise Failure("it does not exist", "Is the disk mounted, and the path right?")
-    holdings = inventory.backups(side.folder.inventory(settings.naming), snapshots)
+    old = not records.is_staged(known, side.place, disk)
+    holdings = inventory.backups(side.folder.inventory(settings.naming), snapshots, old=old)
     for name, why in holdings.foreign.items():
         if name in snapshots:
             look = side.folder.host.typed("btrfs", "subvolume", "show", side.folder.at(name))
             failure = Failure(f"{name} is not the backup of the snapshot of that name: {why}", f"Look at it: {look}")
             side.fail(failure, broken=False)
-    for name in holdings.partial:
-        if name in snapshots:
-            log.warning("%s: %s is not verified: it is a transfer that was cut off", side.place, name)
     common = {name: backup for name, backup in holdings.complete.items() if name in snapshots}
     if not common:
         raise Failure(
             "there is no backup of a snapshot that the source still has",
             "Are SOURCE, '-f' and '-p' those of the backups? Otherwise back up first.",
         )
-    newest = settings.naming.newest(common, datetime.now())
+    newest = settings.naming.newest(common, datetime.now()) or ""
+    promised = {*records.last_delivered(known, side.place, disk), *records.owed(known, settings.naming, side.place)}
+    for name in sorted(promised.union(holdings.partial).intersection(snapshots)):
+        if name > newest and name not in holdings.foreign:
+            cut_off = "it is a transfer that was cut off" if name in holdings.partial else "it is not there"
+            failure = Failure(f"{name} is newer than what is compared, and no backup: {cut_off}", "Back up first.")
+            side.fail(failure, broken=False)
     return {name: backup for name, backup in common.items() if settings.verify == "all" or name == newest}
 
 

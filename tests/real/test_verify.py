@@ -352,18 +352,37 @@ class Places(VerifyTest):
             "warning: shell://false: not verified: what a shell command did with the streams cannot be read",
         ):
             self.assertIn(line, result.err)
-        self.assertRegex(result.err, rf"\n{usb}: compared 1 backup \({name}\): 2 files with .*, no difference\n")
+        self.assertRegex(result.err, rf"\n{usb}: compared 1 backup \({name}\): 3 files with .*, no difference\n")
         self.assertFalse((other / "none").exists())
 
     def test_parts_of_backups(self) -> None:
+        """The one before is compared, and that is not enough."""
         source, usb, name = self.pair()
         self.backup("-q", source)
         part = names(source / "snapshot")[1]
-        sh("btrfs", "subvolume", "create", usb / part)
-        result = self.verify(source, usb)
-        self.assertIn(f"warning: {usb}: {part} is not verified: it is a transfer that was cut off", result.err)
+        attempt = usb / f".{part}.receiving" / "host-1-0123abcd"
+        attempt.mkdir(parents=True)
+        sh("btrfs", "subvolume", "create", attempt / part)
+        result = self.verify(source, usb, status=10)
+        self.assertIn(
+            f"{part} is newer than what is compared, and no backup: it is a transfer that was cut", result.err
+        )
         self.assertIn(f"compared 1 backup ({name})", result.err)
-        self.assertTrue((usb / part).exists())
+        self.assertTrue((attempt / part).exists())
+
+    def test_the_newest_backup_is_gone(self) -> None:
+        source, usb, name = self.pair()
+        self.backup("-q", source, usb)
+        newest = names(usb)[-1]
+        sh("btrfs", "subvolume", "delete", usb / newest)
+        result = self.verify(source, usb, status=10)
+        self.assertIn(f"{newest} is newer than what is compared, and no backup: it is not there", result.err)
+        self.assertIn(f"compared 1 backup ({name})", result.err)
+
+    def test_a_snapshot_that_nobody_has_sent(self) -> None:
+        source, usb, _ = self.pair()
+        self.backup("-q", source)
+        self.verify(source, usb)
 
     def test_bad_sources(self) -> None:
         source, usb, _ = self.pair()
@@ -404,7 +423,7 @@ class Places(VerifyTest):
         self.assertIn(f"{usb}: compared 1 backup ({name})", err)
 
     def test_state_files_do_not_matter(self) -> None:
-        """Nothing of them is read, and no lock is needed."""
+        """They only tell what should be there; no lock is needed."""
         source, usb, _ = self.pair()
         (source / "snapshot" / OUTSTANDING).write_text("{")
         descriptor = os.open(source / "snapshot", os.O_RDONLY)
@@ -468,10 +487,10 @@ class Meanwhile(VerifyTest):
             self.assertEqual(bool(lines), shown, screen)
             for line in lines if shown else []:
                 self.assertRegex(
-                    line, r"^comparing \S+, (\d of 3 files: [\d.]+ M?B of 6.3 MB \(\d+ %\), |listed \d+ entries$)"
+                    line, r"^comparing \S+, (\d of 4 files: [\d.]+ M?B of 6.3 MB \(\d+ %\), |listed \d+ entries$)"
                 )
             if shown:
-                self.assertTrue(any("3 of 3 files: 6.3 MB of 6.3 MB (99 %)" in line for line in lines), lines)
+                self.assertTrue(any("4 of 4 files: 6.3 MB of 6.3 MB (99 %)" in line for line in lines), lines)
                 self.assertRegex(screen, rf"\r\x1b\[K\S*{usb}: compared ")
 
     def on_terminal(self, *arguments: object, env: dict[str, str]) -> str:
