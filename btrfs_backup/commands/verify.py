@@ -64,7 +64,10 @@ def verify(settings: Settings, publish: Callable[[Report], None]) -> None:
         ours = _Side(settings.source.identity, source.folder, snapshots)
         known, broken = state.read(source.host, source.folder.path, aside=False)
         for failure in broken:
-            log.warning("%s: %s", ours.place, failure)
+            if settings.skip_absent:
+                ours.fail(failure, broken=False)
+            else:
+                log.warning("%s: %s", ours.place, failure)
         destinations = []
         for each in settings.destinations:
             if each.scheme is Scheme.SHELL:
