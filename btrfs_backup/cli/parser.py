@@ -19,7 +19,7 @@ from btrfs_backup.model import location, retention
 from btrfs_backup.model.settings import Settings
 from btrfs_backup.model.snapshot import Naming
 
-LONGEST_PREFIX = 170  # bytes; a transfer is marked by a longer name (see model.mark), which has 255 at most
+LONGEST_PREFIX = 170  # bytes; the stage of a backup has a longer name (see model.stage), which has 255 at most
 
 _DESCRIPTION = """\
 Takes a read-only snapshot of the btrfs subvolume SOURCE, sends it and every other snapshot that is missing to each

@@ -96,12 +96,12 @@ def judge(entry: Subvolume, source: Subvolume | None, begun: bool = False, marke
     it; as long as it is marked, not all of it may be on disk.
     """
     if not entry.readonly:
+        if source and entry.parent_received_uuid == source.stream_uuid:
+            return State.FOREIGN, "it is a writable copy of the backup: its content may have changed"
         if (begun or marked) and source and entry.received_uuid in ("", source.stream_uuid) and not entry.received_at:
             return State.PARTIAL, "it is writable: a transfer was cut off before its last step"
         if entry.received_uuid or entry.received_at:
             return State.FOREIGN, CHANGED
-        if source and entry.parent_received_uuid == source.stream_uuid:
-            return State.FOREIGN, "it is a writable copy of the backup: its content may have changed"
         return State.FOREIGN, "it is writable, and not a backup"
     if not entry.received_uuid:
         return State.FOREIGN, "it is read-only and has no received UUID: it was not received from a source"

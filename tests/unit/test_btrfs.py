@@ -75,10 +75,13 @@ class ArgvTest(unittest.TestCase):
             (btrfs.send("/s/N", "/s/P", True), "btrfs send -vv -p /s/P /s/N"),
             (btrfs.send("/s/N", None, compressed=True), "btrfs send --proto 2 --compressed-data /s/N"),
             (btrfs.send("/s/N", "/s/P", data=False), "btrfs send -q --no-data -p /s/P /s/N"),
-            (btrfs.receive("/b", False), "btrfs receive /b"),
-            (btrfs.receive("/b", True), "btrfs receive -vv /b"),
+            (btrfs.receive("/b", False), "btrfs receive -C /b"),
+            (btrfs.receive("/b", True), "btrfs receive -C -vv /b"),
             (btrfs.delete(["/b/N"]), "btrfs subvolume delete -c /b/N"),
             (btrfs.delete(["/b/N", "/b/M"]), "btrfs subvolume delete -c /b/N /b/M"),
+            (btrfs.delete(["/b/N"], commit=False), "btrfs subvolume delete /b/N"),
+            (btrfs.delete_by_id(257, "/b"), "btrfs subvolume delete -c -i 257 /b"),
+            (btrfs.delete_by_id(257, "/b", commit=False), "btrfs subvolume delete -i 257 /b"),
             (btrfs.sync("/b"), "btrfs subvolume sync /b"),
             (btrfs.make_writable("/b/N", force=False), "btrfs property set -ts /b/N ro false"),
             (btrfs.make_writable("/b/N", force=True), "btrfs property set -f -ts /b/N ro false"),
@@ -105,6 +108,7 @@ class ArgvTest(unittest.TestCase):
             btrfs.send(path, path, False),
             btrfs.receive(path, False),
             btrfs.delete([path, path]),
+            btrfs.delete_by_id(257, path),
             btrfs.sync(path),
             btrfs.make_writable(path, force=True),
             btrfs.show(path),
@@ -116,14 +120,14 @@ class ArgvTest(unittest.TestCase):
                 self.assertEqual({word for word in argv if " " in word or "\n" in word}, {path})
 
 
-def row(path: str, uuid: str = OWN, parent: str = HOME, received: str = "-") -> str:
+def row(path: str, uuid: str = OWN, parent: str = HOME, received: str = "-", number: int = 257) -> str:
     """A row as btrfs-progs prints it: the received UUID is padded when there is none."""
     padded = received.ljust(36)
-    return f"ID 257 gen 7 top level 256 parent_uuid {parent} received_uuid {padded} uuid {uuid} path {path}\n"
+    return f"ID {number} gen 7 top level 256 parent_uuid {parent} received_uuid {padded} uuid {uuid} path {path}\n"
 
 
-def entry(name: str, uuid: str = OWN, parent: str = HOME, received: str = "") -> Subvolume:
-    return Subvolume(name, uuid, parent, received, readonly=False)
+def entry(name: str, uuid: str = OWN, parent: str = HOME, received: str = "", number: int = 257) -> Subvolume:
+    return Subvolume(name, uuid, parent, received, readonly=False, id=number)
 
 
 class ListTest(unittest.TestCase):
@@ -136,7 +140,7 @@ class ListTest(unittest.TestCase):
             "received_uuid -                                    uuid 48697ee6-48ae-c944-8376-86d01b5b8504 "
             "path home/snapshot/20260101-000000\n"
         )
-        wanted = [(f"{FOLDER}/{NAME}", Subvolume(NAME, OWN, HOME, "", readonly=False))]
+        wanted = [(f"{FOLDER}/{NAME}", Subvolume(NAME, OWN, HOME, "", readonly=False, id=257))]
         self.assertEqual(btrfs.parse_list(text), wanted)
         self.assertEqual(btrfs.parse_list(text.removesuffix("\n")), wanted)
 
@@ -147,6 +151,17 @@ class ListTest(unittest.TestCase):
             btrfs.parse_list(text),
             [("a", entry("a", parent="")), ("b", entry("b", received=RECEIVED)), ("c", entry("c", "", ""))],
         )
+
+    def test_numbers(self) -> None:
+        """Each subvolume has the number by which it is deleted."""
+        text = row("a", number=256) + row("b", number=1000000)
+        self.assertEqual([each.id for _, each in btrfs.parse_list(text)], [256, 1000000])
+
+    def test_read_only(self) -> None:
+        """Those that the second list has, by their whole paths."""
+        text = row("x/a") + row("y/a") + row("b")
+        found = btrfs.parse_list(text, row("y/a"))
+        self.assertEqual({path: each.readonly for path, each in found}, {"x/a": False, "y/a": True, "b": False})
 
     def test_paths(self) -> None:
         """The path is the rest of the row, whatever is in it; the name is its last part."""
@@ -247,8 +262,9 @@ def shown(
     flags: str = "readonly",
     tail: str = "",
     when: str = "-",
+    transid: int = 0,
 ) -> str:
-    """What btrfs-progs shows of a subvolume; TAIL: its snapshots; WHEN: it was received."""
+    """What btrfs-progs shows of a subvolume; TAIL: its snapshots; WHEN: it was received; TRANSID: of its original."""
     return (
         f"home/snapshot/{name}\n"
         f"\tName: \t\t\t{name}\n"
@@ -262,7 +278,7 @@ def shown(
         "\tParent ID: \t\t256\n"
         "\tTop level ID: \t\t256\n"
         f"\tFlags: \t\t\t{flags}\n"
-        "\tSend transid: \t\t0\n"
+        f"\tSend transid: \t\t{transid}\n"
         "\tSend time: \t\t2026-11-23 23:54:51 +0000\n"
         "\tReceive transid: \t0\n"
         f"\tReceive time: \t\t{when}\n"
@@ -270,25 +286,47 @@ def shown(
     )
 
 
+def shown_as(
+    name: str,
+    uuid: str,
+    parent: str,
+    received: str,
+    readonly: bool,
+    received_at: datetime | None = None,
+    id: int = 257,
+    sent_transid: int | None = None,
+) -> Subvolume:
+    return Subvolume(name, uuid, parent, received, readonly, received_at, "", id, sent_transid)
+
+
 class ShowTest(unittest.TestCase):
     def test_fields(self) -> None:
         table: list[tuple[str, Subvolume]] = [
-            (shown(), Subvolume(NAME, OWN, HOME, "", True)),
-            (shown(flags="-"), Subvolume(NAME, OWN, HOME, "", False)),
-            (shown(flags=""), Subvolume(NAME, OWN, HOME, "", False)),
-            (shown(flags="readonly other"), Subvolume(NAME, OWN, HOME, "", True)),
-            (shown(flags="notreadonly"), Subvolume(NAME, OWN, HOME, "", False)),
-            (shown(parent="-"), Subvolume(NAME, OWN, "", "", True)),
-            (shown(parent="-", received=RECEIVED), Subvolume(NAME, OWN, "", RECEIVED, True)),
-            (shown(received=RECEIVED), Subvolume(NAME, OWN, HOME, RECEIVED, True)),
-            (shown(uuid="-", parent="-", name="<FS_TREE>", flags="-"), Subvolume("<FS_TREE>", "", "", "", False)),
-            (shown(name="a b"), Subvolume("a b", OWN, HOME, "", True)),
-            (shown(tail="\t\t\t\thome/snapshot/x\n"), Subvolume(NAME, OWN, HOME, "", True)),
+            (shown(), shown_as(NAME, OWN, HOME, "", True)),
+            (shown(flags="-"), shown_as(NAME, OWN, HOME, "", False)),
+            (shown(flags=""), shown_as(NAME, OWN, HOME, "", False)),
+            (shown(flags="readonly other"), shown_as(NAME, OWN, HOME, "", True)),
+            (shown(flags="notreadonly"), shown_as(NAME, OWN, HOME, "", False)),
+            (shown(parent="-"), shown_as(NAME, OWN, "", "", True)),
+            (shown(parent="-", received=RECEIVED), shown_as(NAME, OWN, "", RECEIVED, True)),
+            (shown(received=RECEIVED), shown_as(NAME, OWN, HOME, RECEIVED, True)),
+            (shown(uuid="-", parent="-", name="<FS_TREE>", flags="-"), shown_as("<FS_TREE>", "", "", "", False)),
+            (shown(name="a b"), shown_as("a b", OWN, HOME, "", True)),
+            (shown(tail="\t\t\t\thome/snapshot/x\n"), shown_as(NAME, OWN, HOME, "", True)),
             (
                 shown(flags="-", when="2026-11-23 23:54:51 +0000"),
-                Subvolume(NAME, OWN, HOME, "", False, received_at=WHEN),
+                shown_as(NAME, OWN, HOME, "", False, received_at=WHEN),
             ),
-            (shown().replace("\tReceive time: \t\t-\n", ""), Subvolume(NAME, OWN, HOME, "", True)),
+            (shown().replace("\tReceive time: \t\t-\n", ""), shown_as(NAME, OWN, HOME, "", True)),
+            (shown(received=RECEIVED, transid=4711), shown_as(NAME, OWN, HOME, RECEIVED, True, sent_transid=4711)),
+            (shown(transid=0), shown_as(NAME, OWN, HOME, "", True, sent_transid=None)),
+            # As btrfs-progs 5.10 shows it.
+            (shown().replace("\tSend transid: \t\t0\n", ""), shown_as(NAME, OWN, HOME, "", True)),
+            (
+                shown().replace("Subvolume ID: \t\t257", "Subvolume ID: \t\t5"),
+                shown_as(NAME, OWN, HOME, "", True, id=5),
+            ),
+            (shown().replace("\tSubvolume ID: \t\t257\n", ""), shown_as(NAME, OWN, HOME, "", True, id=0)),
         ]
         for text, wanted in table:
             with self.subTest(wanted=wanted):
@@ -302,8 +340,10 @@ class ShowTest(unittest.TestCase):
             f"\tReceived UUID: \t\t{FAKE}\n",
             "\tFlags: \t\t\t-\n",
             "\tName: \t\t\tfake\n",
+            "\tSubvolume ID: \t\t9\n",
+            "\tSend transid: \t\t9\n",
         )
-        truth = Subvolume(NAME, OWN, HOME, "", True)
+        truth = shown_as(NAME, OWN, HOME, "", True)
         for lie in (*lies, "".join(lies), "".join(lies) * 3):
             with self.subTest(lie=lie):
                 self.assertEqual(btrfs.parse_show(shown(tail=f"\t\t\t\thome/snapshot/x\n{lie}")), truth)

@@ -303,21 +303,65 @@ class LeftoversTest(unittest.TestCase):
 
 
 class StrangersTest(unittest.TestCase):
+    def strangers(self, chain: Mapping[str, str], here: Iterable[str], known: Iterable[str] = ()) -> frozenset[str]:
+        """CHAIN: backups by name with the name of the parent, empty where there is none; KNOWN: those on record."""
+        complete = {
+            name: Subvolume(name, f"copy-{name}", parent and f"copy-{parent}", f"uuid-{name}")
+            for name, parent in chain.items()
+        }
+        return plan.strangers(complete, source(*here), [f"copy-{name}" for name in known])
+
     def test_strangers(self) -> None:
-        """All that are complete when none is common, as long as nothing that came from this source is on record."""
-        table: list[tuple[list[str], list[str], str | None, list[str]]] = [
-            # what the source has, what is there, what is on record there
-            ([C], [A, B], None, [A, B]),
-            ([C], [A, B], A, []),
-            ([B, C], [A, B], None, []),
-            ([C], [], None, []),
-            ([], [A], None, [A]),
+        """Those that nothing proves: no snapshot, no record, no link."""
+        alone = {A: "", B: "", C: ""}
+        linked = {A: "", B: A, C: B, D: C}
+        table: list[tuple[str, Mapping[str, str], list[str], list[str], list[str]]] = [
+            # what is there, what the source has, what is on record, the strangers
+            ("nothing", {}, [C], [], []),
+            ("nothing known", alone, [], [], [A, B, C]),
+            ("others there", alone, [D], [D], [A, B, C]),
+            ("a snapshot proves its own backup", alone, [B], [], [A, C]),
+            ("so does a record", alone, [], [C], [A, B]),
+            ("both", alone, [A], [C], [B]),
+            ("all", alone, [A, B, C], [], []),
+            ("older ones by their links", linked, [D], [], []),
+            ("newer ones by their links", linked, [A], [], []),
+            ("both ways", linked, [B], [], []),
+            ("links from a record", linked, [], [C], []),
+            ("links of strangers prove nothing", linked, [E], [], [A, B, C, D]),
+            ("a link to one that is gone", {A: "", C: B, D: C}, [D], [], [A]),
+            ("two that stem from one that is gone", {A: "", C: B, D: B}, [D], [], [A, C]),
+            ("branches", {A: "", B: A, C: A, D: C}, [B], [], []),
+            ("another chain", {A: "", B: A, C: "", D: C}, [B], [], [C, D]),
+            ("a loop of ours", {A: B, B: A, C: C}, [A], [], [C]),
+            ("a loop of others", {A: B, B: A, C: ""}, [C], [], [A, B]),
         ]
-        for here, there, delivered, wanted in table:
-            with self.subTest(here=here, there=there, delivered=delivered):
-                held = holdings(there, partial=[D])
-                target = plan.target("/b", held, source(*here), NAMING, retention.KEEP_ALL, NOW)
-                self.assertEqual(plan.strangers(target, held, delivered), frozenset(wanted))
+        for what, there, here, known, wanted in table:
+            with self.subTest(what):
+                self.assertEqual(self.strangers(there, here, known), frozenset(wanted))
+
+    def test_records_count_by_uuid(self) -> None:
+        """A name on record proves nothing of what has it by now."""
+        complete = {A: Subvolume(A, "copy", "", "r")}
+        for known, wanted in (([A], {A}), (["r"], {A}), (["another copy"], {A}), (["copy"], set())):
+            with self.subTest(known=known):
+                self.assertEqual(plan.strangers(complete, {}, known), wanted)
+
+    def test_backups_without_parents(self) -> None:
+        """That both have none links nothing."""
+        complete = {A: Subvolume(A, "a", "", "r"), B: Subvolume(B, "b", "", "s")}
+        self.assertEqual(plan.strangers(complete, source(A), []), {B})
+
+    def test_long_chain(self) -> None:
+        names = [
+            f"202601{day:02}-{hour:02}{minute:02}00"
+            for day in range(1, 5)
+            for hour in range(24)
+            for minute in range(12)
+        ]
+        chain = dict(zip(names, ["", *names], strict=False))
+        self.assertEqual(self.strangers(chain, names[-1:]), frozenset())
+        self.assertEqual(self.strangers(chain, names[:1]), frozenset())
 
 
 class ServedTest(unittest.TestCase):
@@ -447,8 +491,8 @@ class ParentTest(unittest.TestCase):
         """The chain holds together as long as its links are there."""
         restored = Subvolume("home", "NEW-HOME", parent_uuid=f"uuid-{C}")
         snapshots = [
-            Subvolume(B, f"uuid-{B}", "uuid-of-one-deleted", "r"),
-            Subvolume(C, f"uuid-{C}", f"uuid-{B}", "r"),
+            Subvolume(B, f"uuid-{B}", "uuid-of-one-deleted", "r2"),
+            Subvolume(C, f"uuid-{C}", f"uuid-{B}", "r3"),
             snapshot(D, "ANOTHER"),
             snapshot(E, "NEW-HOME"),
         ]
@@ -459,6 +503,20 @@ class ParentTest(unittest.TestCase):
         snapshots = [Subvolume(name, f"uuid-{name}") for name in (A, B, C)]
         self.assertEqual(self.parent(snapshots, C, (A, B)), B)
         self.assertEqual(self.parent(snapshots, A, (B, C)), B)
+
+    def test_copies_of_one_snapshot(self) -> None:
+        """Those with one UUID in their streams are no parents: a receiver could take any of their backups for it."""
+        table: list[tuple[str, Subvolume, str | None]] = [
+            ("twins", Subvolume(C, "c", "HOME", "r"), A),
+            ("one received from the other", Subvolume(C, "c", "HOME", "b"), A),
+            ("no twins", Subvolume(C, "c", "HOME", "s"), C),
+        ]
+        for what, other, wanted in table:
+            with self.subTest(what):
+                first = Subvolume(B, "b", "HOME", other.received_uuid if what == "twins" else "")
+                snapshots = [snapshot(A), first, other, snapshot(D)]
+                self.assertEqual(self.parent(snapshots, D, (A, B, C)), wanted)
+                self.assertEqual(self.parent(snapshots, D, (B, C)), wanted if wanted == C else None)
 
     def test_loops_of_parent_uuids(self) -> None:
         """UUIDs that point in circles end in some parent, and do not hang."""
@@ -488,7 +546,7 @@ class ParentTest(unittest.TestCase):
         ]
         before, snapshots = "", []
         for name in names:
-            snapshots.append(Subvolume(name, f"uuid-{name}", before, "r"))
+            snapshots.append(Subvolume(name, f"uuid-{name}", before, f"r-{name}"))
             before = f"uuid-{name}"
         self.assertGreater(len(names), 1000)
         self.assertEqual(self.parent(snapshots, names[-1], names[:1]), names[0])
