@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from btrfs_backup.model import records
-from btrfs_backup.model.records import BACKUP, BLOCKED, NEWEST, NONE, OWED, PARENT, Fact, Records
+from btrfs_backup.model.records import BACKUP, BLOCKED, NEWEST, NONE, OTHER, OWED, PARENT, STAGED, Fact, Records
 from btrfs_backup.model.snapshot import Naming
 
 NAMING = Naming()
@@ -311,6 +311,7 @@ class QueriesTest(unittest.TestCase):
         """Where something arrived; not where something is only in the way."""
         known = completed({DISK: {"one": frozenset({ONE})}, NAS: {"other": frozenset({ONE})}})
         known |= {Fact(BACKUP, DISK, TWO, "two", "uuid"), Fact(BLOCKED, DISK, TWO, "three")}
+        known |= {Fact(OTHER, DISK, TWO, "four", "uuid"), Fact(STAGED, DISK, "", "five")}
         self.assertEqual(records.filesystems(known, DISK), {"one", "two"})
         self.assertEqual(records.filesystems(known, "/elsewhere"), set())
 
@@ -342,9 +343,14 @@ class QueriesTest(unittest.TestCase):
         )
 
     def test_no_reasons(self) -> None:
-        """That a backup is of this source says nothing of its snapshot."""
+        """That a backup is of this source, or not, says nothing of its snapshot."""
         self.assertEqual(records.reasons(NONE), {})
-        self.assertEqual(records.reasons(frozenset({Fact(BACKUP, DISK, ONE, "disk-1", "uuid")})), {})
+        for fact in (
+            Fact(BACKUP, DISK, ONE, "disk-1", "uuid"),
+            Fact(OTHER, DISK, ONE, "disk-1", "uuid"),
+            Fact(STAGED, DISK, "", "disk-1"),
+        ):
+            self.assertEqual(records.reasons(frozenset({fact})), {})
 
 
 class BlockedTest(unittest.TestCase):
@@ -357,6 +363,73 @@ class BlockedTest(unittest.TestCase):
             with self.subTest(names=names):
                 after = records.blocked(before, DISK, "disk-1", NAMING, names)
                 self.assertEqual(after, others | {Fact(BLOCKED, DISK, name, "disk-1") for name in names})
+
+
+class HoldsTest(unittest.TestCase):
+    """The backups that are known by their UUIDs."""
+
+    ELSEWHERE = frozenset(
+        {
+            Fact(BACKUP, DISK, ONE, "disk-2", "u1"),
+            Fact(OTHER, DISK, ONE, "disk-2", "u2"),
+            Fact(BACKUP, DISK, f"home-{ONE}", "disk-1", "u3"),
+            Fact(OTHER, DISK, f"home-{TWO}", "disk-1", "u4"),
+            Fact(BACKUP, NAS, ONE, "disk-1", "u5"),
+            Fact(OTHER, NAS, TWO, "disk-1", "u6"),
+            Fact(OWED, DISK, ONE),
+            Fact(NEWEST, DISK, ONE, "disk-1"),
+            Fact(BLOCKED, DISK, ONE, "disk-1"),
+            Fact(STAGED, DISK, "", "disk-1"),
+        }
+    )
+
+    def test_holds(self) -> None:
+        """Just what a look found, on one filesystem and of one prefix; the rest stays."""
+        befores = (
+            NONE,
+            frozenset({Fact(BACKUP, DISK, ONE, "disk-1", "x"), Fact(OTHER, DISK, TWO, "disk-1", "y")}),
+            frozenset({Fact(OTHER, DISK, ONE, "disk-1", "x"), Fact(BACKUP, DISK, THREE, "disk-1", "z")}),
+        )
+        finds: list[tuple[dict[str, str], dict[str, str]]] = [
+            ({}, {}),
+            ({"x": ONE, "z": THREE}, {}),
+            ({}, {"x": ONE}),
+            ({"x": ONE}, {"y": TWO, "z": FOUR}),
+            ({"new": ONE}, {"x": TWO}),
+        ]
+        for before in befores:
+            for ours, others in finds:
+                with self.subTest(before=before, ours=ours, others=others):
+                    found = records.holds(before | self.ELSEWHERE, DISK, "disk-1", NAMING, ours, others)
+                    own = {Fact(BACKUP, DISK, name, "disk-1", uuid) for uuid, name in ours.items()}
+                    own |= {Fact(OTHER, DISK, name, "disk-1", uuid) for uuid, name in others.items()}
+                    self.assertEqual(found, self.ELSEWHERE | own)
+
+    def test_backups(self) -> None:
+        """Wherever they are: a disk may be reached by another path than before."""
+        self.assertEqual(records.backups(self.ELSEWHERE), {"u1", "u3", "u5"})
+        self.assertEqual(records.backups(NONE), frozenset())
+
+    def test_told(self) -> None:
+        """Of one filesystem at one destination, of all prefixes."""
+        table = [
+            (DISK, "disk-1", {(f"home-{TWO}", "u4")}),
+            (DISK, "disk-2", {(ONE, "u2")}),
+            (NAS, "disk-1", {(TWO, "u6")}),
+            (NAS, "disk-2", set()),
+            ("/elsewhere", "disk-1", set()),
+        ]
+        for destination, filesystem, wanted in table:
+            with self.subTest(destination=destination, filesystem=filesystem):
+                self.assertEqual(records.told(self.ELSEWHERE, destination, filesystem), wanted)
+
+    def test_staged(self) -> None:
+        self.assertEqual(records.staged(NONE, NAS, "disk-2"), {Fact(STAGED, NAS, "", "disk-2")})
+        known = records.staged(self.ELSEWHERE, NAS, "disk-2")
+        self.assertEqual(known, self.ELSEWHERE | {Fact(STAGED, NAS, "", "disk-2")})
+        self.assertEqual(records.staged(known, NAS, "disk-2"), known)
+        places = [(DISK, "disk-1"), (DISK, "disk-2"), (NAS, "disk-1"), (NAS, "disk-2"), ("/elsewhere", "disk-1")]
+        self.assertEqual([records.is_staged(known, *place) for place in places], [True, False, False, True, False])
 
 
 class CompletedTest(unittest.TestCase):
@@ -437,9 +510,15 @@ class CompletedTest(unittest.TestCase):
                 self.assertEqual(records.forget(completed(self.BEFORE), naming, destinations), completed(after))
 
     def test_all_kinds_are_forgotten(self) -> None:
-        theirs = {Fact(kind, NAS, ONE, "x") for kind in (OWED, PARENT, NEWEST, BACKUP, BLOCKED)}
-        own = {Fact(kind, DISK, ONE, "x") for kind in (OWED, PARENT, NEWEST, BACKUP, BLOCKED)}
+        kinds = (OWED, PARENT, NEWEST, BACKUP, BLOCKED, OTHER)
+        theirs = {Fact(kind, NAS, ONE, "x") for kind in kinds}
+        own = {Fact(kind, DISK, ONE, "x") for kind in kinds}
         self.assertEqual(records.forget(frozenset(own | theirs), NAMING, [DISK]), theirs)
+
+    def test_that_it_is_staged_is_not_forgotten(self) -> None:
+        """It is of no snapshot, and a writable subvolume there is somebody's whatever is on record."""
+        staged = {Fact(STAGED, DISK, "", "x")}
+        self.assertEqual(records.forget(frozenset(staged | {Fact(NEWEST, DISK, ONE, "x")}), NAMING, [DISK]), staged)
 
 
 class OutstandingFormatTest(unittest.TestCase):
@@ -525,15 +604,26 @@ class CompletedFormatTest(unittest.TestCase):
         }
     )
     ALL = NEWEST_ONLY | {
+        Fact(STAGED, DISK, "", "disk-1"),
         Fact(BACKUP, DISK, ONE, "disk-1", "uuid-1"),
         Fact(BACKUP, DISK, TWO, "disk-1", "uuid-2"),
-        Fact(BACKUP, DISK, TWO, "disk-3", "uuid-3"),
+        Fact(OTHER, DISK, TWO, "disk-1", "uuid-4"),
         Fact(BLOCKED, DISK, THREE, "disk-1"),
+        Fact(STAGED, DISK, "", "disk-3"),
+        Fact(BACKUP, DISK, TWO, "disk-3", "uuid-3"),
+        Fact(STAGED, NAS, "", "disk-4"),
         Fact(BLOCKED, NAS, FOUR, "disk-4"),
+        Fact(STAGED, NAS, "", "disk-5"),
+        Fact(OTHER, NAS, ONE, "disk-5", "uuid-5"),
+        Fact(STAGED, "/empty", "", "disk-6"),
     }
 
     def test_survives_the_file(self) -> None:
-        for known in (NONE, self.NEWEST_ONLY, self.ALL, *(frozenset({fact}) for fact in self.ALL)):
+        staged = (
+            frozenset({fact, Fact(STAGED, fact.destination, "", fact.filesystem)})
+            for fact in self.ALL | {Fact(NEWEST, DISK, ONE, "disk-9")}
+        )
+        for known in (NONE, self.NEWEST_ONLY, self.ALL, *(frozenset({fact}) for fact in self.NEWEST_ONLY), *staged):
             with self.subTest(known=known):
                 text = records.format_completed(known)
                 self.assertTrue(text.isascii())
@@ -547,17 +637,23 @@ class CompletedFormatTest(unittest.TestCase):
             json.loads(records.format_completed(self.ALL)),
             {
                 DISK: {
-                    "disk-1": {"newest": [TWO], "backups": {"uuid-1": ONE, "uuid-2": TWO}, "blocked": [THREE]},
-                    "disk-2": {"newest": [ONE, f"home-{ONE}"]},
+                    "disk-1": {
+                        "newest": [TWO],
+                        "backups": {"uuid-1": ONE, "uuid-2": TWO},
+                        "others": {"uuid-4": TWO},
+                        "blocked": [THREE],
+                    },
+                    "disk-2": [ONE, f"home-{ONE}"],
                     "disk-3": {"backups": {"uuid-3": TWO}},
                 },
-                NAS: {"disk-4": {"blocked": [FOUR]}},
-                "shell://cat > \udcff": {"": {"newest": [THREE]}},
+                NAS: {"disk-4": {"blocked": [FOUR]}, "disk-5": {"others": {"uuid-5": ONE}}},
+                "/empty": {"disk-6": {}},
+                "shell://cat > \udcff": {"": [THREE]},
             },
         )
 
-    def test_list_of_the_newest(self) -> None:
-        """As the first version of the file has it, mixed with entries of the other form."""
+    def test_as_older_versions_wrote_it(self) -> None:
+        """Lists of the newest, mixed with entries of the other form: only these say that nothing is unfinished."""
         text = json.dumps(
             {
                 DISK: {"disk-1": [TWO], "disk-2": [ONE, f"home-{ONE}"], "disk-3": {"blocked": [FOUR]}, "disk-4": []},
@@ -570,12 +666,25 @@ class CompletedFormatTest(unittest.TestCase):
                 "shell://cat": {"": frozenset({THREE})},
             }
         )
-        self.assertEqual(records.parse_completed(text), wanted | {Fact(BLOCKED, DISK, FOUR, "disk-3")})
+        found = records.parse_completed(text)
+        self.assertEqual(found, wanted | {Fact(BLOCKED, DISK, FOUR, "disk-3"), Fact(STAGED, DISK, "", "disk-3")})
+        self.assertEqual(records.parse_completed(records.format_completed(found)), found)
+        disks = [f"disk-{number}" for number in range(1, 5)]
+        self.assertEqual([records.is_staged(found, DISK, each) for each in disks], [False, False, True, False])
 
     def test_empty(self) -> None:
-        for text in ("", "\n", "{}", '{"/b": {}}', '{"/b": {"x": {}}}', '{"/b": {"x": {"newest": [], "backups": {}}}}'):
+        staged = frozenset({Fact(STAGED, "/b", "", "x")})
+        for text, wanted in {
+            "": NONE,
+            "\n": NONE,
+            "{}": NONE,
+            '{"/b": {}}': NONE,
+            '{"/b": {"x": []}}': NONE,
+            '{"/b": {"x": {}}}': staged,
+            '{"/b": {"x": {"newest": [], "backups": {}, "others": {}, "blocked": []}}}': staged,
+        }.items():
             with self.subTest(text=text):
-                self.assertEqual(records.parse_completed(text), NONE)
+                self.assertEqual(records.parse_completed(text), wanted)
 
 
 # Texts that are no JSON object of objects, whatever the file.
@@ -649,6 +758,7 @@ class BrokenTest(unittest.TestCase):
             (completed, '{"/b": 1}', "the entry of '/b' is not of the form {filesystem: {...}}"),
             (completed, '{"/b": {"x": 1}}', "the entry of '/b' holds something else than a list of names"),
             (completed, '{"/b": {"x": {"backups": []}}}', "the backups of '/b' are not of the form {UUID: name}"),
+            (completed, '{"/b": {"x": {"others": []}}}', "the backups of '/b' are not of the form {UUID: name}"),
         ]
         for parse, text, words in table:
             with self.subTest(words), self.assertRaises(ValueError) as caught:
@@ -678,6 +788,10 @@ class BrokenTest(unittest.TestCase):
             '{"backups": ["x"]}',
             '{"backups": {"uuid": 1}}',
             '{"backups": {"uuid": "x", "uuid": "y"}}',
+            '{"others": ["x"]}',
+            '{"others": {"uuid": 1}}',
+            '{"others": {"uuid": "x", "uuid": "y"}}',
+            '{"staged": true}',
             "null",
             '"x"',
             "[[]]",

@@ -8,6 +8,7 @@ from btrfs_backup.model import restoration as restore
 from btrfs_backup.model.inventory import UNWRITTEN, Holdings, Inventory
 from btrfs_backup.model.restoration import Plan, Site
 from btrfs_backup.model.snapshot import Naming, Subvolume, is_backup_name
+from btrfs_backup.model.stage import Stage
 
 A, B, C, D = (f"2026010{day}-120000" for day in (1, 2, 3, 4))
 
@@ -40,40 +41,27 @@ def named(*subvolumes: Subvolume) -> dict[str, Subvolume]:
 
 
 class SiteTest(unittest.TestCase):
-    def test_where_the_copy_and_the_stage_are(self) -> None:
-        table: list[tuple[str, str, str, bool]] = [
-            # -f, the folder of the copy, where the stage is, whether the folder is inside the destination
-            ("snapshot", "/pool/home/snapshot", "/pool/home", True),
-            ("a/../b c/", "/pool/home/b c", "/pool/home", True),
-            (".", "/pool/home", "/pool/home", True),
-            ("/pool/home/x", "/pool/home/x", "/pool/home", True),
-            ("../snaps", "/pool/snaps", "/pool/snaps/home", False),
-            ("/pool/home2", "/pool/home2", "/pool/home2/home", False),
-            ("..", "/pool", "/pool/home", False),
-            ("/", "/", "/home", False),
+    def test_where_the_copy_is(self) -> None:
+        table: list[tuple[str, str, bool]] = [
+            # -f, the folder of the copy, whether that is inside the destination
+            ("snapshot", "/pool/home/snapshot", True),
+            ("a/../b c/", "/pool/home/b c", True),
+            (".", "/pool/home", True),
+            ("/pool/home/x", "/pool/home/x", True),
+            ("../snaps", "/pool/snaps", False),
+            ("/pool/home2", "/pool/home2", False),
+            ("..", "/pool", False),
+            ("/", "/", False),
         ]
-        for given, folder, stage, inside in table:
+        for given, folder, inside in table:
             with self.subTest(given):
                 site = restore.site("/pool/home", given)
                 self.assertEqual(site, Site("/pool/home", folder))
-                self.assertEqual((site.stage, site.inside), (f"{stage}.btrfs-backup-restore", inside))
+                self.assertEqual(site.inside, inside)
 
     def test_folder_in_another_copy(self) -> None:
         self.assertEqual(restore.site("/pool/home", "a/b").folder_in("/usb/x"), "/usb/x/a/b")
         self.assertEqual(restore.site("/pool/home", ".").folder_in("/usb/x"), "/usb/x")
-
-    def test_leftovers(self) -> None:
-        """What a restore makes in its stage, of whichever backup; nothing else is to be deleted there."""
-        for name, ours in {
-            "home": True,
-            A: True,
-            f"p-{A}": True,
-            "home2": False,
-            "2026": False,
-            f"{A}x": False,
-        }.items():
-            with self.subTest(name):
-                self.assertEqual(restore.is_leftover(name, Site("/pool/home", "/pool/home/snapshot")), ours)
 
 
 class NamingTest(unittest.TestCase):
@@ -127,6 +115,20 @@ class RestorableTest(unittest.TestCase):
                     self.assertEqual(list(held.complete), wanted)
                     self.assertEqual([*held.foreign], [*(n.name for n in there if n.name not in wanted), D])
                     self.assertTrue(all(held.foreign.values()))
+
+    def test_marks_of_older_versions(self) -> None:
+        """What one stands for may lack data; a stage says nothing of what is published."""
+        there = named(backup(A), backup(B))
+        for stage, wanted in (
+            (Stage(f".{B}.receiving", B), [A]),
+            (Stage(f".{B}.receiving", B, ("nas-1-00000000",)), [A, B]),
+            (Stage(f".{B}.receiving", B, foreign="it is a file"), [A, B]),
+        ):
+            for snapshots in (False, True):
+                with self.subTest(stage=stage, snapshots=snapshots):
+                    held = restore.restorable(Inventory(there, stages=(stage,)), snapshots)
+                    self.assertEqual(list(held.complete), wanted)
+                    self.assertEqual(held.foreign, {} if B in wanted else {B: UNWRITTEN})
 
     def test_choice(self) -> None:
         held = Holdings(named(backup(A), backup(B)), (), {C: "a part", "20250101-000000": "a file"})

@@ -4,10 +4,9 @@ import unittest
 from contextlib import ExitStack
 from pathlib import Path
 
-from btrfs_backup.system.files import parse_locks
-
 from btrfs_backup.model import location
 from btrfs_backup.system import hints, ssh
+from btrfs_backup.system.lock import parse_locks
 
 
 class Argv(unittest.TestCase):
