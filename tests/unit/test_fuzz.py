@@ -6,6 +6,7 @@ Every case can be had again: a failure names its seed, and BTRFS_BACKUP_FUZZ_SEE
 import json
 import os
 import random
+import re
 import time
 import unittest
 from collections.abc import Callable, Iterator, Mapping
@@ -15,10 +16,10 @@ from datetime import datetime, timedelta
 from btrfs_backup.cli import argfiles
 from btrfs_backup.cli import parser as cli
 from btrfs_backup.errors import Failure, UsageError
-from btrfs_backup.model import inventory, location, manifest, records, retention
+from btrfs_backup.model import inventory, location, manifest, records, retention, stage
 from btrfs_backup.model.inventory import State
 from btrfs_backup.model.location import Scheme
-from btrfs_backup.model.records import BACKUP, BLOCKED, NEWEST, OWED, PARENT, Fact, Records
+from btrfs_backup.model.records import BACKUP, BLOCKED, NEWEST, OTHER, OWED, PARENT, STAGED, Fact, Records
 from btrfs_backup.model.sendstream import BrokenStream, Checker, Measure, frame
 from btrfs_backup.model.snapshot import Naming, Subvolume
 from btrfs_backup.system import btrfs, hints, lock, mounts, ssh
@@ -42,6 +43,7 @@ CASES = {
     "messages": 300,
     "file tools": 300,
     "measured streams": 200,
+    "stages": 500,
 }
 
 UUIDS = [f"{digit * 8}-aaaa-bbbb-cccc-{digit * 12}" for digit in "0123456789abcdef"]
@@ -171,7 +173,8 @@ class Files(Fuzz):
     def entry(self, dice: random.Random) -> object:
         """A list, or what stands in the other file for a filesystem."""
         some = [dice.choice(PLACES) for _ in range(dice.randrange(3))]
-        return dice.choice((some, some, {"newest": some, "blocked": some[:1], "backups": dict.fromkeys(some, NAME)}))
+        held = dict.fromkeys(some, NAME)
+        return dice.choice((some, some, {"newest": some, "blocked": some[:1], "backups": held, "others": held}))
 
     def use(self, known: Records) -> None:
         """All that is done with records works whatever is in them."""
@@ -189,8 +192,12 @@ class Files(Fuzz):
             records.delivered(known, place, "", naming, [NAME])
             records.blocked(known, place, "", naming, [NAME])
             records.filesystems(known, place)
+            held = records.holds(known, place, "", naming, {"a": NAME}, {"b": NAME})
+            self.assertIn("a", records.backups(held))
+            self.assertIn((NAME, "b"), records.told(held, place, ""))
+            self.assertTrue(records.is_staged(records.staged(known, place, ""), place, ""))
             left = records.forget(begun, naming, [place])
-            kinds = (OWED, PARENT, NEWEST, BACKUP, BLOCKED)
+            kinds = (OWED, PARENT, NEWEST, BACKUP, BLOCKED, OTHER)
             self.assertNotIn(place, records.destinations(left, naming, *kinds))
 
     def test_valid_records(self) -> None:
@@ -199,18 +206,22 @@ class Files(Fuzz):
             outstanding = frozenset(
                 Fact(kind, place, name) for name in names for kind in (OWED, PARENT) for place in self.places(dice)
             )
-            completed = frozenset(
-                Fact(
-                    kind, place, name, dice.choice(("", *UUIDS)), junk(dice, 5) + str(number) if kind == BACKUP else ""
-                )
+            delivered = {
+                Fact(kind, place, name, dice.choice(("", *UUIDS)), junk(dice, 5) + str(number) if by_uuid else "")
                 for number, name in enumerate((*names, junk(dice, 5)))
-                for kind in (NEWEST, BACKUP, BLOCKED)
+                for kind in (NEWEST, BACKUP, BLOCKED, OTHER)
+                for by_uuid in [kind in (BACKUP, OTHER)]
                 for place in self.places(dice)
-            )
+            }
+            staged = {Fact(STAGED, each.destination, "", each.filesystem) for each in delivered}
+            completed = frozenset(delivered | staged)
+            # As older versions wrote it.
+            newest = frozenset(each for each in delivered if each.kind == NEWEST)
             with self.subject(outstanding, completed):
                 both = outstanding | completed
                 self.assertEqual(records.parse_outstanding(records.format_outstanding(both)), outstanding)
                 self.assertEqual(records.parse_completed(records.format_completed(both)), completed)
+                self.assertEqual(records.parse_completed(records.format_completed(newest)), newest)
 
     def places(self, dice: random.Random) -> frozenset[str]:
         wanted = (place for place in dice.sample(PLACES, dice.randrange(4)))
@@ -372,7 +383,8 @@ class Words(Fuzz):
 
 
 def row(path: str, uuid: str, parent: str, received: str) -> str:
-    return f"ID 257 gen 9 top level 5 parent_uuid {parent:<36} received_uuid {received:<36} uuid {uuid} path {path}\n"
+    ids = f"ID {256 + int(uuid[0], 16)} gen 9 top level 5"
+    return f"{ids} parent_uuid {parent:<36} received_uuid {received:<36} uuid {uuid} path {path}\n"
 
 
 SHOWN = """home/{name}
@@ -418,6 +430,7 @@ class Outputs(Fuzz):
                     self.assertIn(path, text)
                     for uuid in (each.uuid, each.parent_uuid, each.received_uuid):
                         self.assert_uuid(uuid, text)
+                    self.assertIn(f"ID {each.id} gen ", text)
                     state, _ = inventory.judge(each, sources.get(each.name))
                     if state is State.COMPLETE:
                         self.assertTrue(each.received_uuid and path in readonly)
@@ -441,6 +454,8 @@ class Outputs(Fuzz):
                     continue
                 for uuid in (shown.uuid, shown.parent_uuid, shown.received_uuid):
                     self.assert_uuid(uuid, text)
+                for number in (shown.id, shown.sent_transid):
+                    self.assertTrue(not number or re.search(rf":\s*0*{number}\b", text), number)
                 self.assertTrue(not shown.readonly or "readonly" in text)
 
     def assert_uuid(self, uuid: str, text: str) -> None:
@@ -611,6 +626,34 @@ class Streams(Fuzz):
             with self.subject(frames.hex()):
                 measure.feed(b"btrfs-stream\0" + bytes(4) + frames + frame(21, b""))
                 self.assertTrue(measure.size is None or measure.size >= 0)
+
+
+class Stages(Fuzz):
+    def test_stages(self) -> None:
+        """A name is that of a stage, or none; what is found in one is of transfers, or all of it is foreign."""
+        for dice in self.each("stages"):
+            name = mutated(dice, f"{junk(dice, 5)}{NAME}") or NAME
+            entry = stage.entry(name, frozenset({stage.entry(name)} if dice.random() < 0.5 else ()))
+            attempt = stage.attempt(junk(dice), dice.randrange(10**7), dice.randbytes(4).hex())
+            tops = [
+                mutated(dice, dice.choice((attempt, NAME))).replace("/", "") or "x" for _ in range(dice.randrange(3))
+            ]
+            kinds = (stage.FOLDER, stage.FOLDER, stage.FILE, stage.SUBVOLUME)
+            inside = {attempt: stage.FOLDER, **{top: dice.choice(kinds) for top in tops}}
+            inside |= {f"{top}/{junk(dice, 5)}": dice.choice(kinds) for top in [*inside]}
+            held = {path: Subvolume(path, path) for path, kind in inside.items() if kind == stage.SUBVOLUME}
+            with self.subject(name, entry, inside):
+                self.assertEqual(stage.name_of(entry), name)
+                damaged = stage.name_of(mutated(dice, entry))
+                self.assertTrue(damaged is None or damaged)
+                found = stage.found(entry, name, dice.choice(kinds), inside, held)
+                if found.foreign:
+                    self.assertEqual((found.attempts, found.subvolumes), ((), ()))
+                else:
+                    self.assertEqual(found.attempts, tuple(sorted({attempt, *tops})))
+                    self.assertTrue(all(inside[top] == stage.FOLDER and "\n" not in top for top in found.attempts))
+                    self.assertEqual(len(found.subvolumes), len(held))
+                    self.assertTrue(stage.who(found).startswith("process "))
 
 
 class Enough(unittest.TestCase):
