@@ -12,6 +12,7 @@ from btrfs_backup.model.sendstream import (
     Command,
     Measure,
     Walker,
+    beginning,
     frame,
 )
 
@@ -140,11 +141,43 @@ class Frames(unittest.TestCase):
         self.assertEqual(walker.value(Attribute.PATH, found), b"file")
 
     def test_beginnings(self) -> None:
-        for beginning in (FULL, INCREMENT):
+        for expected in (FULL, INCREMENT):
             walker = Walker()
-            [_, (kind, start, end)] = walker.feed(HEADER + beginning.frame())
-            self.assertEqual(Command(kind).name, "SNAPSHOT" if beginning.parent else "SUBVOL")
-            self.assertEqual(Beginning.read(walker, walker.attributes(start, end)), beginning)
+            [_, (kind, start, end)] = walker.feed(HEADER + expected.frame())
+            self.assertEqual(Command(kind).name, "SNAPSHOT" if expected.parent else "SUBVOL")
+            self.assertEqual(Beginning.read(walker, walker.attributes(start, end)), expected)
+
+
+class First(unittest.TestCase):
+    """What the first piece of a stream tells."""
+
+    def test_first_command(self) -> None:
+        for expected in (FULL, INCREMENT):
+            for header in (HEADER, HEADER_2):
+                stream = header + expected.frame() + write(b"data") + END
+                for end in range(len(stream) + 1):
+                    whole = end >= len(header + expected.frame())
+                    self.assertEqual(beginning(stream[:end]), expected if whole else None, end)
+
+    def test_other_first_commands(self) -> None:
+        words = "its first command is not one that begins a subvolume"
+        for stream in (HEADER + write(b"data") + FULL.frame(), HEADER + END, HEADER + END + STREAM):
+            with self.assertRaises(BrokenStream) as caught:
+                beginning(stream)
+            self.assertEqual(str(caught.exception), words)
+
+    def test_broken(self) -> None:
+        """No stream, of an unknown version, without what the first command has to tell."""
+        nameless = attributes(UUID=bytes(16), CTRANSID=number(1))
+        for stream, words in (
+            (b"hello, this is no stream at all", "does not begin like"),
+            (b"btrfs-stream\0" + struct.pack("<I", 9), "of version 9"),
+            (HEADER + frame(Command.SUBVOL, nameless), "its first command is damaged"),
+            (HEADER + frame(Command.SUBVOL, attributes(PATH=b"x")), "its first command is damaged"),
+            (HEADER + frame(Command.SUBVOL, attributes(PATH=b"x") * 2), "malformed"),
+        ):
+            with self.subTest(words), self.assertRaisesRegex(BrokenStream, words):
+                beginning(stream)
 
 
 class Streams(unittest.TestCase):
