@@ -1,0 +1,196 @@
+"""What is done in stages, and to what is in them, on a host whose programs are made up."""
+
+import unittest
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from btrfs_backup.errors import Failure
+from btrfs_backup.model.snapshot import Subvolume
+from btrfs_backup.model.stage import Stage
+from btrfs_backup.system import stages
+from btrfs_backup.system.btrfs import Argv
+from btrfs_backup.system.folder import Folder
+from btrfs_backup.system.host import Host, title
+from btrfs_backup.system.mounts import Mount
+from btrfs_backup.system.paths import PathInfo
+from btrfs_backup.system.process import Command, Ended
+from btrfs_backup.system.stages import Attempt
+
+NAME, OTHER = "20261124-120000", "20261125-120000"
+ENTRY, ATTEMPT = f".{NAME}.receiving", "nas-1-0123abcd"
+UUIDS = {name: f"{digit * 8}-aaaa-bbbb-cccc-{digit * 12}" for name, digit in ((NAME, "1"), (OTHER, "2"), ("mine", "3"))}
+BROKEN = "ERROR: the disk says no"
+
+
+@dataclass(frozen=True)
+class MadeUp(Host):
+    """failing: programs that fail, by the beginnings of their command lines. held: the subvolumes there, by paths.
+
+    stuck: UUIDs of those that cannot be deleted. inode: of the mount point. ran: command lines, but for those that ask.
+    """
+
+    failing: tuple[str, ...] = ()
+    held: dict[str, str] = field(default_factory=dict)
+    stuck: tuple[str, ...] = ()
+    inode: int = 256
+    ran: list[str] = field(default_factory=list)
+
+    def ended(self, argv: Argv) -> Ended:
+        line = " ".join(argv)
+        asks = ("btrfs subvolume list", "btrfs filesystem show", "stat", "cat")
+        if not line.startswith(asks):
+            self.ran.append(line)
+        if line.startswith(self.failing):
+            return Ended(Command(argv, title(argv)), 1, b"", BROKEN)
+        return Ended(Command(argv, title(argv)), 0, self.printed(argv, line).encode(), "")
+
+    def ended_together(self, *argvs: Argv) -> list[Ended]:
+        return [self.ended(argv) for argv in argvs]
+
+    def printed(self, argv: Argv, line: str) -> str:
+        if line.startswith("btrfs filesystem show"):
+            return f"Label: none  uuid: {UUIDS['mine']}\n"
+        if line.startswith("btrfs subvolume list"):
+            return "".join(
+                f"ID {256 + int(uuid[0])} gen 9 top level 5 parent_uuid - received_uuid - uuid {uuid} path {path}\n"
+                for path, uuid in self.held.items()
+            )
+        if line.startswith("btrfs subvolume delete") and "-i" in argv:
+            number = argv[argv.index("-i") + 1]
+            self.delete(lambda path, uuid: str(256 + int(uuid[0])) == number and self.inode == 256)
+        elif line.startswith("btrfs subvolume delete"):
+            self.delete(lambda path, uuid: f"/{path}" in argv)
+        return f"{self.inode}\n" if line.startswith("stat -c %i") else ""
+
+    def delete(self, meant: Callable[[str, str], bool]) -> None:
+        for path in [path for path, uuid in self.held.items() if meant(path, uuid) and uuid not in self.stuck]:
+            del self.held[path]
+
+
+def folder(host: Host) -> Folder:
+    return Folder(host, "/usb", PathInfo("/usb", True, True, False, Mount("/", "/", "btrfs")))
+
+
+def subvolume(name: str) -> Subvolume:
+    return Subvolume(name, UUIDS[name], id=256 + int(UUIDS[name][0]))
+
+
+class Deleting(unittest.TestCase):
+    def delete(self, host: MadeUp, *names: str) -> dict[str, str]:
+        failures = folder(host).delete([subvolume(name) for name in names])
+        return {name: failure.message for name, failure in failures.items()}
+
+    def test_by_numbers(self) -> None:
+        """Whatever has its path by then is not deleted."""
+        host = MadeUp(held={f"usb/{NAME}": UUIDS[NAME], "usb/moved": UUIDS[OTHER], f"usb/{OTHER}": UUIDS["mine"]})
+        self.assertEqual(self.delete(host, NAME), {})
+        self.assertEqual(host.ran, ["btrfs subvolume delete -c -i 257 /"])
+        self.assertEqual(list(host.held), ["usb/moved", f"usb/{OTHER}"])
+
+    def test_another_one_has_its_name(self) -> None:
+        host = MadeUp(held={f"usb/{NAME}": UUIDS["mine"]})
+        self.assertEqual(self.delete(host, NAME), {NAME: f"another subvolume has the name '/usb/{NAME}' by now"})
+        self.assertEqual(host.ran, [])
+
+    def test_one_that_has_gone(self) -> None:
+        host = MadeUp(held={"usb/mine": UUIDS["mine"]})
+        self.assertEqual((self.delete(host, NAME), host.ran), ({}, []))
+
+    def test_what_fails(self) -> None:
+        """Each on its own; success is believed only of what has gone."""
+        held = {f"usb/{name}": UUIDS[name] for name in (NAME, OTHER)}
+        host = MadeUp(failing=("btrfs subvolume delete -c -i 257",), held=dict(held))
+        words = {NAME: f"cannot delete '/usb/{NAME}': btrfs subvolume delete: {BROKEN}"}
+        self.assertEqual((self.delete(host, NAME, OTHER), list(host.held)), (words, [f"usb/{NAME}"]))
+        host = MadeUp(held=dict(held), stuck=(UUIDS[NAME],))
+        words = {NAME: "'btrfs subvolume delete' did not fail, but what it deleted is still there, in '/usb'"}
+        self.assertEqual((self.delete(host, NAME, OTHER), list(host.held)), (words, [f"usb/{NAME}"]))
+        host = MadeUp(failing=("btrfs subvolume list",), held=dict(held))
+        failures = self.delete(host, NAME, OTHER)
+        self.assertEqual((list(failures), host.ran), ([NAME, OTHER], []))
+
+    def test_where_numbers_are_not_taken(self) -> None:
+        """In a bind mount of a folder: by their paths, where the list has them."""
+        host = MadeUp(failing=("btrfs subvolume delete -c -i",), held={"usb/moved": UUIDS[NAME]}, inode=300)
+        self.assertEqual((self.delete(host, NAME), host.held), ({}, {}))
+        self.assertEqual(host.ran[1], "btrfs subvolume delete -c /usb/moved")
+
+
+class Stages(unittest.TestCase):
+    def attempt(self, host: Host) -> Attempt:
+        return Attempt(folder(host), ENTRY, ATTEMPT, ("", ""))
+
+    def test_messages(self) -> None:
+        """What is told when a program fails there."""
+        left = Stage(ENTRY, NAME, (ATTEMPT,))
+
+        def open_one(host: Host) -> None:
+            with stages.opened(folder(host), NAME, frozenset()):
+                pass
+
+        table: list[tuple[str, Callable[[Host], None], str]] = [
+            ("mkdir", open_one, f"cannot make the stage '/usb/{ENTRY}': mkdir: "),
+            (
+                "btrfs subvolume snapshot",
+                lambda host: self.attempt(host).publish([NAME]),
+                f"cannot publish the backup '/usb/{NAME}': btrfs subvolume snapshot: ",
+            ),
+            ("rm ", lambda host: stages.remove(folder(host), left), f"cannot remove the stage '/usb/{ENTRY}': rm: "),
+            (
+                "rmdir",
+                lambda host: stages.remove(folder(host), left),
+                f"cannot remove the stage '/usb/{ENTRY}': rmdir: ",
+            ),
+        ]
+        for program, act, words in table:
+            with self.subTest(program), self.assertRaises(Failure) as caught:
+                act(MadeUp(failing=(program,)))
+            self.assertEqual(caught.exception.message, f"{words}{BROKEN}")
+
+    def test_published(self) -> None:
+        """Read-only, the oldest first; nothing goes on when one fails."""
+        lines = [f"btrfs subvolume snapshot -r /usb/{ENTRY}/{ATTEMPT}/{name} /usb/{name}" for name in (NAME, OTHER)]
+        host = MadeUp()
+        self.attempt(host).publish([NAME, OTHER])
+        self.assertEqual(host.ran, lines)
+        host = MadeUp(failing=(lines[0],))
+        with self.assertRaises(Failure):
+            self.attempt(host).publish([NAME, OTHER])
+        self.assertEqual(host.ran, lines[:1])
+
+    def test_removed(self) -> None:
+        """Subvolumes by their numbers, then its attempts, then the stage, which has to be empty then."""
+        host = MadeUp(held={f"usb/{ENTRY}/{ATTEMPT}/{NAME}": UUIDS[NAME], f"usb/{NAME}": UUIDS["mine"]})
+        stages.remove(folder(host), Stage(ENTRY, NAME, (ATTEMPT,), (subvolume(NAME),)))
+        self.assertEqual(
+            host.ran,
+            [
+                "btrfs subvolume delete -i 257 /",
+                f"rm -rf -- /usb/{ENTRY}/{ATTEMPT}",
+                f"rmdir -- /usb/{ENTRY}",
+            ],
+        )
+        self.assertEqual(list(host.held), [f"usb/{NAME}"])
+
+    def test_a_mark_of_an_older_version(self) -> None:
+        host = MadeUp()
+        stages.remove(folder(host), Stage(ENTRY, NAME))
+        self.assertEqual(host.ran, [f"rmdir -- /usb/{ENTRY}"])
+
+    def test_a_subvolume_that_stays(self) -> None:
+        """Then nothing around it is removed."""
+        host = MadeUp(held={f"usb/{ENTRY}/{ATTEMPT}/{NAME}": UUIDS[NAME]}, stuck=(UUIDS[NAME],))
+        with self.assertRaisesRegex(Failure, "is still there"):
+            stages.remove(folder(host), Stage(ENTRY, NAME, (ATTEMPT,), (subvolume(NAME),)))
+        self.assertEqual({line.split(" -")[0] for line in host.ran}, {"btrfs subvolume delete"})
+
+    def test_what_came_with_it(self) -> None:
+        found = {NAME: subvolume(NAME)}
+        self.assertEqual(stages.holds_only([NAME], found, []), "")
+        self.assertEqual(stages.holds_only([NAME, OTHER], found, []), "")
+        for names, other in (([OTHER], []), ([NAME], ["file"]), ([NAME], [f"{NAME}/nested"])):
+            self.assertIn("came with it, which was not expected", stages.holds_only(names, found, other))
+
+
+if __name__ == "__main__":
+    unittest.main()
