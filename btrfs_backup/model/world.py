@@ -428,12 +428,11 @@ class World:
             strangers=strangers,
         )
         world = world._changing(destination, lambda each: looked)
-        for name in sorted(holdings.under_way.keys() & self.snapshots.keys()):
-            if self.settings.transfer and name not in holdings.complete:
-                world = world._failing(destination, _under_way(name, holdings.under_way[name]), broken=False)
         for level, what in self._remarks(looked, target, newest):
             world = world._telling(level, destination, what)
         if self.settings.transfer and not self.settings.status:
+            for name in sorted(holdings.under_way.keys() & self.snapshots.keys() - holdings.complete.keys()):
+                world = world._failing(destination, _under_way(name, holdings.under_way[name]), broken=False)
             for name, why in target.occupied.items():
                 world = world._failing(destination, occupied(destination, name, why), broken=False)
         return world._reconciled(target)
