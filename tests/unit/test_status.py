@@ -2,6 +2,7 @@
 
 import json
 import unittest
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
 from btrfs_backup import __version__
@@ -11,8 +12,10 @@ from btrfs_backup.model import world
 from btrfs_backup.model.inventory import Inventory
 from btrfs_backup.model.manifest import Comparison, Difference
 from btrfs_backup.model.outcome import Outcome, Report, Restoration, Row, Sent, Survey
-from btrfs_backup.model.records import BLOCKED, NEWEST, NONE, OWED, PARENT, Fact, Records
+from btrfs_backup.model.plan import Target
+from btrfs_backup.model.records import BACKUP, BLOCKED, NEWEST, NONE, OWED, PARENT, STAGED, Fact, Records
 from btrfs_backup.model.snapshot import Subvolume
+from btrfs_backup.model.stage import Stage
 from btrfs_backup.model.survey import survey
 from btrfs_backup.model.world import List, Listed, Look, Seen, World
 from btrfs_backup.report.document import document
@@ -28,6 +31,7 @@ RECORDS = frozenset(
         Fact(OWED, NAS, C),
         Fact(PARENT, NAS, B),
         Fact(NEWEST, USB, B, UUID),
+        Fact(BACKUP, USB, A, UUID, f"copy-{A}"),
         Fact(NEWEST, BOX, A),
         Fact(NEWEST, NAS, A, "x"),
     }
@@ -40,8 +44,12 @@ def snapshots(*names: str) -> Inventory:
 
 def backups(*names: str, partial: tuple[str, ...] = (), files: tuple[str, ...] = ()) -> Inventory:
     held = {name: Subvolume(name, f"copy-{name}", "", f"uuid-{name}") for name in names}
-    held |= {name: Subvolume(name, f"copy-{name}", readonly=False) for name in partial}
-    return Inventory(held, frozenset(files))
+    return Inventory(held, frozenset(files), tuple(left(name) for name in partial))
+
+
+def left(name: str, holder: str = "") -> Stage:
+    """What is left of a transfer, or of that which HOLDER makes."""
+    return Stage(f".{name}.receiving", name, ("nas-7-0123abcd",), holder=holder)
 
 
 SEEN = {
@@ -97,6 +105,16 @@ class StepsTest(unittest.TestCase):
         self.assertEqual(survey(looked()).places[0].failures, ())
         self.assertFalse(survey(looked(seen={USB: SEEN[USB]})).failed)
 
+    def test_what_is_under_way(self) -> None:
+        """Neither is that; a run cannot send it, and says who does."""
+        seen = Seen(UUID, Inventory(stages=(left(C, "process 7 on nas"),)))
+        self.assertEqual(survey(looked(seen={USB: seen})).places[0].failures, ())
+        began = world.begin(cli.parse(["-S", "/home", USB]), NOW, frozenset({C, D}), NONE)
+        found = began.after(List(), Listed(HOME, snapshots(C, D))).after(Look((USB,)), {USB: seen})
+        [failure] = found.destinations[0].outcome.failures
+        self.assertEqual(failure.message, f"{C} is being received there already, by process 7 on nas")
+        self.assertEqual(found.at(USB).target, Target(USB, (D,)))
+
 
 class RowsTest(unittest.TestCase):
     def test_states(self) -> None:
@@ -110,6 +128,49 @@ class RowsTest(unittest.TestCase):
                 (D, "complete", "foreign", "unknown", "missing"),
             ],
         )
+
+    def test_states_at_a_folder(self) -> None:
+        """Of one snapshot that the source has, whatever else is there of it."""
+        complete, part, alive = backups(C), backups(partial=(C,)), Inventory(stages=(left(C, "process 7 on nas"),))
+        copy = Subvolume(C, f"copy-{C}", readonly=False)
+        owed = frozenset({Fact(OWED, USB, C)})
+        table: dict[str, tuple[Inventory, Records, str]] = {
+            "nothing": (Inventory(), NONE, "missing"),
+            "nothing, and a lock": (Inventory(), owed, "outstanding"),
+            "complete": (complete, owed, "complete"),
+            "a stage": (part, owed, "partial"),
+            "complete, and a stage": (replace(complete, stages=part.stages), NONE, "complete"),
+            "a stage in use": (alive, owed, "under way"),
+            "complete, and a stage in use": (replace(complete, stages=alive.stages), NONE, "complete"),
+            "something else": (backups(files=(C,)), NONE, "foreign"),
+            "something else, and a stage": (backups(files=(C,), partial=(C,)), NONE, "partial"),
+            "a foreign stage": (Inventory(stages=(Stage(f".{C}.receiving", C, foreign="why"),)), NONE, "missing"),
+            "a mark": (replace(complete, stages=(Stage(f".{C}.receiving", C),)), NONE, "partial"),
+            "a mark, of no older version": (
+                replace(complete, stages=(Stage(f".{C}.receiving", C),)),
+                frozenset({Fact(STAGED, USB, "", UUID)}),
+                "complete",
+            ),
+            "writable": (Inventory({C: copy}), NONE, "foreign"),
+            "writable, begun by an older version": (Inventory({C: copy}), owed, "partial"),
+            "writable, begun by this one": (Inventory({C: copy}), owed | {Fact(STAGED, USB, "", UUID)}, "foreign"),
+        }
+        for what, (there, known, wanted) in table.items():
+            with self.subTest(what):
+                [row] = survey(looked(known=known, there=(C,), seen={USB: Seen(UUID, there)})).rows
+                self.assertEqual(row.states, ("complete", wanted))
+
+    def test_what_cannot_be_proved_to_be_ours(self) -> None:
+        """It is no backup that counts, however new it is."""
+        seen = {USB: Seen(UUID, backups(A, B, D))}
+        for known, wanted in (
+            (NONE, "other"),
+            (frozenset({Fact(BACKUP, USB, D, UUID, f"copy-{D}")}), "complete"),
+            (frozenset({Fact(BACKUP, USB, D, UUID, "another one")}), "other"),
+        ):
+            found = survey(looked(known=known, there=(A, B), seen=seen))
+            self.assertEqual([row.states for row in found.rows], [("complete",) * 2] * 2 + [("-", wanted)])
+            self.assertEqual(found.places[0].newest, B if wanted == "other" else D)
 
     def test_nothing_anywhere(self) -> None:
         self.assertEqual(survey(looked(known=NONE, there=(), seen={})).rows, ())
