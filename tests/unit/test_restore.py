@@ -2,13 +2,21 @@
 
 import unittest
 from datetime import datetime
+from unittest import mock
 
+from btrfs_backup.commands import restore as command
 from btrfs_backup.errors import Failure
 from btrfs_backup.model import restoration as restore
 from btrfs_backup.model.inventory import UNWRITTEN, Holdings, Inventory
+from btrfs_backup.model.records import NEWEST, OWED, Fact
 from btrfs_backup.model.restoration import Plan, Site
 from btrfs_backup.model.snapshot import Naming, Subvolume, is_backup_name
 from btrfs_backup.model.stage import Stage
+from btrfs_backup.system import state
+from btrfs_backup.system.folder import Folder
+from btrfs_backup.system.host import Host
+from btrfs_backup.system.mounts import Mount
+from btrfs_backup.system.paths import PathInfo
 
 A, B, C, D = (f"2026010{day}-120000" for day in (1, 2, 3, 4))
 
@@ -201,6 +209,40 @@ class DecideTest(unittest.TestCase):
         self.assertIn("sharing its data", self.plan([], visible=True).how)
         self.assertIn("there already", self.plan([snapshot(C)]).how)
         self.assertEqual(self.plan([]).copy, f"/pool/snaps/{C}")
+
+
+class LaggardsTest(unittest.TestCase):
+    """Destinations whose newest backup is older than what is restored."""
+
+    KNOWN = frozenset(
+        {
+            Fact(NEWEST, "/usb", A, "disk-1"),
+            Fact(NEWEST, "ssh://nas/b", C, "disk-2"),
+            Fact(NEWEST, "/gone", "20250101-120000", "disk-3"),
+            Fact(OWED, "/other", A),
+        }
+    )
+
+    def told(self, own: bool, site: Site) -> list[str]:
+        folder = Folder(
+            Host(), "/pool/my home/snapshot", PathInfo("/pool", True, True, False, Mount("/", "/", "btrfs"))
+        )
+        beside = Holdings(named(snapshot(A), snapshot(B), snapshot(C)))
+        backup = command.Backup(snapshot(C), folder, Naming(), beside, own)
+        with (
+            mock.patch.object(state, "read", return_value=(self.KNOWN, ())),
+            self.assertNoLogs() if not own or site.folder == folder.path else self.assertLogs() as logs,
+        ):
+            command._tell_of_laggards(backup, Plan(C, site))
+        return logs.output if logs else []
+
+    def test_told(self) -> None:
+        """Only of parents that are there and stay behind in the folder of another source."""
+        [said] = self.told(True, Site("/pool/new", "/pool/new/snapshot"))
+        self.assertIn(f"/usb: its newest backup is {A}, which stays behind in '/pool/my home/snapshot': its next", said)
+        self.assertIn("restore with '-f '/pool/my home/snapshot''", said)
+        self.assertEqual(self.told(True, Site("/pool/new", "/pool/my home/snapshot")), [])
+        self.assertEqual(self.told(False, Site("/pool/new", "/pool/new/snapshot")), [])
 
 
 if __name__ == "__main__":

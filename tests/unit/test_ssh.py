@@ -171,9 +171,12 @@ class Hints(unittest.TestCase):
                 self.assertEqual(hints.brief(words), short)
                 self.assertIn(what_to_do, hints.hint(words, "", True))
 
-    def test_rule_in_the_readme(self) -> None:
-        readme = (Path(__file__).parents[2] / "README.rst").read_text(encoding="utf-8")
-        self.assertIn(f"    {hints.sudo_rule('backup')}\n", readme)
+    def test_rule_in_the_manual(self) -> None:
+        """The same programs, under a name."""
+        manual = Path(__file__).parents[2] / "btrfs_backup" / "manual" / "destinations.rst"
+        text = " ".join(manual.read_text(encoding="utf-8").replace("\\\n", "").split())
+        who, allowed = hints.sudo_rule("backup").split(": ")
+        self.assertIn(f" Cmnd_Alias BTRFS_BACKUP = {allowed} {who}: BTRFS_BACKUP ", text)
 
     def test_rule_of_a_user_who_is_not_named(self) -> None:
         self.assertIn("USER ALL=(root)", hints.hint("sudo: a password is required", "nas", True))
