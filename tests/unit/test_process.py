@@ -16,7 +16,7 @@ from btrfs_backup.system import process
 from btrfs_backup.system.host import Host
 from btrfs_backup.system.process import STDERR_KEPT, Children, Command, Ended
 from btrfs_backup.system.transfer import Receiver, transfer
-from btrfs_backup.system.trees import Tree, read
+from btrfs_backup.system.trees import Spool, Tree, read
 
 
 def python(code: str) -> Command:
@@ -65,10 +65,10 @@ class Scarce(unittest.TestCase):
     def test_what_the_machine_does_not_give_is_a_failure(self) -> None:
         none = OSError(errno.EMFILE, "Too many open files")
         with ExitStack() as scope:
-            tree = Tree(Host(), "/", scope)
+            tree = Tree(Host(), "/", False, Spool(scope))
             for what, act, words in (
                 ("builtins.open", lambda: process.run(Command(("true",), "true")), "cannot run programs"),
-                ("builtins.open", lambda: read([tree], []), "cannot read files"),
+                ("os.pipe", lambda: read([tree]), "cannot read files"),
                 ("os.pipe", lambda: transfer([], [Receiver((Command(("true",), "true"),))]), "cannot move a stream"),
             ):
                 with self.subTest(words), patch(what, side_effect=none), self.assertRaises(Failure) as caught:
