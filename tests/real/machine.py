@@ -19,6 +19,7 @@ from typing import Any
 
 TOP = Path(__file__).resolve().parents[2]
 OUTSTANDING, COMPLETED = ".outstanding_transfers", ".completed_transfers"  # in the folder of the snapshots
+LOCK = ".btrfs-backup.lock"  # there, too
 SHORT = 120.0  # seconds that nothing in the tests takes
 
 # The command is started many times, and to compile all of it each time would take longer than most of what it does.
