@@ -220,6 +220,11 @@ def names(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
 
 
+def staged(folder: Path) -> list[Path]:
+    """What is in the stages of FOLDER: transfers that are not finished."""
+    return sorted(folder.glob(".*.receiving*/*/*"))
+
+
 def tree(top: Path) -> dict[str, tuple[object, ...]]:
     """Every path below TOP with its type, mode, owner, modification time, and content."""
     found = {}
