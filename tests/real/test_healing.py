@@ -312,14 +312,18 @@ class Parents(RealTest):
         self.assertNotIn("in full", result.err)
 
 
-class OverlookedMounts(RealTest):
+class OverlookedMounts(SshTest):
     def test_a_filesystem_is_asked_for_twice(self) -> None:
-        """As `btrfs filesystem show` overlooks a mount when others come and go at that moment."""
+        """As `btrfs filesystem show` overlooks a mount when others come and go at that moment.
+
+        It is asked on a machine that does not tell its filesystems otherwise.
+        """
         source, usb = self.source(), self.disk("usb").path
         seen = self.folder / "seen"
         lie = f"filesystem\\ show*) [ -e {seen} ] || {{ >{seen}; echo 'not a valid btrfs filesystem' >&2; exit 1; }};;"
-        env = path_with(lying_btrfs(self.folder / "tools", lie))
-        self.backup(source, usb, env=env)
+        with_program(self.folder / "tools", "find", 'case $1 in /sys/*) exit ;; esac; exec $REAL "$@"')
+        server = self.sshd(path=path_with(lying_btrfs(self.folder / "tools", lie))["PATH"])
+        self.backup(*server.arguments(), source, f"{server.url}{usb}")
         self.assertTrue(seen.exists())
         self.assert_complete(usb, source / "snapshot", names(source / "snapshot"))
 
@@ -332,16 +336,18 @@ class OneFullDisk(RealTest):
         random_file(source / "large", 90)
         result = self.backup("-d", source, pool.path / "backups", status=10, env={"TERM": "dumb"})
         self.assertIn("disk full", result.err)
-        self.assertEqual(names(pool.path / "backups"), [])
+        self.assertEqual(list((pool.path / "backups").iterdir()), [])
         [name] = names(source / "snapshot")
         self.assertEqual(on_record(source / "snapshot"), {name: {"locks": [str(pool.path / "backups")]}})
         # What an earlier run could not delete goes before this one records anything.
-        sh("btrfs", "subvolume", "create", pool.path / "backups" / name)
-        random_file(pool.path / "backups" / name / "part", 20)
+        attempt = pool.path / "backups" / f".{name}.receiving" / "host-1-0123abcd"
+        attempt.mkdir(parents=True)
+        sh("btrfs", "subvolume", "create", attempt / name)
+        random_file(attempt / name / "part", 20)
         filler = pool.fill()
         result = self.backup("-S", source, pool.path / "backups", status=10)
         self.assertIn(f"deleting {name}, a transfer that was cut off", result.err)
-        self.assertEqual(names(pool.path / "backups"), [])
+        self.assertEqual(list((pool.path / "backups").iterdir()), [])
         filler.unlink()
 
 
