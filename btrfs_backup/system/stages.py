@@ -97,7 +97,12 @@ def opened(folder: Folder, name: str, taken: frozenset[str]) -> Iterator[Attempt
     entry = stage.entry(name, taken)
     attempt = stage.attempt(socket.gethostname(), os.getpid(), secrets.token_hex(4))
     place = folder.at(entry)
-    folder.host.run(("mkdir", "-m", "700", "--", place, join(place, attempt)), f"cannot make the stage '{place}'")
+    try:
+        folder.host.run(("mkdir", "-m", "700", "--", place, join(place, attempt)), f"cannot make the stage '{place}'")
+    except Failure:
+        # It goes on behind what it could not make: the stage is that of another attempt, which could not remove it.
+        folder.host.ended(("rmdir", "--", join(place, attempt)))
+        raise
     with lock.shared(folder.host, place) as inherit:
         yield Attempt(folder, entry, attempt, mounting, inherit)
 

@@ -7,7 +7,19 @@ import time
 from pathlib import Path
 
 from tests.real.liar import lying_btrfs, path_with
-from tests.real.machine import COMPLETED, LOCK, OUTSTANDING, RealTest, is_readonly, kill, names, on_record, sh, show, wait_for
+from tests.real.machine import (
+    COMPLETED,
+    LOCK,
+    OUTSTANDING,
+    RealTest,
+    is_readonly,
+    kill,
+    names,
+    on_record,
+    sh,
+    show,
+    wait_for,
+)
 
 
 class FirstBackups(RealTest):
