@@ -210,7 +210,7 @@ class FolderReception:
 
     def cancel(self) -> None:
         with self._if_possible():
-            self.attempt.remove(())
+            self.attempt.remove((), commit=False)
 
     def arrived(self, streams: Sequence[Streamed], ending: Ending) -> Delivery:
         sent = self.batches[: len(streams)]
@@ -235,7 +235,7 @@ class FolderReception:
             failure, blamed = Failure(f"{name} has arrived, but {wrong}", "Nothing of it is kept."), misled
         delivery = self._published(sent[:count], streams, found, failure, blamed)
         try:
-            self.attempt.remove(list(found.values()))
+            self.attempt.remove(list(found.values()), commit=delivery.failure is not None)
         except Failure as stuck:
             if not delivery.failure:
                 return replace(delivery, failure=stuck)

@@ -489,7 +489,7 @@ class _Restore:
         """Remove the stage with what is in it. Raises Failure."""
         if self._attempt:
             found, _ = self._attempt.contents()
-            self._attempt.remove(list(found.values()))
+            self._attempt.remove(list(found.values()), commit=not self.report.done)
 
     def _clear_up(self) -> None:
         try:

@@ -69,9 +69,9 @@ class Attempt:
             argv = btrfs.snapshot(join(self.path, name), self.folder.at(name))
             self.folder.host.run(argv, f"cannot publish the backup '{self.folder.at(name)}'")
 
-    def remove(self, subvolumes: Sequence[Subvolume]) -> None:
+    def remove(self, subvolumes: Sequence[Subvolume], commit: bool) -> None:
         """Remove it with the SUBVOLUMES in it. Raises Failure."""
-        remove(self.folder, Stage(self.entry, "", (self.name,), tuple(subvolumes)))
+        remove(self.folder, Stage(self.entry, "", (self.name,), tuple(subvolumes)), commit)
 
 
 def left(folder: Folder, name: str) -> list[Stage]:
@@ -97,21 +97,29 @@ def opened(folder: Folder, name: str, taken: frozenset[str]) -> Iterator[Attempt
     entry = stage.entry(name, taken)
     attempt = stage.attempt(socket.gethostname(), os.getpid(), secrets.token_hex(4))
     place = folder.at(entry)
-    folder.host.run(("mkdir", "-m", "700", "--", place, join(place, attempt)), f"cannot make the stage '{place}'")
+    try:
+        folder.host.run(("mkdir", "-m", "700", "--", place, join(place, attempt)), f"cannot make the stage '{place}'")
+    except Failure:
+        # It goes on behind what it could not make: the stage is that of another attempt, which could not remove it.
+        folder.host.ended(("rmdir", "--", join(place, attempt)))
+        raise
     with lock.shared(folder.host, place) as inherit:
         yield Attempt(folder, entry, attempt, mounting, inherit)
 
 
-def remove(folder: Folder, left: Stage) -> None:
-    """Remove a stage of FOLDER with all that is LEFT in it. Raises Failure."""
+def remove(folder: Folder, left: Stage, commit: bool = True) -> None:
+    """Remove a stage of FOLDER with all that is LEFT in it. Raises Failure.
+
+    COMMIT: have its space freed at once; what has been published shares all of it, and needs none.
+    """
     place = folder.at(left.entry)
     # The names in it can be forged, and are those of several attempts: what counts are the UUIDs.
-    if folder.delete(left.subvolumes, commit=False):
+    if folder.delete(left.subvolumes, commit=commit):
         for path in folder.listed():
             if path.startswith(f"{left.entry}/"):
                 inside = folder.inside(path)
-                inside.delete(list(inside.listed().values()), commit=False)
-        for failure in folder.delete(left.subvolumes, commit=False).values():
+                inside.delete(list(inside.listed().values()), commit=commit)
+        for failure in folder.delete(left.subvolumes, commit=commit).values():
             raise failure
     trying = f"cannot remove the stage '{place}'"
     if left.attempts:

@@ -19,6 +19,7 @@ from typing import Any
 
 TOP = Path(__file__).resolve().parents[2]
 OUTSTANDING, COMPLETED = ".outstanding_transfers", ".completed_transfers"  # in the folder of the snapshots
+LOCK = ".btrfs-backup.lock"  # there, too
 SHORT = 120.0  # seconds that nothing in the tests takes
 
 # The command is started many times, and to compile all of it each time would take longer than most of what it does.
@@ -217,6 +218,11 @@ def on_record(folder: Path, name: str = OUTSTANDING) -> dict[str, Any]:
 def names(folder: Path) -> list[str]:
     """The entries of FOLDER that are no dot files."""
     return sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+
+
+def staged(folder: Path) -> list[Path]:
+    """What is in the stages of FOLDER: transfers that are not finished."""
+    return sorted(folder.glob(".*.receiving*/*/*"))
 
 
 def tree(top: Path) -> dict[str, tuple[object, ...]]:

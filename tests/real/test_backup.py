@@ -7,7 +7,19 @@ import time
 from pathlib import Path
 
 from tests.real.liar import lying_btrfs, path_with
-from tests.real.machine import COMPLETED, OUTSTANDING, RealTest, is_readonly, kill, names, on_record, sh, show, wait_for
+from tests.real.machine import (
+    COMPLETED,
+    LOCK,
+    OUTSTANDING,
+    RealTest,
+    is_readonly,
+    kill,
+    names,
+    on_record,
+    sh,
+    show,
+    wait_for,
+)
 
 
 class FirstBackups(RealTest):
@@ -19,7 +31,6 @@ class FirstBackups(RealTest):
         second = self.backup(source, usb)
         old, new = names(usb)
         self.assertIn(f"on top of {old}", second.err)
-        self.assertEqual(show(usb / new)["Parent UUID"], show(usb / old)["UUID"])
         self.assertEqual((usb / new / "file").read_text(), "two")
         self.assert_complete(usb, source / "snapshot", [old, new])
         self.assertEqual(on_record(source / "snapshot"), {})
@@ -35,8 +46,8 @@ class FirstBackups(RealTest):
         for destination in (usb, nas, late):
             self.assert_complete(destination, source / "snapshot", taken)
             self.assertIn(f"{destination}: sent", result.err.splitlines()[-1 - [late, nas, usb].index(destination)])
-        for name in taken[1:]:
-            self.assertNotEqual(show(late / name)["Parent UUID"], "-")
+        for parent, name in zip(taken, taken[1:], strict=False):
+            self.assertIn(f"{late}: sending {name} on top of {parent}\n", result.err)
 
     def test_two_runs_in_one_second(self) -> None:
         source, usb = self.source(), self.disk("usb").path
@@ -69,8 +80,10 @@ class FirstBackups(RealTest):
     def test_no_incremental(self) -> None:
         source, usb = self.source(), self.disk("usb").path
         self.backup(source, usb)
-        self.backup("-I", source, usb)
-        self.assertEqual([show(usb / name)["Parent UUID"] for name in names(usb)], ["-", "-"])
+        result = self.backup("-I", source, usb)
+        self.assertIn(f"sending {names(usb)[1]} in full\n", result.err)
+        self.assertNotIn("on top of", result.err)
+        self.assert_complete(usb, source / "snapshot", names(source / "snapshot"))
 
     def test_btrfs_debug_is_logged(self) -> None:
         source, usb = self.source(), self.disk("usb").path
@@ -167,11 +180,18 @@ class Retention(RealTest):
         self.assertEqual((usb / occupied / "mine").read_text(), "precious")
         newest = names(source / "snapshot")[-1]
         self.assert_same(usb / newest, source / "snapshot" / newest)
-        self.assertIn(occupied, on_record(source / "snapshot"))
+        # Nothing of it was begun there, and yet it has to wait at the source.
+        self.assertEqual(on_record(source / "snapshot"), {})
+        [known] = on_record(source / "snapshot", COMPLETED)[str(usb)].values()
+        self.assertEqual(known["blocked"], [occupied])
+        self.assertIn(occupied, self.backup("-q", "-N", "1", source, usb, status=10).err)
+        self.assertIn(occupied, names(source / "snapshot"))
         (usb / occupied).rename(usb / "mine")
         self.backup(source, usb)
         self.assertIn(occupied, names(usb))
         self.assertEqual(on_record(source / "snapshot"), {})
+        [known] = on_record(source / "snapshot", COMPLETED)[str(usb)].values()
+        self.assertNotIn("blocked", known)
 
     def test_same_names_of_another_source(self) -> None:
         """A backup of another subvolume under the name that has to be sent is neither parent nor deleted."""
@@ -190,7 +210,7 @@ class Retention(RealTest):
         """Not for half a minute, whoever commits the deletion."""
         source, usb = self.source(), self.disk("usb").path
         self.backup(source, usb)
-        lies = 'subvolume\\ delete\\ -c*) exec "$real" subvolume delete "$4";;'
+        lies = 'subvolume\\ delete\\ -c*) shift 3; exec "$real" subvolume delete "$@";;'
         began = time.monotonic()
         self.backup("-s", "-n", "1", source, usb, env=path_with(lying_btrfs(self.folder / "lies", lies)))
         self.assertLess(time.monotonic() - began, 20)
@@ -204,7 +224,7 @@ class Retention(RealTest):
         oldest = names(usb)[0]
         sh("btrfs", "subvolume", "set-default", show(usb / oldest)["Subvolume ID"], usb)
         result = self.backup("-n", "1", source, usb, status=10)
-        self.assertIn(f"{usb}: 1 deletion failed: cannot delete in '{usb}': ", result.err)
+        self.assertIn(f"{usb}: 1 deletion failed: cannot delete '{usb}/{oldest}': ", result.err)
         self.assertEqual(len(names(usb)), 2)
         self.assertIn(oldest, names(usb))
 
@@ -234,19 +254,21 @@ class Retention(RealTest):
                 sh("umount", point)
             self.assertEqual("in full" in result.err, turn < 2, result)
         seen = on_record(source / "snapshot", COMPLETED)[str(point)]
-        self.assertEqual(sorted(name for [name] in seen.values()), names(source / "snapshot"))
+        self.assertEqual(sorted(name for its in seen.values() for name in its["newest"]), names(source / "snapshot"))
 
 
 class Records(RealTest):
     def test_locked_dests_and_remove_locks(self) -> None:
         source, usb = self.source(), self.disk("usb").path / "backups"
-        gone = self.folder / "not-btrfs"
-        os.mkdir(gone)
+        away = self.disk("away")
+        gone = away.path
+        self.backup(source, usb, gone)
+        away.unmount()
         sh("mount", "-t", "tmpfs", "none", gone)
         self.addCleanup(sh, "umount", gone)
         self.backup(source, usb, gone, status=10)
         record = source / "snapshot" / OUTSTANDING
-        owed = names(usb)[0]
+        owed = names(usb)[1]
         self.assertEqual(on_record(record.parent), {owed: {"locks": [str(gone)]}})
         result = self.backup("-S", "--locked-dests", source, status=10)
         self.assertIn(f"{gone}: FAILED", result.err)
@@ -255,7 +277,9 @@ class Records(RealTest):
         self.assertEqual(on_record(record.parent), {})
         self.assertIn(str(usb), on_record(source / "snapshot", COMPLETED))
         self.backup("-S", "-T", "--remove-locks", source, f"{usb}/")
-        self.assertEqual(on_record(source / "snapshot", COMPLETED), {})
+        # What is left says that no older version has left anything there.
+        disks = on_record(source / "snapshot", COMPLETED).values()
+        self.assertEqual([list(each.values()) for each in disks], [[{}], [{}]])
 
     def test_locked_dests_that_make_no_sense(self) -> None:
         """They are reported, and the others are served."""
@@ -271,14 +295,26 @@ class Records(RealTest):
         self.assertEqual(left, ["/\ud800", "ftp://x/y", "ssh://nas/b"])
 
     def test_a_destination_that_stays_away_does_not_pile_up_snapshots(self) -> None:
-        source, missing = self.source(), self.folder / "missing"
+        source, disk = self.source(), self.disk("usb")
+        missing = disk.path
+        self.backup(source, missing)
+        delivered = names(source / "snapshot")
+        disk.unmount()
         for _ in range(5):
             self.backup("-N", "1", source, missing, status=10)
         taken = names(source / "snapshot")
-        self.assertEqual(len(taken), 2)
+        self.assertEqual((len(taken), taken[:1]), (3, delivered))
         record = on_record(source / "snapshot")
-        self.assertEqual(record, {name: {"locks": [str(missing)]} for name in taken})
+        self.assertEqual(record, {name: {"locks": [str(missing)]} for name in taken[1:]})
+        self.assertEqual(list(missing.iterdir()), [])
+
+    def test_a_destination_that_never_was_there_is_not_recorded(self) -> None:
+        source, missing = self.source(), self.folder / "missing"
+        for _ in range(3):
+            self.backup("-N", "1", source, missing, status=10)
+        self.assertEqual(len(names(source / "snapshot")), 1)
         self.assertFalse(missing.exists())
+        self.assertFalse((source / "snapshot" / OUTSTANDING).exists())
 
     def test_folder_of_0_3_1_carries_on_and_its_cut_off_transfer_heals(self) -> None:
         """Snapshots, a backup, a partial one and the lock file just as 0.3.1 leaves them when it is killed."""
@@ -388,7 +424,8 @@ class RunLock(RealTest):
         source = self.source()
         folder = source / "snapshot"
         folder.mkdir()
-        holder = self.start_holder(folder)
+        (folder / LOCK).touch()
+        holder = self.start_holder(folder / LOCK)
         result = self.backup(source, status=3)
         self.assertIn(f"process {holder}", result.err)
         self.assertIn("sleep 60", result.err)
@@ -397,10 +434,10 @@ class RunLock(RealTest):
         os.waitpid(holder, 0)
         self.backup(source)
 
-    def start_holder(self, folder: Path) -> int:
+    def start_holder(self, locked: Path) -> int:
         ready = self.folder / "ready"
         pid = os.posix_spawnp(
-            "flock", ["flock", "-F", str(folder), "sh", "-c", 'touch "$0"; exec sleep 60', str(ready)], os.environ
+            "flock", ["flock", "-F", str(locked), "sh", "-c", 'touch "$0"; exec sleep 60', str(ready)], os.environ
         )
         self.addCleanup(kill, pid)
         wait_for(ready.exists)
