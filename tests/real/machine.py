@@ -225,6 +225,14 @@ def staged(folder: Path) -> list[Path]:
     return sorted(folder.glob(".*.receiving*/*/*"))
 
 
+def stage(folder: Path, name: str) -> Path:
+    """Make what a transfer of NAME to FOLDER leaves that is cut off; the subvolume in its stage."""
+    attempt = folder / f".{name}.receiving" / "host-1-0123abcd"
+    attempt.mkdir(parents=True, mode=0o700)
+    sh("btrfs", "subvolume", "create", attempt / name)
+    return attempt / name
+
+
 def tree(top: Path) -> dict[str, tuple[object, ...]]:
     """Every path below TOP with its type, mode, owner, modification time, and content."""
     found = {}

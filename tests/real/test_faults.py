@@ -21,6 +21,8 @@ from tests.real.machine import (
     random_file,
     sh,
     show,
+    stage,
+    staged,
     wait_for,
     with_program,
 )
@@ -34,16 +36,16 @@ class CutOff(RealTest):
         random_file(source / "large", 10)
         command = self.start("--rate-limit=5M", *options, source, usb)
         receive = wait_for(lambda: child_running(command.pid, "btrfs", "receive"))
-        wait_for(lambda: len(names(usb)) == 2)
+        wait_for(lambda: staged(usb))
         kill(receive, signal.SIGSTOP)
         return source, usb, command
 
     def check_cut_off(self, source: Path, usb: Path) -> None:
-        """There is a partial backup, and a record of it and of its parent."""
-        old, new = names(usb)
-        self.assertFalse(is_readonly(usb / new))
-        self.assertEqual(show(usb / new)["Received UUID"], "-")
-        self.check_record(source, usb, old, new)
+        """There is a part of a backup in a stage, and a record of it and of its parent."""
+        [old], [part] = names(usb), staged(usb)
+        self.assertFalse(is_readonly(part))
+        self.assertEqual(show(part)["Received UUID"], "-")
+        self.check_record(source, usb, old, part.name)
 
     def check_record(self, source: Path, usb: Path, old: str, new: str) -> None:
         record = on_record(source / "snapshot")
@@ -53,6 +55,7 @@ class CutOff(RealTest):
         self.backup("-N", "1", source, usb)
         self.backup("-S", source, usb)
         self.assertEqual(len(names(usb)), count)
+        self.assertEqual(sorted(os.listdir(usb)), names(usb))
         last = names(source / "snapshot")
         for name in last:
             self.assert_same(usb / name, source / "snapshot" / name)
@@ -109,7 +112,7 @@ class CutOff(RealTest):
             with self.subTest(program):
                 self.setUp()
                 source, usb, command = self.begin()
-                old, new = names(usb)
+                [old], [part] = names(usb), staged(usb)
                 child = child_running(command.pid, "btrfs", program)
                 assert child
                 kill(child)
@@ -119,8 +122,8 @@ class CutOff(RealTest):
                 self.assertEqual(command.returncode, 10, err)
                 self.assertIn(f"btrfs {program}: it was ended by signal 9", err)
                 self.assertIn(f"{usb}: FAILED", err)
-                self.assertEqual(names(usb), [old])
-                self.check_record(source, usb, old, new)
+                self.assertEqual(os.listdir(usb), [old])
+                self.check_record(source, usb, old, part.name)
                 self.check_healed(source, usb)
 
     def test_signals(self) -> None:
@@ -189,8 +192,8 @@ class FullDisk(RealTest):
         small = self.disk("small", 150).path
         self.backup(source)
         [name] = names(source / "snapshot")
-        sh("btrfs", "subvolume", "create", small / name)
-        random_file(small / name / "half", 50)
+        part = stage(small, name)
+        random_file(part / "half", 50)
         sh("sync", "-f", small)
         self.backup("-S", source, small)
         self.assert_complete(small, source / "snapshot", [name])
@@ -202,42 +205,65 @@ class Leftovers(RealTest):
         self.backup(source)
         self.backup(source)
         oldest = names(source / "snapshot")[0]
-        sh("btrfs", "subvolume", "create", usb / oldest)
+        stage(usb, oldest)
         self.backup("-S", "-n", "1", source, usb)
+        self.assertEqual(sorted(os.listdir(usb)), names(usb))
         self.assert_complete(usb, source / "snapshot", names(source / "snapshot")[1:])
 
     def test_a_partial_whose_snapshot_is_gone_is_left_alone_and_named(self) -> None:
         source, usb = self.source(), self.disk("usb").path
-        sh("btrfs", "subvolume", "create", usb / "20010101-000000")
+        part = stage(usb, "20010101-000000")
         result = self.backup("-n", "1", source, usb)
         self.assertIn("leaving 20010101-000000 alone: it is a transfer that was cut off", result.err)
-        self.assertIn("20010101-000000", names(usb))
+        self.assertTrue(part.exists())
+
+    def test_what_somebody_made_under_a_name_is_no_partial(self) -> None:
+        """It is in the way, also when a transfer of that name is on record; the other snapshots are sent."""
+        source, usb = self.source(), self.disk("usb").path
+        self.backup(source, usb)
+        self.backup(source)
+        name = names(source / "snapshot")[-1]
+        sh("btrfs", "subvolume", "create", usb / name)
+        (usb / name / "work").write_text("of a week")
+        (source / "snapshot" / OUTSTANDING).write_text(json.dumps({name: {"locks": [str(usb)]}}))
+        for _ in range(2):
+            result = self.backup("-N", "1", source, usb, status=10)
+            self.assertIn(f"cannot send {name}: '{usb}/{name}' is in the way: it is writable", result.err)
+            self.assertEqual((usb / name / "work").read_text(), "of a week")
+            self.assertIn(name, names(source / "snapshot"))
+        newest = names(source / "snapshot")[-1]
+        self.assert_same(usb / newest, source / "snapshot" / newest)
 
 
 class BrokenStateFiles(RealTest):
     def test_outstanding(self) -> None:
         texts = ('{"20261123-042459": {"lo', "[]", '{"x": []}', '{"x": {"locks": "abc"}}', "\0", "{} {}")
-        self.refuses(OUTSTANDING, "then unfinished transfers lose their protection", *texts)
+        self.goes_on_without(OUTSTANDING, "since unfinished transfers are not known", *texts)
 
     def test_completed(self) -> None:
         texts = ("{", "[1]", '{"/usb": []}', '{"/usb": {"uuid": "name"}}', '{"/usb": {"uuid": [1]}}')
-        self.refuses(COMPLETED, "then a disk that is away may need a full transfer", *texts)
+        self.goes_on_without(COMPLETED, "A disk that is away may need a full transfer", *texts)
 
-    def refuses(self, name: str, price: str, *texts: str) -> None:
-        """The snapshot is taken, nothing else happens, and the file stays as it was. PRICE: of moving it away."""
+    def goes_on_without(self, name: str, price: str, *texts: str) -> None:
+        """It is moved aside, all is sent, and nothing is deleted at the source. PRICE: of its loss."""
         source, usb = self.source(), self.disk("usb").path
         self.backup(source)
         file = source / "snapshot" / name
-        for count, text in enumerate(texts, 2):
+        for count, text in enumerate(texts, 1):
             with self.subTest(text):
                 file.write_text(text)
+                for looking in ("--dry-run", "--status"):
+                    self.assertIn("is broken", self.backup("-N", "1", looking, source, usb, status=10).err)
+                self.assertEqual(file.read_text(), text)
                 result = self.backup("-N", "1", source, usb, status=10)
                 self.assertIn(f"the state file '{file}' is broken", result.err)
-                self.assertIn(f", or moved away; {price}:\n  mv {file} ", result.err)
-                self.assertEqual(result.err.splitlines()[-1], f"{usb}: sent nothing")
-                self.assertEqual(file.read_text(), text)
-                self.assertEqual(len(names(source / "snapshot")), count)
-                self.assertEqual(names(usb), [])
+                self.assertIn(f"; it was moved to '{file}.broken-{count}'", result.err)
+                self.assertIn(price, result.err)
+                self.assertEqual(Path(f"{file}.broken-{count}").read_text(), text)
+                self.assertEqual(len(names(source / "snapshot")), count + 1)
+                self.assert_complete(usb, source / "snapshot", names(source / "snapshot"))
+        self.backup("-N", "1", source, usb)
+        self.assertEqual(len(names(source / "snapshot")), 1)
 
     def test_empty_means_no_records(self) -> None:
         source, usb = self.source(), self.disk("usb").path
@@ -267,7 +293,7 @@ class BrokenStateFiles(RealTest):
         self.backup("-q", source)
         random_file(source / "large", 20)
         run = self.start("--rate-limit=10M", source, usb)
-        wait_for(lambda: len(names(usb)) == 2)
+        wait_for(lambda: len(staged(usb)) == 2)
         receive = wait_for(lambda: child_running(run.pid, "btrfs", "receive"))
         kill(receive, signal.SIGSTOP)
         (source / "snapshot" / f"{OUTSTANDING}.new").mkdir()
