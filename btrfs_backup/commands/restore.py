@@ -45,6 +45,7 @@ def restore(settings: Settings, publish: Publish) -> None:
     with Hosts(Access(settings.ssh_options, settings.ssh_sudo)) as hosts:
         backup = find_backup(settings, hosts.at(settings.source))
         place = find_place(settings, hosts.at(location), location)
+        foreign = frozenset() if settings.dry_run else place.clear_leftovers(backup.chosen.name)
         plan = survey(settings, backup, place)
         _tell_of_laggards(backup, plan)
         report = Restoration(
@@ -59,7 +60,7 @@ def restore(settings: Settings, publish: Publish) -> None:
             publish(_with_plan(backup, place, plan, report))
             return
         publish(report)
-        _Restore(settings, backup, place, plan, report, publish).carry_out()
+        _Restore(settings, backup, place, plan, report, publish).carry_out(foreign)
 
 
 # --- the backup ------------------------------------------------------------------------------------------------------
@@ -332,10 +333,10 @@ class _Restore:
         self._placing = False
         self._attempt: Attempt | None = None
 
-    def carry_out(self) -> None:
+    def carry_out(self, foreign: frozenset[str]) -> None:
+        """FOREIGN: what is in the place of stages and is none."""
         name = self.plan.name
         with self.place.locked(), ExitStack() as scope:
-            foreign = self.place.clear_leftovers(name)
             try:
                 if not self.plan.there:
                     opened = stages.opened(self.place.home, self.place.staged_as(name), foreign)
@@ -479,8 +480,8 @@ class _Restore:
             self._report(done=self._placing and examine(self.host, site.destination).exists)
             self._remove_attempt()
             if not (site.inside or self.plan.there or self.report.done):
-                held = self.place.folder.listed()
-                for failure in self.place.folder.delete([held[name]] if name in held else []).values():
+                held = self.place.home.listed()
+                for failure in self.place.home.delete([held[name]] if name in held else []).values():
                     raise failure
         except Failure as failure:
             log.warning("%s: not all could be removed; the next try does it: %s", self.place.location, failure)

@@ -23,6 +23,8 @@ from tests.real.machine import (
     random_file,
     sh,
     show,
+    stage,
+    staged,
     tree,
     wait_for,
 )
@@ -30,7 +32,7 @@ from tests.real.sshd import SshTest
 from tests.real.test_identity import set_writable
 from tests.real.test_parents import NO_INCREMENTS
 
-STAGE = ".btrfs-backup-restore"
+STAGE = ".receiving"
 OLDEST = "20010101-000000"
 LATEST = "29991231-235959"
 
@@ -318,8 +320,7 @@ class Ssh(RestoreTest):
             (tools / name).symlink_to(busybox)
         server = self.sshd(path=tools)
         new = source.parent / "new"
-        Path(f"{new}{STAGE}").mkdir()
-        sh("btrfs", "subvolume", "create", f"{new}{STAGE}/{OLDEST}")
+        stage(new.parent, new.name)
         self.restore(*server.arguments(), f"{server.url}{usb}", f"{server.url}{new}")
         self.assert_restored(new, usb / names(usb)[-1])
 
@@ -329,7 +330,7 @@ class Ssh(RestoreTest):
         proxy = self.proxy(server, 3e6)
         url = server.url.replace(str(server.port), str(proxy.port))
         command = self.start("--restore", *server.arguments(), f"{url}{usb}", source.parent / "new")
-        wait_for(lambda: names(source.parent)[-1].endswith(STAGE) and proxy.moved > 100_000)
+        wait_for(lambda: staged(source.parent) and proxy.moved > 100_000)
         server.drop_connections()
         _, err = command.communicate()
         self.assertEqual(command.returncode, 1, err)
@@ -346,7 +347,7 @@ class CutOff(RestoreTest):
         self.new = self.disk("new").path
         command = self.start("--restore", usb, self.new / "home")
         receive = wait_for(lambda: child_running(command.pid, "btrfs", "receive"))
-        wait_for(lambda: list(self.new.glob("*/2*")))
+        wait_for(lambda: staged(self.new))
         kill(receive, signal.SIGSTOP)
         return usb, self.new / "home", command, receive
 
@@ -355,11 +356,13 @@ class CutOff(RestoreTest):
         kill(command.pid)
         command.communicate()
         wait_for(lambda: not is_running(receive))
-        self.assertEqual(names(self.new), [f"home{STAGE}"])
+        [part] = staged(self.new)
+        self.assertEqual(os.listdir(self.new), [f".home{STAGE}"])
+        self.assertEqual((self.new / f".home{STAGE}").stat().st_mode & 0o777, 0o700)
         # For the same destination, whichever backup it is.
         name = names(usb)[0]
-        sh("btrfs", "subvolume", "snapshot", self.new / f"home{STAGE}" / name, self.new / f"home{STAGE}" / "home")
-        sh("btrfs", "subvolume", "create", self.new / f"home{STAGE}" / "home" / "nested")
+        sh("btrfs", "subvolume", "snapshot", part, part.parent / "home")
+        sh("btrfs", "subvolume", "create", part.parent / "home" / "nested")
         err = self.restore(usb, home)
         self.assertIn("removed what a restore that was cut off had left", err)
         self.assert_restored(home, usb / name)
@@ -383,13 +386,12 @@ class CutOff(RestoreTest):
         result = self.backup("--restore", "--dry-run", usb, home)
         self.assertIn(f"would restore {names(usb)[0]} from {usb}, in full", result.out)
         self.assertEqual(result.err, "")
-        self.assertEqual(names(self.new / f"home{STAGE}"), names(usb))
-        self.assertEqual(names(self.new), [f"home{STAGE}"])
+        self.assertEqual([part.name for part in staged(self.new)], names(usb))
 
     def test_second_run(self) -> None:
         usb, home, command, receive = self.begin()
         err = self.restore(usb, home, status=3)
-        self.assertIn(f"process {command.pid} (", err)
+        self.assertIn(f"'{home}' is being received already, by process {command.pid} on ", err)
         kill(receive, signal.SIGCONT)
         command.communicate()
         self.assertEqual(command.returncode, 0)
@@ -397,7 +399,7 @@ class CutOff(RestoreTest):
 
     def test_lock_of_the_snapshot_folder(self) -> None:
         source, usb = self.backed_up()
-        descriptor = os.open(source / "snapshot", os.O_RDONLY)
+        descriptor = os.open(source / "snapshot" / ".btrfs-backup.lock", os.O_RDONLY)
         self.addCleanup(os.close, descriptor)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         err = self.restore("-f", source / "snapshot", usb, source.parent / "new", status=3)
@@ -462,21 +464,20 @@ class CutOff(RestoreTest):
         source, usb = self.backed_up()
         home = source.parent / "new"
         self.restore(usb, home)
-        stage = Path(f"{home}{STAGE}")
-        stage.mkdir()
-        sh("btrfs", "subvolume", "snapshot", "-r", usb / names(usb)[0], usb / OLDEST)
-        sh("btrfs", "subvolume", "snapshot", source, stage / OLDEST)
+        left = stage(home.parent, "new").parents[1]
         err = self.restore(usb, home, status=1)
         self.assertIn("removed what a restore that was cut off had left", err)
         self.assertIn(f"mv {home} {home}.old", err)
-        self.assertFalse(stage.exists())
-        stage.mkdir()
-        (stage / "precious").write_text("data")
-        sh("btrfs", "subvolume", "create", stage / "other")
+        self.assertFalse(left.exists())
+        left.mkdir()
+        (left / "precious").write_text("data")
+        sh("btrfs", "subvolume", "create", left / "other")
         err = self.restore(usb, home, status=1)
-        self.assertIn(f"cannot remove the folder '{stage}'", err)
-        self.assertEqual((stage / "precious").read_text(), "data")
-        self.assertEqual(names(stage), ["other", "precious"])
+        self.assertIn(f"leaving {left} alone: 'other' is in it, which is not of a transfer", err)
+        home.rename(f"{home}.old")
+        self.restore(usb, home)
+        self.assertEqual((left / "precious").read_text(), "data")
+        self.assertEqual(sorted(os.listdir(home.parent)), [left.name, "home", "new", "new.old"])
 
 
 class Refusals(RestoreTest):
@@ -535,7 +536,7 @@ class Refusals(RestoreTest):
         self.refused("-p", "x", usb / name, new, says="does not begin with the prefix 'x'\n  Its prefix is 'home-'")
         self.refused(odd, new, says=f"there is no complete backup in '{odd}': {LATEST} is none: it is not a subvolume")
         self.refused(
-            odd / OLDEST, new, says="cannot be restored: it is writable and has no received UUID: a transfer was"
+            odd / OLDEST, new, says="cannot be restored: it is writable, and not a backup"
         )
         self.refused(odd / LATEST, new, says="is not a subvolume, so it is no backup\n  Its files can be copied")
         sh("btrfs", "property", "set", "-f", usb / name, "ro", "false")
