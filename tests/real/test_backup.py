@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from itertools import pairwise
 from pathlib import Path
 
 from tests.real.liar import lying_btrfs, path_with
@@ -46,7 +47,7 @@ class FirstBackups(RealTest):
         for destination in (usb, nas, late):
             self.assert_complete(destination, source / "snapshot", taken)
             self.assertIn(f"{destination}: sent", result.err.splitlines()[-1 - [late, nas, usb].index(destination)])
-        for parent, name in zip(taken, taken[1:], strict=False):
+        for parent, name in pairwise(taken):
             self.assertIn(f"{late}: sending {name} on top of {parent}\n", result.err)
 
     def test_two_runs_in_one_second(self) -> None:

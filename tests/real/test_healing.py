@@ -1,6 +1,7 @@
 """What must not keep backups from being complete: other runs, absent disks, unusable parents, suspended runs."""
 
 import fcntl
+import json
 import os
 import pwd
 import shutil
@@ -8,14 +9,13 @@ import signal
 import subprocess
 import time
 import unittest
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from tests.real.liar import lying_btrfs, path_with
 from tests.real.machine import (
     COMPLETED,
     LOCK,
+    OUTSTANDING,
     TOP,
     Disk,
     RealTest,
@@ -361,7 +361,32 @@ class Forgetting(RealTest):
         self.assertIn("warning: /mistyped: nothing is on record of it: is it spelled as in the backups?", result.err)
 
 
-class PowerLoss(RealTest):
+class FailedTransfers(RealTest):
+    """What is left of a transfer that was cut off, in the machine where it was or by a loss of power."""
+
+    def tools(self, script: str) -> dict[str, str]:
+        """An environment with a `btrfs` that runs SCRIPT first; $* are its arguments."""
+        return with_program(self.folder / "tools", "btrfs", f'{script}\nexec $REAL "$@"')
+
+    def at_the_end(self, script: str) -> dict[str, str]:
+        """An environment with a program that runs SCRIPT when it is to have a filesystem on disk."""
+        return with_program(self.folder / "tools", "sync", script)
+
+    def lose_power(self, disk: Disk, image: Path | None = None) -> None:
+        """DISK is as in IMAGE, or has just what has been written to it by now."""
+        left = self.folder / "left.img"
+        if not image:
+            shutil.copyfile(disk.image, left)
+        disk.unmount()
+        shutil.copyfile(image or left, disk.image)
+        disk.mount()
+
+    def assert_healed(self, source: Path, usb: Path) -> None:
+        self.assert_complete(usb, source / "snapshot", names(source / "snapshot"))
+        self.assertEqual(on_record(source / "snapshot"), {})
+
+
+class PowerLoss(FailedTransfers):
     def test_what_was_said_to_be_sent_is_on_disk(self) -> None:
         """The image of the disk at the end of a run is what a machine finds that lost its power just then."""
         source = self.source()
@@ -372,76 +397,286 @@ class PowerLoss(RealTest):
             (source / "file1").write_bytes(os.urandom(200_000))
             self.backup(source, *(disk.path for disk in disks))
             for disk in disks:
-                with self.after_power_loss(disk) as left:
-                    self.assert_complete(left, source / "snapshot", names(source / "snapshot"))
-                    self.assertEqual(len(names(left)), count)
+                self.lose_power(disk)
+                self.assertEqual(names(disk.path), names(source / "snapshot"))
+                self.assertEqual(len(names(disk.path)), count)
+                for name in names(disk.path):
+                    self.assert_same(disk.path / name, source / "snapshot" / name)
+        # The stage may be there again: it was removed in memory.
+        result = self.backup("-S", source, *(disk.path for disk in disks))
+        self.assertNotIn("sending", result.err)
+        for disk in disks:
+            self.assert_healed(source, disk.path)
 
     def test_what_was_restored_is_on_disk(self) -> None:
         source, usb, new = self.source(), self.disk("usb").path, self.disk("new")
         random_file(source / "large", 20)
         self.backup(source, usb)
         self.backup("--restore", usb, new.path / "home")
-        with self.after_power_loss(new) as left:
-            [name] = names(left / "home" / "snapshot")
-            self.assert_same(left / "home" / "snapshot" / name, usb / name)
-            self.assertEqual(tree(left / "home")["large"], tree(usb / name)["large"])
+        self.lose_power(new)
+        [name] = names(new.path / "home" / "snapshot")
+        self.assert_same(new.path / "home" / "snapshot" / name, usb / name)
+        self.assertEqual(tree(new.path / "home")["large"], tree(usb / name)["large"])
 
-    @contextmanager
-    def after_power_loss(self, disk: Disk) -> Iterator[Path]:
-        """A mount of a copy of DISK as it is; a filesystem can be mounted only once."""
-        copy, left = self.folder / "copy.img", self.folder / "left"
-        shutil.copyfile(disk.image, copy)
-        disk.unmount()
-        left.mkdir(exist_ok=True)
-        sh("mount", "-o", "loop", copy, left)
-        try:
-            yield left
-        finally:
-            sh("umount", left)
-            disk.mount()
-
-    def tools(self, script: str) -> dict[str, str]:
-        """An environment with a `btrfs` that runs SCRIPT first; $* are its arguments."""
-        return with_program(self.folder / "tools", "btrfs", f'{script}\nexec $REAL "$@"')
-
-    def at_the_end(self, script: str) -> dict[str, str]:
-        """An environment with a program that runs SCRIPT when it is to have a filesystem on disk."""
-        return with_program(self.folder / "tools", "sync", script)
-
-    def lost(self) -> tuple[Path, Path, list[str]]:
-        """The power was lost when the second backup had arrived in memory: it looks complete, and lacks data."""
+    def lost(self, written: bool) -> tuple[Path, Path, list[str]]:
+        """The power was lost when the second backup had arrived in memory, or was WRITTEN: it has no name yet."""
         source, disk = self.source(), self.disk("usb", 200)
         usb = disk.path
         self.backup(source, usb)
         (source / "file").write_bytes(os.urandom(9000))
         (source / "large").write_bytes(os.urandom(3_000_000))
-        image = self.folder / "left.img"
-        self.backup(source, usb, status=-9, env=self.at_the_end(f"cp {disk.image} {image}; kill -9 $PPID"))
-        disk.unmount()
-        shutil.copyfile(image, disk.image)
-        disk.mount()
+        image = self.folder / "then.img"
+        before = '$REAL "$@"; ' if written else ""
+        self.backup(source, usb, status=-9, env=self.at_the_end(f"{before}cp {disk.image} {image}; kill -9 $PPID"))
+        self.lose_power(disk, image)
         taken = names(source / "snapshot")
-        self.assertEqual(names(usb), taken)
-        self.assertTrue(is_readonly(usb / taken[1]))
-        self.assertEqual(show(usb / taken[1])["Received UUID"], show(source / "snapshot" / taken[1])["UUID"])
-        self.assertNotEqual((usb / taken[1] / "large").read_bytes(), (source / "large").read_bytes())
+        self.assertEqual((names(usb), len(taken)), (taken[:1], 2))
+        [left] = staged(usb)
+        self.assertTrue(is_readonly(left))
+        self.assertEqual(show(left)["Received UUID"], show(source / "snapshot" / taken[1])["UUID"])
         return source, usb, taken
 
-    def test_what_lacks_data_is_sent_again(self) -> None:
-        source, usb, (old, new) = self.lost()
+    def assert_staged_is_sent_again(self, source: Path, usb: Path, old: str, new: str) -> None:
         self.assertRegex(self.backup("--status", source, usb).out, f"{new} .* partial")
         self.assertIn(f"would delete {new}", self.backup("--dry-run", source, usb).out)
-        self.assertIn(f"{new} is not verified", self.backup("--verify", source, usb).err)
+        told = f"{new} is newer than what is compared, and no backup: it is a transfer that was cut off"
+        self.assertIn(told, self.backup("--verify", source, usb, status=10).err)
+        self.assertEqual([left.name for left in staged(usb)], [new])
         said = self.backup("-S", source, usb).err
         self.assertIn(f"deleting {new}, a transfer that was cut off", said)
         self.assertIn(f"sending {new} on top of {old}", said)
-        self.assert_complete(usb, source / "snapshot", [old, new])
-        self.assertEqual(on_record(source / "snapshot"), {})
-        self.assertEqual(list(usb.glob(".*")), [])
+        self.assert_healed(source, usb)
 
-    def test_what_lacks_data_is_not_restored(self) -> None:
+    def test_what_lacks_data_is_sent_again(self) -> None:
+        source, usb, (old, new) = self.lost(written=False)
+        [left] = staged(usb)
+        self.assertNotEqual((left / "large").read_bytes(), (source / "large").read_bytes())
+        self.assert_staged_is_sent_again(source, usb, old, new)
+
+    def test_what_lacks_nothing_is_sent_again(self) -> None:
+        """Nobody heard that it is on disk."""
+        source, usb, (old, new) = self.lost(written=True)
+        [left] = staged(usb)
+        self.assert_same(left, source / "snapshot" / new)
+        self.assert_staged_is_sent_again(source, usb, old, new)
+
+    def test_what_is_staged_is_not_restored(self) -> None:
         """Nor when the source with its records is gone."""
-        _, usb, (old, new) = self.lost()
+        _, usb, (old, new) = self.lost(written=True)
+        home = self.disk("new").path / "home"
+        self.assertIn(f"restoring {old}", self.backup("--restore", usb, home).err)
+        self.assert_same(home / "snapshot" / old, usb / old)
+        self.backup("--restore", usb / new, home.parent / "newer", status=1)
+        self.assertFalse((home.parent / "newer").exists())
+
+
+class Stages(FailedTransfers):
+    """A run is killed at each of its steps."""
+
+    # The program, the arguments at which the run is killed, before or behind that, and whether the backup is there.
+    STEPS = (
+        ("mkdir", "*.receiving*", "behind", False),
+        ("btrfs", "receive*", "half-way", False),
+        ("btrfs", "receive*", "behind", False),
+        ("sync", "*", "before", False),
+        ("sync", "*", "behind", False),
+        ("btrfs", "subvolume\\ snapshot*.receiving*", "before", False),
+        ("btrfs", "subvolume\\ snapshot*.receiving*", "behind", True),
+        ("btrfs", "subvolume\\ delete*", "before", True),
+        ("btrfs", "subvolume\\ delete*", "behind", True),
+        ("rm", "*.receiving*", "behind", True),
+        ("rmdir", "*.receiving*", "before", True),
+        ("rmdir", "*.receiving*", "behind", True),
+    )
+    HOW = {
+        "before": "kill -9 $PPID; exit 1",
+        "half-way": 'head -c 60000 | $REAL "$@"; kill -9 $PPID; exit 1',
+        "behind": '$REAL "$@"; kill -9 $PPID; exit 1',
+    }
+
+    def test_killed_at_each_step(self) -> None:
+        """A name is never half a backup, and what has one is not sent again."""
+        source, usb = self.source(), self.disk("usb").path
+        self.backup(source, usb)
+        for number, (program, arguments, when, there) in enumerate(self.STEPS):
+            with self.subTest(program, arguments=arguments, when=when):
+                (source / "large").write_bytes(os.urandom(200_000))
+                old = names(usb)[-1]
+                tools = self.folder / f"tools{number}"
+                script = f'case $* in {arguments}) {self.HOW[when]} ;; esac; exec $REAL "$@"'
+                self.backup(source, usb, status=-9, env=with_program(tools, program, script))
+                new = names(source / "snapshot")[-1]
+                self.assertEqual(names(usb)[-1], new if there else old)
+                for name in names(usb):
+                    self.assert_same(usb / name, source / "snapshot" / name)
+                uuid = show(usb / new)["UUID"] if there else ""
+                said = self.backup("-S", source, usb).err
+                if there:
+                    self.assertNotIn("sending", said)
+                    self.assertIn(f"{usb}: on record as outstanding, and complete there: {new}\n", said)
+                    self.assertEqual(show(usb / new)["UUID"], uuid)
+                else:
+                    self.assertIn(f"deleting {new}, a transfer that was cut off", said)
+                    self.assertIn(f"sending {new} on top of {old}", said)
+                self.assert_healed(source, usb)
+
+    def test_killed_when_several_were_to_be_written_out(self) -> None:
+        """They share a stage. All that was not finished by then is sent again."""
+        source, usb = self.source(), self.disk("usb").path
+        for _ in range(2):
+            self.backup("-q", source)
+        self.backup(source, usb, status=-9, env=self.at_the_end("kill -9 $PPID"))
+        taken = names(source / "snapshot")
+        self.assertEqual((names(usb), [each.name for each in staged(usb)]), ([], taken))
+        self.assertEqual(list(usb.iterdir()), [usb / f".{taken[0]}.receiving"])
+        self.assertIn(f"would delete {taken[0]}", self.backup("-S", "--dry-run", source, usb).out)
+        self.assertIn(f"deleting {taken[0]}, a transfer that was cut off", self.backup("-S", source, usb).err)
+        self.assert_healed(source, usb)
+
+    def test_what_cannot_be_written_out_gets_no_name(self) -> None:
+        """Also when it failed besides, and looks complete."""
+        source, usb = self.source(), self.disk("usb").path
+        broken = self.at_the_end("echo 'ERROR: Input/output error' >&2; exit 1")
+        for _ in range(2):
+            result = self.backup(source, usb, status=10, env=broken)
+            self.assertIn("sending", result.err)
+            self.assertIn("Input/output error", result.err)
+            self.assertEqual(list(usb.iterdir()), [])
+            broken = self.tools('case $* in receive*) $REAL "$@"; exit 1 ;; esac')
+        self.assertEqual(len(on_record(source / "snapshot")), 1)
+        self.backup("-S", source, usb)
+        self.assert_healed(source, usb)
+
+    def begin(self, usb: Path, name: str) -> Path:
+        """What a transfer of NAME from another machine leaves in USB; its stage."""
+        attempt = usb / f".{name}.receiving" / "nas-4711-0123abcd"
+        attempt.mkdir(parents=True)
+        sh("btrfs", "subvolume", "create", attempt / name)
+        (attempt / name / "half").write_text("of it")
+        return attempt.parent
+
+    def test_a_receiver_that_is_alive(self) -> None:
+        """It is told, and nobody touches it; the others are sent. When it is dead its stage goes."""
+        source, usb = self.source(), self.disk("usb").path
+        self.backup(source)
+        self.backup(source)
+        busy, other = names(source / "snapshot")
+        stage = self.begin(usb, busy)
+        held = os.open(stage, os.O_RDONLY)
+        self.addCleanup(os.close, held)
+        fcntl.flock(held, fcntl.LOCK_SH)
+        result = self.backup("-S", source, usb, status=10)
+        told = f"error: {usb}: {busy} is being received there already, by process 4711 on nas\n"
+        self.assertIn(told, result.err)
+        self.assertNotIn("deleting", result.err)
+        self.assertEqual([each.read_text() for each in stage.glob("*/*/half")], ["of it"])
+        self.assertEqual(names(usb), [other])
+        self.assert_same(usb / other, source / "snapshot" / other)
+        fcntl.flock(held, fcntl.LOCK_UN)
+        self.assertIn(f"deleting {busy}, a transfer that was cut off", self.backup("-S", source, usb).err)
+        self.assert_healed(source, usb)
+
+    def test_a_receiver_that_ends_in_time(self) -> None:
+        """That of a killed run has a moment to read what was left for it."""
+        source, usb = self.source(), self.disk("usb").path
+        self.backup(source)
+        [name] = names(source / "snapshot")
+        stage = self.begin(usb, name)
+        holder = subprocess.Popen(["flock", "-s", "-F", stage, "sleep", "2"])
+        self.addCleanup(holder.wait)
+        wait_for(lambda: Path(f"/proc/{holder.pid}/cmdline").read_bytes().startswith(b"sleep"))
+        self.assertIn(f"deleting {name}, a transfer that was cut off", self.backup("-S", source, usb).err)
+        self.assert_healed(source, usb)
+
+    def test_stages_of_another_source(self) -> None:
+        """Without prefixes, at the same time, in the same folder, which nobody should do: they stay."""
+        source, usb = self.source(), self.disk("usb").path
+        other = self.subvolume(source.parent / "other")
+        random_file(other / "large", 40)
+        command = self.start("--rate-limit", "20M", other, usb)
+        [left] = wait_for(lambda: staged(usb))
+        kill(command.pid, signal.SIGSTOP)
+        time.sleep(1.1)  # so that the snapshots have different names
+        self.backup(source, usb)
+        self.assertTrue(left.exists())
+        kill(command.pid, signal.SIGCONT)
+        self.assertEqual(command.wait(60), 0)
+        self.assertEqual(list(usb.glob(".*")), [])
+        self.assertEqual(len(names(usb)), 2)
+
+    def test_stages_that_are_not_ours_to_clear(self) -> None:
+        """Those of other prefixes stay, and of snapshots that the source does not have."""
+        source, usb = self.source(), self.disk("usb").path
+        self.backup(source, usb)
+        self.backup(source)
+        left = {self.begin(usb, name) for name in ("20200101-000000", "x-20200101-000000")}
+        self.begin(usb, names(source / "snapshot")[1])
+        (usb / f".{names(usb)[0]}.receiving").mkdir()
+        self.backup("-S", "-T", "-n", "9", source, usb)
+        self.assertEqual(set(usb.glob(".*")), left)
+        self.assertEqual(len(staged(usb)), 2)
+
+    def test_a_stage_that_cannot_be_removed(self) -> None:
+        source, usb = self.source(), self.disk("usb").path
+        script = f'[ "$1" = receive ] && for stage in {usb}/.*.receiving; do touch $stage/x; done'
+        result = self.backup(source, usb, status=10, env=self.tools(script))
+        [name] = names(usb)
+        stage = usb / f".{name}.receiving"
+        self.assertIn(f"{usb}: cannot remove the stage '{stage}': rmdir: failed to remove", result.err)
+        self.assert_same(usb / name, source / "snapshot" / name)
+        told = f"warning: {usb}: leaving .{name}.receiving alone: 'x' is in it, which is not of a transfer"
+        self.assertIn(told, self.backup("-S", source, usb).err)
+        self.assertTrue((stage / "x").exists())
+        (stage / "x").unlink()
+        self.backup(source, usb)
+        self.assert_healed(source, usb)
+
+
+class Marks(FailedTransfers):
+    """Version 1.0 received under the name itself, and marked that by an empty folder."""
+
+    def marked(self) -> tuple[Path, Path, list[str]]:
+        """The power was lost when the second backup of that version had arrived: it looks complete, and may not be."""
+        source, usb = self.source(), self.disk("usb").path
+        self.backup(source, usb)
+        self.backup(source, usb)
+        old, new = names(usb)
+        folder = source / "snapshot"
+        [filesystem] = on_record(folder, COMPLETED)[str(usb)]
+        (folder / COMPLETED).write_text(json.dumps({str(usb): {filesystem: [old]}}))
+        (folder / OUTSTANDING).write_text(json.dumps({new: {"locks": [str(usb)]}, old: {"parent_locks": [str(usb)]}}))
+        (usb / f".{new}.receiving").mkdir()
+        return source, usb, [old, new]
+
+    def test_what_is_marked_is_sent_again(self) -> None:
+        source, usb, (old, new) = self.marked()
+        uuids = [show(usb / name)["UUID"] for name in (old, new)]
+        self.assertRegex(self.backup("--status", source, usb).out, f"{new} .* partial")
+        self.assertIn(f"would delete {new}", self.backup("--dry-run", source, usb).out)
+        told = f"{new} is newer than what is compared, and no backup: it is a transfer that was cut off"
+        self.assertIn(told, self.backup("--verify", source, usb, status=10).err)
+        self.assertEqual([show(usb / name)["UUID"] for name in (old, new)], uuids)
+        said = self.backup("-S", source, usb).err
+        self.assertIn(f"deleting {new}, a transfer that was cut off", said)
+        self.assertIn(f"sending {new} on top of {old}", said)
+        self.assert_healed(source, usb)
+        self.assertEqual(show(usb / old)["UUID"], uuids[0])
+        self.assertNotEqual(show(usb / new)["UUID"], uuids[1])
+
+    def test_what_is_half_there_is_sent_again(self) -> None:
+        """Also when only the mark tells that it is not somebody's."""
+        source, usb, (old, new) = self.marked()
+        (source / "snapshot" / OUTSTANDING).unlink()
+        sh("btrfs", "subvolume", "delete", usb / new)
+        sh("btrfs", "subvolume", "snapshot", usb / old, usb / new)
+        said = self.backup("-S", source, usb).err
+        self.assertIn(f"deleting {new}, a transfer that was cut off", said)
+        self.assertIn(f"sending {new} on top of {old}", said)
+        self.assert_healed(source, usb)
+
+    def test_what_is_marked_is_not_restored(self) -> None:
+        """Nor when the source with its records is gone."""
+        _, usb, (old, new) = self.marked()
         home = self.disk("new").path / "home"
         result = self.backup("--restore", usb, home)
         self.assertIn(
@@ -455,80 +690,16 @@ class PowerLoss(RealTest):
         sh("rmdir", usb / f".{new}.receiving")
         self.backup("--restore", usb / new, home.parent / "newer")
 
-    def test_killed_while_the_disk_writes(self) -> None:
-        """Nobody heard whether it could. All that was not finished by then is sent again."""
-        source, usb = self.source(), self.disk("usb").path
-        for _ in range(2):
-            self.backup("-q", source)
-        self.backup(source, usb, status=-9, env=self.at_the_end("kill -9 $PPID"))
-        taken = names(source / "snapshot")
-        uuids = [show(usb / name)["UUID"] for name in taken]
-        self.assertEqual(len(list(usb.glob(".*.receiving"))), 3)
-        self.assertIn(f"would delete {taken[2]}", self.backup("-S", "--dry-run", source, usb).out)
-        self.assertIn(f"deleting {taken[2]}, a transfer that was cut off", self.backup("-S", source, usb).err)
-        self.assertFalse(set(uuids).intersection(show(usb / name)["UUID"] for name in taken))
-        self.assert_complete(usb, source / "snapshot", taken)
-        self.assertEqual((on_record(source / "snapshot"), list(usb.glob(".*"))), ({}, []))
-
-    def test_killed_when_all_is_on_disk(self) -> None:
-        """Nothing is sent again."""
-        source, usb = self.source(), self.disk("usb").path
-        killed = with_program(self.folder / "tools", "rmdir", '$REAL "$@"; kill -9 $PPID')
-        self.backup(source, usb, status=-9, env=killed)
-        [name] = names(usb)
-        result = self.backup("-S", source, usb)
-        self.assertNotIn("sending", result.err)
-        self.assertIn(f"{usb}: on record as outstanding, and complete there: {name}\n", result.err)
-        self.assertEqual((on_record(source / "snapshot"), list(usb.glob(".*"))), ({}, []))
-
-    def test_what_cannot_be_written_out_stays_marked(self) -> None:
-        """Also when it failed besides, and looks complete."""
-        source, usb = self.source(), self.disk("usb").path
-        self.at_the_end("echo 'ERROR: Input/output error' >&2; exit 1")
-        result = self.backup(source, usb, status=10, env=self.tools('case $* in receive*) $REAL "$@"; exit 1 ;; esac'))
-        self.assertIn("sending", result.err)
-        [name] = names(usb)
-        self.assertTrue(is_readonly(usb / name))
-        self.assertTrue((usb / f".{name}.receiving").is_dir())
-        (self.folder / "tools" / "sync").unlink()
-        self.assertIn(f"deleting {name}, a transfer that was cut off", self.backup(source, usb).err)
-        self.assert_complete(usb, source / "snapshot", names(source / "snapshot"))
-
-    def test_marks_of_nothing(self) -> None:
-        """Those of other prefixes stay, and of snapshots that the source does not have."""
+    def test_what_looks_like_a_mark_later(self) -> None:
+        """It is what is left of a stage; the backup is complete."""
         source, usb = self.source(), self.disk("usb").path
         self.backup(source, usb)
-        self.backup(source)
-        for name in (names(source / "snapshot")[1], "20200101-000000", "x-20200101-000000"):
-            (usb / f".{name}.receiving").mkdir()
-        self.backup("-S", "-T", "-n", "9", source, usb)
-        left = {".20200101-000000.receiving", ".x-20200101-000000.receiving"}
-        self.assertEqual({each.name for each in usb.glob(".*")}, left)
-
-    def test_marks_of_another_source(self) -> None:
-        """Without prefixes, at the same time, in the same folder, which nobody should do: they stay."""
-        source, usb = self.source(), self.disk("usb").path
-        other = self.subvolume(source.parent / "other")
-        random_file(other / "large", 40)
-        command = self.start("--rate-limit", "20M", other, usb)
-        wait_for(lambda: len(names(usb)) == 1)
-        marks = list(usb.glob(".*"))
-        self.assertEqual(len(marks), 1)
-        time.sleep(1.1)  # so that the snapshots have different names
-        self.backup(source, usb)
-        self.assertTrue(marks[0].exists())
-        self.assertEqual(command.wait(60), 0)
-        self.assertEqual(list(usb.glob(".*")), [])
-
-    def test_a_mark_that_cannot_be_removed(self) -> None:
-        source, usb = self.source(), self.disk("usb").path
-        script = f'[ "$1" = receive ] && for mark in {usb}/.*.receiving; do touch $mark/x; done'
-        result = self.backup(source, usb, status=10, env=self.tools(script))
-        self.assertIn(f"cannot remove the mark of a transfer in '{usb}': rmdir: failed to remove", result.err)
-        sh("sh", "-c", f"rm {usb}/.*.receiving/x")
-        self.assertIn("a transfer that was cut off", self.backup(source, usb).err)
-        self.assert_complete(usb, source / "snapshot", names(source / "snapshot"))
-        self.assertEqual(list(usb.glob(".*")), [])
+        [name] = names(usb)
+        uuid = show(usb / name)["UUID"]
+        (usb / f".{name}.receiving").mkdir()
+        self.assertNotIn("sending", self.backup("-S", source, usb).err)
+        self.assertEqual(show(usb / name)["UUID"], uuid)
+        self.assert_healed(source, usb)
 
 
 class Suspended(RealTest):
