@@ -146,9 +146,8 @@ class Place:
     @property
     def home(self) -> Folder:
         """The folder in which the stage is made: beside the destination, or that of the copies."""
-        return Folder(
-            self.host, dirname(self.site.destination) if self.site.inside else self.site.folder, self.standing
-        )
+        path = dirname(self.site.destination) if self.site.inside else self.site.folder
+        return Folder(self.host, path, replace(self.standing, path=path, exists=True))
 
     @property
     def folder(self) -> Folder:

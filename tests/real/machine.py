@@ -1,12 +1,14 @@
 """What tests on a real machine need: throw-away btrfs filesystems, the command itself, and independent looks."""
 
 import atexit
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import signal
 import stat
+import struct
 import subprocess
 import sys
 import tempfile
@@ -249,6 +251,21 @@ def tree(top: Path) -> dict[str, tuple[object, ...]]:
             when = None if stat.S_ISDIR(status.st_mode) else status.st_mtime_ns
             found[os.path.relpath(path, top)] = (status.st_mode, status.st_uid, status.st_gid, when, content)
     return found
+
+
+def shares(one: Path, other: Path) -> bool:
+    """Whether a file in ONE has its data where the same file in OTHER has it: one was received upon the other."""
+    common = [path.relative_to(one) for path in one.rglob("*") if path.is_file() and not path.is_symlink()]
+    large = [path for path in common if (one / path).stat().st_size > 8192 and (other / path).is_file()]
+    return any(extent(one / path) == extent(other / path) for path in large)
+
+
+def extent(path: Path) -> bytes:
+    """Where the first extent of the file at PATH is on its filesystem (FS_IOC_FIEMAP)."""
+    request = bytearray(struct.pack("=QQLLLL", 0, 1 << 62, 1, 0, 1, 0) + bytes(56))
+    with path.open("rb") as file:
+        fcntl.ioctl(file, 0xC020660B, request)
+    return bytes(request[40:48])
 
 
 def children_of(pid: int) -> list[int]:

@@ -22,6 +22,7 @@ from tests.real.machine import (
     names,
     random_file,
     sh,
+    shares,
     show,
     stage,
     staged,
@@ -75,9 +76,9 @@ class RestoreTest(SshTest):
         """The next backup of DESTINATION is sent as a tiny increment on top of PARENT; its name."""
         result = self.backup(*options, destination, backups)
         self.assertRegex(result.err, rf"sending \S+ on top of {parent}\n")
-        self.assertRegex(result.err, r"sent 1 snapshot \(1 incremental, \d+ B\)")
+        self.assertRegex(result.err, r"sent 1 snapshot \(1 incremental, (\d+ B|\d\.\d kB)\)")
         newest = names(backups)[-1]
-        self.assertEqual(show(backups / newest)["Parent UUID"], show(backups / parent)["UUID"])
+        self.assertTrue(shares(backups / newest, backups / parent))
         return newest
 
 
@@ -97,7 +98,7 @@ class Ways(RestoreTest):
         self.assert_restored(source, usb / newest)
         self.assertEqual((source / "file").read_text(), "two")
         for name, why in (
-            (LATEST, "a transfer was cut off"),
+            (LATEST, "it is writable, and not a backup"),
             ("29991231-235958", "was not received"),
             ("29991231-235957", "not a subvolume"),
         ):
@@ -535,9 +536,7 @@ class Refusals(RestoreTest):
         self.refused("-p", "x", usb, new, says="no backups named xYYYYMMDD-HHMMSS are in")
         self.refused("-p", "x", usb / name, new, says="does not begin with the prefix 'x'\n  Its prefix is 'home-'")
         self.refused(odd, new, says=f"there is no complete backup in '{odd}': {LATEST} is none: it is not a subvolume")
-        self.refused(
-            odd / OLDEST, new, says="cannot be restored: it is writable, and not a backup"
-        )
+        self.refused(odd / OLDEST, new, says="cannot be restored: it is writable, and not a backup")
         self.refused(odd / LATEST, new, says="is not a subvolume, so it is no backup\n  Its files can be copied")
         sh("btrfs", "property", "set", "-f", usb / name, "ro", "false")
         self.refused(usb / name, new, says="is writable")

@@ -27,7 +27,7 @@ from tests.real.machine import (
     on_record,
     random_file,
     sh,
-    show,
+    shares,
     wait_for,
 )
 from tests.real.sshd import Sshd, SshTest, free_port
@@ -54,7 +54,7 @@ class Ways(SshTest):
         self.assertEqual(len(taken), 2)
         for folder in folders:
             self.assert_complete(folder, real / "snapshot", taken)
-            self.assertEqual(show(folder / taken[1])["Parent UUID"], show(folder / taken[0])["UUID"])
+            self.assertTrue(shares(folder / taken[1], folder / taken[0]))
         self.assertEqual(on_record(real / "snapshot"), {})
 
     def test_push(self) -> None:
