@@ -378,6 +378,13 @@ class Unwritable(unittest.TestCase):
         self.assertEqual(report.source.deleted, (A,))
         self.assertEqual(report.destinations[0].failures[0].brief, "source: disk full")
 
+    def test_full_disk_keeps_what_only_this_run_knows_to_be_needed(self) -> None:
+        """B is on record as owed, the next one is not, and both are missing there."""
+        between = "20260102-130000"
+        report = self.actor(Send, False, DISK_FULL, there=(A, B, between)).run()
+        self.assertEqual(report.source.deleted, ())
+        self.assertEqual((report.source.kept or {})[between], (f"needed by {USB}",))
+
     def test_after_a_send(self) -> None:
         """What arrived has arrived: it is reported, the newest parent is kept, and nothing of it is outstanding."""
         for brief, deleted in ((DISK_FULL, (A, B)), (READ_ONLY, ()), ("", ())):
