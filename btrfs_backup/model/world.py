@@ -180,7 +180,7 @@ class World:
     both as soon as they are LISTED.
     source: what came of the run there; taken: the snapshot that was taken.
     records: what is true of outstanding and delivered snapshots; before: the same when the current step began.
-    step: the one that is begun, None when it is not to be carried out, or has been.
+    step: the one that was begun last, None when it is not to be carried out; done: it has been.
     ended: nothing more can be done. unsaved: the records could not be written. frozen: nothing is deleted at the
     source, since not all that is needed is on record.
     messages: everything that was to be told so far.
@@ -199,6 +199,7 @@ class World:
     took: bool = False
     taken: str | None = None
     step: Step | None = None
+    done: bool = False
     ended: bool = False
     unsaved: Failure | None = None
     frozen: bool = False
@@ -271,7 +272,7 @@ class World:
 
     def begun(self, step: Step) -> "World":
         """The world when STEP begins. What it tells on record has to be saved before it is carried out."""
-        world = replace(self, step=step, before=self.records)
+        world = replace(self, step=step, done=False, before=self.records)
         match step:
             case Clear(destination, names, _):
                 for name in names:
@@ -283,9 +284,9 @@ class World:
                         begun = records.begin(begun, destination, batch.snapshot, batch.parent)
                 world = replace(world, records=begun)
             case Delete(destination, verdict, _):
-                for kept in verdict.kept:
-                    what = f"keeping {kept.name}: {', '.join(kept.because)}"
-                    world = world._telling("debug", destination or self.source.place, what)
+                place = destination or self.source.place
+                reasons = (f"keeping {kept.name}: {', '.join(kept.because)}" for kept in verdict.kept)
+                world = replace(world, messages=(*self.messages, *(Message("debug", place, what) for what in reasons)))
         return world
 
     def not_saved(self, failure: Failure) -> "World":
@@ -294,7 +295,7 @@ class World:
         On a read-only filesystem it is: perhaps the kernel made it so because the disk fails, and what is on it should
         be saved. Nothing can be deleted there either. A full one has to be freed.
         """
-        world = replace(self, unsaved=failure, frozen=failure.brief != DISK_FULL)
+        world = replace(self, unsaved=failure, frozen=self.frozen or failure.brief != DISK_FULL)
         if failure.brief == READ_ONLY:
             return world._failing("", failure)
         if world.frozen and not self.frozen and self.settings.keep_snapshots != retention.KEEP_ALL:
@@ -302,16 +303,13 @@ class World:
             world = world._telling("warning", self.source.place, what)
         told = Failure(failure.message, failure.hint, failure.brief and f"source: {failure.brief}")
         match self.step:
-            case Send() as step if self.records != self.before:
-                world = replace(world, step=None, records=self.before)
+            case Send(batches) as step:
                 for destination in step.destinations:
                     world = world._failing(destination, told)
-                    own = (step.batches[0].snapshot, step.batches[0].parent)
-                    kept = records.settled(world.records, self.before, destination, (), own)
-                    world = replace(world, records=kept)
-            case Send(batches):
-                for destination in batches[0].destinations:
-                    world = world._failing(destination, told)
+                    if not self.done:
+                        own = (batches[0].snapshot, batches[0].parent)
+                        kept = records.settled(world.records, self.before, destination, (), own)
+                        world = replace(world, step=None, records=kept)
             case Clear(destination, _, _) | Delete(destination, _, _):
                 world = world._failing(destination, told)
             case _:
@@ -320,6 +318,9 @@ class World:
 
     def after(self, step: Step, outcome: Came) -> "World":
         """The world after STEP, of which that OUTCOME came. Raises Failure when nothing can be done without it."""
+        return replace(self._after(step, outcome), done=True)
+
+    def _after(self, step: Step, outcome: Came) -> "World":
         match step, outcome:
             case Take(name), Taken() | Failure():
                 return self._took(name, outcome)
