@@ -190,7 +190,8 @@ class Place:
         except BaseException:
             if self.missing:
                 with suppress(Failure):
-                    self.folder.remove()
+                    for argv in (("rm", "-f", "--", self.folder.at(lock.LOCK)), ("rmdir", "--", self.folder.path)):
+                        self.host.ended(argv)
             raise
 
     def check_absent(self, settings: Settings) -> None:

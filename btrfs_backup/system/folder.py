@@ -75,10 +75,6 @@ class Folder:
         argv = ("mkdir", "-p", "-m", "700", "--", self.path)
         self.host.run(argv, f"cannot create the folder '{self.path}'")
 
-    def remove(self) -> None:
-        """Remove it; it has to be empty. Raises Failure."""
-        self.host.run(("rmdir", "--", self.path), f"cannot remove the folder '{self.path}'")
-
     def filesystem(self) -> str:
         """UUID of the filesystem that it is on. Raises Failure."""
         known = self._identified() if self.host.connection else _filesystem_here(self.info.path)
