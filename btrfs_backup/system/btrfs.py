@@ -42,12 +42,12 @@ def delete(paths: Sequence[str], commit: bool = True) -> Argv:
     return ("btrfs", "subvolume", "delete", *(["-c"] if commit else []), *paths)
 
 
-def delete_by_id(number: int, mount_point: str, commit: bool = True) -> Argv:
+def delete_by_id(number: int, mount_point: str) -> Argv:
     """Deletes the subvolume itself, whatever its path leads to by now.
 
     The mount point has to be the root of a subvolume; that of a bind mount of a folder is none.
     """
-    return ("btrfs", "subvolume", "delete", *(["-c"] if commit else []), "-i", str(number), mount_point)
+    return ("btrfs", "subvolume", "delete", "-i", str(number), mount_point)
 
 
 def sync(folder: str) -> Argv:

@@ -223,8 +223,11 @@ class Folder:
         said: dict[str, Ended] = {}
         for start in range(0, len(wanted), _AT_ONCE):
             some = wanted[start : start + _AT_ONCE]
-            argvs = [btrfs.delete_by_id(each.id, self.info.mount.point, commit) for each in some]
+            argvs = [btrfs.delete_by_id(each.id, self.info.mount.point) for each in some]
             said |= {each.uuid: end for each, end in zip(some, self.host.ended_together(*argvs), strict=True)}
+        if commit and wanted:
+            # Seen: several 'btrfs subvolume delete -c' at once wait half a minute for each other's commit.
+            self.host.ended(btrfs.commit(self.path))
         return failures | self._not_deleted(wanted, said)
 
     def _not_deleted(self, wanted: Sequence[Subvolume], said: Mapping[str, Ended]) -> dict[str, Failure]:

@@ -211,12 +211,24 @@ class Retention(RealTest):
         """Not for half a minute, whoever commits the deletion."""
         source, usb = self.source(), self.disk("usb").path
         self.backup(source, usb)
-        lies = 'subvolume\\ delete\\ -c*) shift 3; exec "$real" subvolume delete "$@";;'
+        lies = 'filesystem\\ sync*) [ -e "$here/seen" ] || { >"$here/seen"; exit; };;'
         began = time.monotonic()
         self.backup("-s", "-n", "1", source, usb, env=path_with(lying_btrfs(self.folder / "lies", lies)))
         self.assertLess(time.monotonic() - began, 20)
         self.assertEqual(len(names(usb)), 1)
         self.assertEqual(sh("btrfs", "subvolume", "list", "-d", usb), "")
+
+    def test_several_are_deleted_at_once(self) -> None:
+        """None waits for the commit of another, which would take half a minute."""
+        source, usb = self.source(), self.disk("usb").path
+        for _ in range(4):
+            self.backup("-q", source)
+        self.backup(source, usb)
+        began = time.monotonic()
+        self.backup("-S", "-N", "1", "-n", "1", source, usb)
+        self.assertLess(time.monotonic() - began, 15)
+        self.assert_complete(usb, source / "snapshot", names(source / "snapshot"))
+        self.assertEqual(len(names(usb)), 1)
 
     def test_a_deletion_that_fails(self) -> None:
         source, usb = self.source(), self.disk("usb").path
