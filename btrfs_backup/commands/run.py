@@ -112,7 +112,8 @@ class Real:
         self._saved, broken = (
             state.read(there.host, there.path, not self._looks_only) if there.exists else (records.NONE, ())
         )
-        return world.begin(self.settings, self._clock(), entries, self._saved, broken)
+        found = world.begin(self.settings, self._clock(), entries, self._saved, broken)
+        return replace(found, most=transfer.most_receivers())
 
     def save(self, known: Records) -> Failure | None:
         if self._looks_only or known == self._saved:
@@ -279,7 +280,7 @@ class Supposed(Real):
 
     def _estimate(self, batch: Batch, now: World) -> int | None:
         """Bytes of its stream; None for what does not exist yet."""
-        if now.taken in (batch.snapshot, batch.parent):
+        if now.taken and now.taken in (batch.snapshot, batch.parent):
             return None
         return transfer.measure(self._source.folder.estimate(batch.snapshot, batch.parent))
 

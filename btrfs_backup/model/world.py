@@ -183,7 +183,7 @@ class World:
     step: the one that was begun last, None when it is not to be carried out; done: it has been.
     ended: nothing more can be done. unsaved: the records could not be written. frozen: nothing is deleted at the
     source, since not all that is needed is on record.
-    messages: everything that was to be told so far.
+    messages: everything that was to be told so far. most: destinations that can share a stream.
     """
 
     settings: Settings
@@ -204,6 +204,7 @@ class World:
     unsaved: Failure | None = None
     frozen: bool = False
     messages: tuple[Message, ...] = ()
+    most: int = 1 << 16
 
     @property
     def naming(self) -> Naming:
@@ -237,6 +238,7 @@ class World:
         if self.settings.transfer:
             lineage = Lineage(self.subvolume, self.snapshots) if self.settings.incremental else None
             waiting = [each.target for each in self.destinations if each.target and not each.broken]
+            waiting = [target for target in waiting if target.missing][: self.most]
             if batches := plan.next_batches(waiting, lineage, self.settings.shared_stream):
                 yield Send(batches)
         for each in self.destinations:

@@ -106,7 +106,8 @@ def _local_lock(host: Host, folder: str, kind: int = fcntl.LOCK_EX) -> Iterator[
         descriptor = os.open(folder, os.O_RDONLY | os.O_NONBLOCK)
     except OSError as error:
         raise Failure(
-            f"cannot open the snapshot folder '{folder}': {error.strerror}", "It has to be a folder that you may read."
+            f"cannot lock the snapshot folder '{_folder(folder)}': {error.strerror}",
+            "Run it as root, or as the user who made its backups before.",
         ) from None
     try:
         try:
@@ -154,17 +155,20 @@ def _explain(host: Host, folder: str, holder: Child, children: Children) -> None
     if holder.ended.status == 1 and not missing and not re.search("flock: |sudo", holder.ended.said):
         raise _held(host, folder)
     if not missing:
-        raise CommandFailed(holder.ended, f"cannot lock the snapshot folder '{folder}'")
+        raise CommandFailed(holder.ended, f"cannot lock the snapshot folder '{_folder(folder)}'")
     log.warning(
         "there is no program 'flock' on the source's host: take care that no two runs work on '%s' at the same time",
-        folder,
+        _folder(folder),
     )
 
 
+def _folder(target: str) -> str:
+    return target.removesuffix(f"/{LOCK}")
+
+
 def _held(host: Host, target: str) -> LockHeld:
-    folder = target.removesuffix(f"/{LOCK}")
     return LockHeld(
-        f"another run works on the snapshot folder '{folder}'{_holder(host, target)}",
+        f"another run works on the snapshot folder '{_folder(target)}'{_holder(host, target)}",
         "Try again when it has ended, or let this one wait with '--lock-wait SECONDS'.",
     )
 

@@ -84,7 +84,7 @@ class Deleting(unittest.TestCase):
         """Whatever has its path by then is not deleted."""
         host = MadeUp(held={f"usb/{NAME}": UUIDS[NAME], "usb/moved": UUIDS[OTHER], f"usb/{OTHER}": UUIDS["mine"]})
         self.assertEqual(self.delete(host, NAME), {})
-        self.assertEqual(host.ran, ["btrfs subvolume delete -c -i 257 /"])
+        self.assertEqual(host.ran, ["btrfs subvolume delete -i 257 /", "btrfs filesystem sync /usb"])
         self.assertEqual(list(host.held), ["usb/moved", f"usb/{OTHER}"])
 
     def test_another_one_has_its_name(self) -> None:
@@ -99,7 +99,7 @@ class Deleting(unittest.TestCase):
     def test_what_fails(self) -> None:
         """Each on its own; success is believed only of what has gone."""
         held = {f"usb/{name}": UUIDS[name] for name in (NAME, OTHER)}
-        host = MadeUp(failing=("btrfs subvolume delete -c -i 257",), held=dict(held))
+        host = MadeUp(failing=("btrfs subvolume delete -i 257",), held=dict(held))
         words = {NAME: f"cannot delete '/usb/{NAME}': btrfs subvolume delete: {BROKEN}"}
         self.assertEqual((self.delete(host, NAME, OTHER), list(host.held)), (words, [f"usb/{NAME}"]))
         host = MadeUp(held=dict(held), stuck=(UUIDS[NAME],))
@@ -111,9 +111,15 @@ class Deleting(unittest.TestCase):
 
     def test_where_numbers_are_not_taken(self) -> None:
         """In a bind mount of a folder: by their paths, where the list has them."""
-        host = MadeUp(failing=("btrfs subvolume delete -c -i",), held={"usb/moved": UUIDS[NAME]}, inode=300)
+        host = MadeUp(failing=("btrfs subvolume delete -i",), held={"usb/moved": UUIDS[NAME]}, inode=300)
         self.assertEqual((self.delete(host, NAME), host.held), ({}, {}))
-        self.assertEqual(host.ran[1], "btrfs subvolume delete -c /usb/moved")
+        self.assertEqual(host.ran[2], "btrfs subvolume delete -c /usb/moved")
+
+
+class Identifying(unittest.TestCase):
+    def test_a_filesystem_that_cannot_be_identified(self) -> None:
+        with self.assertRaisesRegex(Failure, "^cannot identify the filesystem of '/usb': btrfs filesystem show: "):
+            folder(MadeUp(failing=("btrfs filesystem show",))).filesystem()
 
 
 class Stages(unittest.TestCase):
@@ -166,6 +172,7 @@ class Stages(unittest.TestCase):
             host.ran,
             [
                 "btrfs subvolume delete -i 257 /",
+                "btrfs filesystem sync /usb",
                 f"rm -rf -- /usb/{ENTRY}/{ATTEMPT}",
                 f"rmdir -- /usb/{ENTRY}",
             ],
@@ -182,7 +189,7 @@ class Stages(unittest.TestCase):
         host = MadeUp(held={f"usb/{ENTRY}/{ATTEMPT}/{NAME}": UUIDS[NAME]}, stuck=(UUIDS[NAME],))
         with self.assertRaisesRegex(Failure, "is still there"):
             stages.remove(folder(host), Stage(ENTRY, NAME, (ATTEMPT,), (subvolume(NAME),)))
-        self.assertEqual({line.split(" -")[0] for line in host.ran}, {"btrfs subvolume delete"})
+        self.assertEqual({line.split(" ")[1] for line in host.ran}, {"subvolume", "filesystem"})
 
     def test_what_came_with_it(self) -> None:
         found = {NAME: subvolume(NAME)}
