@@ -116,6 +116,11 @@ class Deleting(unittest.TestCase):
         self.assertEqual(host.ran[2], "btrfs subvolume delete -c /usb/moved")
 
 
+    def test_by_paths_without_success(self) -> None:
+        host = MadeUp(failing=("btrfs subvolume delete",), held={f"usb/{NAME}": UUIDS[NAME]}, inode=300)
+        self.assertEqual(self.delete(host, NAME), {NAME: f"cannot delete in '/usb': btrfs subvolume delete: {BROKEN}"})
+
+
 class Identifying(unittest.TestCase):
     def test_a_filesystem_that_cannot_be_identified(self) -> None:
         with self.assertRaisesRegex(Failure, "^cannot identify the filesystem of '/usb': btrfs filesystem show: "):
