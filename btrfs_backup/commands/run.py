@@ -105,9 +105,15 @@ class Real:
 
     def _found(self) -> World:
         there = self._source.folder
-        self._subvolume = self._described()
-        if not self.settings.status:
-            self._source.refuse_identity(self._subvolume)
+        try:
+            self._subvolume: Subvolume | Failure = self._described()
+        except MissingProgram:
+            raise
+        except Failure as failure:
+            self._subvolume = failure  # a snapshot can be taken all the same
+        else:
+            if not self.settings.status:
+                self._source.refuse_identity(self._subvolume)
         entries = frozenset(there.names())
         self._saved, broken = (
             state.read(there.host, there.path, not self._looks_only) if there.exists else (records.NONE, ())
@@ -168,7 +174,7 @@ class Real:
     def _list(self) -> Listed | Failure:
         try:
             held = self._source.folder.inventory(self.settings.naming, names_suffice=True)
-            return Listed(self._subvolume, held)
+            return self._subvolume if isinstance(self._subvolume, Failure) else Listed(self._subvolume, held)
         except Failure as failure:
             return failure
 

@@ -55,7 +55,7 @@ class Lying(InsideTest):
         self.assertLess(time.monotonic() - started, 20)
         for words in says:
             self.assertIn(words, result.err)
-        self.assertLess(len(result.err), 6000)
+        self.assertLess(len(result.err), 12000)
         self.assert_nothing_lost(good, before, result)
         return result
 
@@ -93,9 +93,9 @@ class Looking(Lying):
         self.honest_run()
 
     def test_what_is_read_only(self) -> None:
-        """That list alone says so; when it is empty, nothing is taken for a transfer that was cut off."""
+        """That list alone says so; when it is empty, nothing is believed, and nothing taken for a transfer."""
         before = names(self.usb)
-        result = self.lie(f'"subvolume list"*-r*{self.usb}) exit 0 ;;', 0)
+        result = self.lie(f'"subvolume list"*-r*{self.usb}*) exit 0 ;;', 10, "has arrived, but")
         self.assertNotIn("cut off", result.err)
         self.assertLessEqual(set(names(self.usb)[:-1]), set(before))
         self.honest_run()
@@ -116,11 +116,10 @@ class Looking(Lying):
         self.honest_run()
 
     def test_filesystems(self) -> None:
+        """The kernel is asked instead."""
         for how, answer in ANSWERS.items():
-            if how in ("other columns", "cut off"):
-                continue  # what is needed can still be read
             with self.subTest(how):
-                self.lie(f'"filesystem show"*) {answer} ;;', 10, "filesystem show", f"{self.usb}: FAILED, sent nothing")
+                self.lie(f'"filesystem show"*) {answer} ;;', 0)
         self.honest_run()
 
     def test_versions(self) -> None:
@@ -162,7 +161,7 @@ class Doing(Lying):
         for lie, says in table.items():
             with self.subTest(lie):
                 held = names(self.usb)
-                result = self.lie(f'"subvolume delete"*) {lie} ;;', 10, says, "deletions failed")
+                result = self.lie(f'"subvolume delete"*) {lie} ;;', 10, says, "deletion failed")
                 self.assertNotRegex(result.err, r"deleted (2|\d+ (backup|snapshot))")
                 self.assertEqual(names(self.usb)[:-1], held)
             self.honest_run()
@@ -190,7 +189,7 @@ class Doing(Lying):
         table = {
             "cat >/dev/null; exit 0": "is not there|subvolume show",
             "exit 0": "before it had read the whole stream",
-            "cat >/dev/null; mkdir $last/$(date +%Y)0101-000000; exit 0": "is not there|subvolume show",
+            "cat >/dev/null; mkdir $last/$(date +%Y)0101-000000; exit 0": "which was not expected",
             'head -c 500 | "$real" "$@"; exit 0': "before it had read the whole stream",
             '"$real" "$@"; exit 1': "btrfs receive",
             '"$real" "$@"; kill -9 $$': "ended by signal 9",
