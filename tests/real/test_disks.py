@@ -26,6 +26,7 @@ from tests.real.machine import (
     random_file,
     sh,
     show,
+    staged,
     tree,
     wait_for,
     with_program,
@@ -84,9 +85,8 @@ class DiskTest(RealTest):
 
     def under_way(self, source: Path, *destinations: Path, rate: str = "1G") -> "subprocess.Popen[str]":
         """A run whose transfer has begun to arrive at the first of DESTINATIONS."""
-        before = len(names(destinations[0]))
         command = self.start("--rate-limit", rate, source, *destinations)
-        wait_for(lambda: len(names(destinations[0])) > before)
+        wait_for(lambda: staged(destinations[0]))
         return command
 
     def finished(self, command: "subprocess.Popen[str]") -> Result:
@@ -113,7 +113,13 @@ class PowerCut(DiskTest):
         self.usb.die()
         self.usb.come_back()
         self.assertEqual(on_record(self.original / "snapshot"), {})
-        self.assert_complete(self.usb.path, self.original / "snapshot", names(self.original / "snapshot"))
+        taken = names(self.original / "snapshot")
+        self.assertEqual(names(self.usb.path), taken)
+        for name in taken:
+            self.assert_same(self.usb.path / name, self.original / "snapshot" / name)
+        # That its stage was removed may not be.
+        self.backup("-q", "-S", self.original, self.usb.path)
+        self.assert_complete(self.usb.path, self.original / "snapshot", taken)
 
     def test_after_a_run_that_was_killed_before_it_knew(self) -> None:
         """The next one finds the backup complete; before it says so, that has to be on the disk, too."""
@@ -145,10 +151,10 @@ class PowerCut(DiskTest):
         self.usb.die()
         self.usb.come_back()
         newest = names(self.original / "snapshot")[-1]
-        self.assertEqual(
-            show(self.usb.path / newest)["Received UUID"], show(self.original / "snapshot" / newest)["UUID"]
-        )
-        self.assertTrue(is_readonly(self.usb.path / newest))
+        [part] = staged(self.usb.path)
+        self.assertEqual(show(part)["Received UUID"], show(self.original / "snapshot" / newest)["UUID"])
+        self.assertTrue(is_readonly(part))
+        self.assertNotIn(newest, names(self.usb.path))
         self.assert_healed(self.original, self.usb.path)
 
     def test_mounted_anew_in_the_middle(self) -> None:
@@ -162,7 +168,9 @@ class PowerCut(DiskTest):
         self.usb.come_back()
         result = self.finished(command)
         self.assertEqual(result.status, 10, result)
-        self.assertIn("its filesystem was mounted anew while data came in", result.err)
+        self.assertRegex(
+            result.err, "its filesystem was mounted anew while data came in|cannot write out the filesystem"
+        )
         self.assert_healed(self.original, self.usb.path)
 
 
@@ -319,7 +327,7 @@ class TurnedReadOnly(DiskTest):
         for number in range(2000):
             (source / "folder" / f"{number}").mkdir()
         command = self.under_way(source, usb, nas, rate="400k")
-        receive = wait_for(lambda: child_running(command.pid, "btrfs", "receive", str(usb)))
+        receive = wait_for(lambda: child_running(command.pid, "btrfs", "receive"))
 
         def turned() -> bool:
             kill(receive, signal.SIGSTOP)
@@ -334,7 +342,8 @@ class TurnedReadOnly(DiskTest):
         self.assertIn(f"{usb}: FAILED (read-only)", result.err)
         self.assertNotIn(f"{nas}: FAILED", result.err)
         old, new = names(source / "snapshot")
-        self.assertEqual(names(usb), [old, new])
+        self.assertEqual(names(usb), [old])
+        self.assertEqual([part.name for part in staged(usb)], [new])
         self.assertEqual(
             on_record(source / "snapshot"), {old: {"parent_locks": [str(usb)]}, new: {"locks": [str(usb)]}}
         )
@@ -364,7 +373,7 @@ class TurnedReadOnly(DiskTest):
         sh("mount", "-o", "remount,ro", source.parent)
         result = self.backup("-N", "1", source, usb, nas, status=10)
         self.assertRegex(result.err, "cannot take the snapshot .*Read-only file system")
-        self.assertRegex(result.err, f"cannot write '.*/snapshot/{OUTSTANDING}': Read-only file system")
+        self.assertRegex(result.err, f"cannot write '.*/snapshot/({COMPLETED}|{OUTSTANDING})': Read-only file")
         self.assertNotIn("full", result.err.replace("in full", ""))
         self.assertIn(f"{source}: FAILED (read-only), took no snapshot", result.err)
         self.assertIn(f"{usb}: sent 1 snapshot (1 incremental", result.err)
@@ -375,7 +384,7 @@ class TurnedReadOnly(DiskTest):
             self.assert_complete(destination, source / "snapshot", taken)
         # Nothing is left to send, but what has arrived is still not on record.
         result = self.backup("-S", source, usb, nas, status=10)
-        self.assertRegex(result.err, f"cannot write '.*/snapshot/{COMPLETED}': Read-only file system")
+        self.assertRegex(result.err, f"cannot write '.*/snapshot/({COMPLETED}|{OUTSTANDING})': Read-only file")
         self.assertIn(f"{usb}: sent nothing, 2 backups there", result.err)
         self.assertEqual((source / "snapshot" / OUTSTANDING).read_text(), record)
         sh("mount", "-o", "remount,rw", source.parent)
@@ -393,7 +402,9 @@ class Full(DiskTest):
         disk.fill()
         random_file(source / "large", 30)
         result = self.backup("-n", "1", source, disk.path, status=10)
-        self.assertIn("No space left on device\n  The disk is full", result.err)
+        self.assertIn(f"{disk.path}: cannot make the stage '", result.err)
+        self.assertIn("No space left on device", result.err)
+        self.assertIn("\n  The disk is full", result.err)
         self.assertIn(f"{disk.path}: FAILED (disk full), sent nothing, 1 outstanding", result.err)
         self.assertIn("deleted 1 backup", result.err)
         old, new = names(source / "snapshot")[1:]
@@ -488,7 +499,7 @@ class NotPermitted(DiskTest):
         self.addCleanup(sh, "chattr", "-i", usb, check=False)
         held = names(usb)
         result = self.backup("-n", "1", source, usb, status=10)
-        self.assertIn(f"cannot mark a transfer in '{usb}': mkdir: ", result.err)
+        self.assertIn(f"cannot make the stage '{usb}/.", result.err)
         self.assertIn("Operation not permitted", result.err)
         self.assertIn("lsattr -d", result.err)
         self.assertIn("1 deletion failed", result.err)
