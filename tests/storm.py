@@ -67,9 +67,11 @@ class Storm:
         return not over, [*wrong, err] if wrong else []
 
     def close(self) -> None:
-        self._calm()
-        for disk in self.disks:
-            disk.unmount()
+        try:
+            self._calm()
+        finally:
+            for disk in self.disks:
+                disk.unmount()
 
 
 def main(count: int, seed: int) -> int:

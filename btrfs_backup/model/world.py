@@ -472,11 +472,10 @@ class World:
             yield "warning", _ahead(ahead)
         for name in each.holdings.partial:
             if name not in self.snapshots:
-                path = f"{each.location.path}/{name}"
                 yield (
                     "warning",
                     f"leaving {name} alone: it is a transfer that was cut off, and the source does not have that "
-                    f"snapshot; to delete it: btrfs subvolume delete {path}",
+                    f"snapshot; to delete it: {_deletion(each, name)}",
                 )
         owed = records.owed(self.records, self.naming, each.identity)
         if found := [name for name in owed if name in each.holdings.complete]:
@@ -638,6 +637,15 @@ def _without(each: Destination, names: set[str]) -> Destination:
     left = {name: its for name, its in each.holdings.complete.items() if name not in names}
     target = replace(each.target, common=each.target.common - names) if each.target else None
     return replace(each, holdings=replace(each.holdings, complete=left), target=target)
+
+
+def _deletion(each: Destination, name: str) -> str:
+    """The command that deletes what a transfer of NAME has left at a destination."""
+    left = next((left for left in each.stages if left.name == name and left.attempts), None)
+    if not left:
+        return f"btrfs subvolume delete {each.location.path}/{name}"
+    stage = f"{each.location.path}/{left.entry}"
+    return f"btrfs subvolume delete {stage}/*/*; rm -r {stage}" if left.subvolumes else f"rm -r {stage}"
 
 
 def _under_way(name: str, holder: str) -> Failure:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -216,6 +217,11 @@ class Leftovers(RealTest):
         result = self.backup("-n", "1", source, usb)
         self.assertIn("leaving 20010101-000000 alone: it is a transfer that was cut off", result.err)
         self.assertTrue(part.exists())
+        # What it says there is to do about it can be done.
+        told = re.search(r"to delete it: (.*)", result.err)
+        assert told
+        sh("sh", "-c", told[1])
+        self.assert_complete(usb, source / "snapshot", names(source / "snapshot"))
 
     def test_what_somebody_made_under_a_name_is_no_partial(self) -> None:
         """It is in the way, also when a transfer of that name is on record; the other snapshots are sent."""

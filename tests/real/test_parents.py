@@ -99,7 +99,7 @@ class Parents(SshTest):
         source, usb = self.pair()
         nas = self.disk("nas").path
         self.backup("-q", "-S", source, nas)
-        refusing = NO_INCREMENTS.replace("receive*)", f"receive*{usb})")
+        refusing = NO_INCREMENTS.replace("receive*)", f"receive*{usb}/*)")
         result = self.backup(source, usb, nas, env=path_with(self.liar(refusing)))
         *_, older, old, new = ["", *names(source / "snapshot")]
         self.assertEqual(self.tries(result, nas, new), [old])
