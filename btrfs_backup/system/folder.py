@@ -22,7 +22,7 @@ from btrfs_backup.system.process import Command, CommandFailed, Ended, Pipeline
 
 # A login shell gets a command line as one argument, of 128 KiB at most (execve(2), MAX_ARG_STRLEN).
 _LONGEST_LINE = 120_000
-_AT_ONCE = 16  # commands that delete
+_AT_ONCE, _IN_A_ROW = 16, 200  # commands that delete
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"  # random(4)
 # It has a folder for each filesystem that is mounted. Seen: each mounting gets a new inode number; with a second mount
 # of the same filesystem, and a remount, it stays.
@@ -220,12 +220,18 @@ class Folder:
         wanted = [each for each in proved if each.uuid in there]
         if convert_rw:
             return failures | self._delete_by_path([there[each.uuid] for each in wanted], convert_rw)
+        if self.host.connection and len(wanted) > 1:
+            for start in range(0, len(wanted), _IN_A_ROW):
+                some = wanted[start : start + _IN_A_ROW]
+                self.host.in_a_row([btrfs.delete_by_id(each.id, self.info.mount.point) for each in some])
+            left = {each.uuid for each in self.listed().values()}
+            wanted = [each for each in wanted if each.uuid in left]
         said: dict[str, Ended] = {}
         for start in range(0, len(wanted), _AT_ONCE):
             some = wanted[start : start + _AT_ONCE]
             argvs = [btrfs.delete_by_id(each.id, self.info.mount.point) for each in some]
             said |= {each.uuid: end for each, end in zip(some, self.host.ended_together(*argvs), strict=True)}
-        if commit and wanted:
+        if commit and proved:
             # Seen: several 'btrfs subvolume delete -c' at once wait half a minute for each other's commit.
             self.host.ended(btrfs.commit(self.path))
         return failures | self._not_deleted(wanted, said)

@@ -17,6 +17,7 @@ from pathlib import Path
 from btrfs_backup.system import hints
 from tests.real.machine import (
     COMPLETED,
+    LOCK,
     OUTSTANDING,
     TOP,
     child_running,
@@ -28,6 +29,7 @@ from tests.real.machine import (
     random_file,
     sh,
     shares,
+    staged,
     wait_for,
 )
 from tests.real.sshd import Sshd, SshTest, free_port
@@ -127,6 +129,8 @@ class Ways(SshTest):
                 sh("btrfs", "subvolume", "snapshot", "-r", source, source / "snapshot" / stamp)
             if more:
                 self.backup("-S", source, nas)
+                # What it finds there is put on record.
+                self.backup("-S", *server.arguments(), f"{server.url}{source}", f"{server.url}{nas}")
             result = self.backup("-v", "debug", *server.arguments(), f"{server.url}{source}", f"{server.url}{nas}")
             counts.append(result.err.count("debug: running: ssh"))
         self.assertEqual(counts[0], counts[1])
@@ -290,7 +294,7 @@ class Sudo(SshTest):
         """As the README has it."""
         server, source, nas = self.sshd(), self.source(), self.disk("nas").path
         self.user("/bin/sh")
-        programs = ("btrfs", "cat", "find", "mkdir", "readlink", "rmdir", "stat", "sync")
+        programs = ("btrfs", "cat", "find", "flock", "mkdir", "readlink", "rm", "rmdir", "stat", "sync")
         self.sudoers(f"{self.login} ALL=(root) NOPASSWD: {', '.join(f'/usr/bin/{each}' for each in programs)}\n")
         url = server.url.replace("//", f"//{self.login}@")
         for _ in range(2):
@@ -379,9 +383,10 @@ class OtherSide(SshTest):
         (source / "snapshot" / OUTSTANDING).write_text('{"x": ')
         result = self.backup(*server.arguments(), f"{server.url}{source}", nas, status=10)
         self.assertIn("is broken", result.err)
-        self.assertIn(f"mv {source}/snapshot/{OUTSTANDING} ", result.err)
-        self.assertEqual((source / "snapshot" / OUTSTANDING).read_text(), '{"x": ')
-        self.assertEqual((len(names(source / "snapshot")), names(nas)), (2, []))
+        self.assertIn(f"it was moved to '{source}/snapshot/{OUTSTANDING}.broken-1'", result.err)
+        self.assertEqual((source / "snapshot" / f"{OUTSTANDING}.broken-1").read_text(), '{"x": ')
+        self.assert_complete(nas, source / "snapshot", names(source / "snapshot"))
+        self.assertEqual(len(names(nas)), 2)
 
     def test_record_that_cannot_be_written(self) -> None:
         server, source, nas = self.sshd(), self.source(), self.disk("nas").path
@@ -403,9 +408,9 @@ class RunLock(SshTest):
         (tools / "flock").chmod(0o755)
         server, source, nas = self.sshd(path=tools), self.source(), self.disk("nas").path
         self.backup(source)
-        with (source / "snapshot" / "x").open("w") as other, open_folder(source / "snapshot") as folder:
+        with (source / "snapshot" / "x").open("w") as other, (source / "snapshot" / LOCK).open("rb") as lock:
             fcntl.flock(other, fcntl.LOCK_EX)
-            fcntl.flock(folder, fcntl.LOCK_EX)
+            fcntl.flock(lock, fcntl.LOCK_EX)
             result = self.backup(*server.arguments(), f"{server.url}{source}", nas, status=3)
             self.assertIn(f"process {os.getpid()} (", result.err)
         self.backup(*server.arguments(), f"{server.url}{source}", nas)
@@ -414,13 +419,15 @@ class RunLock(SshTest):
         server, source, nas = self.sshd(), self.source(), self.disk("nas", 400).path
         random_file(source / "large", 60)
         pull = self.start(*server.arguments(), f"{server.url}{source}", nas)
-        wait_for(lambda: names(nas))
+        wait_for(lambda: staged(nas))
         receive = wait_for(lambda: child_running(pull.pid, "btrfs", "receive"))
         kill(receive, signal.SIGSTOP)
         local = self.backup(source, status=3)
-        self.assertRegex(local.err, r"process \d+ \(flock -n .*/snapshot cat\)")
+        self.assertRegex(local.err, r"process \d+ \(flock -n .*/snapshot/.btrfs-backup.lock cat\)")
         again = self.backup(*server.arguments(), f"{server.url}{source}", nas, status=3)
-        self.assertRegex(again.err, r"another run works on .*process \d+ \(flock -n .*/snapshot cat\)")
+        self.assertRegex(
+            again.err, r"another run works on .*process \d+ \(flock -n .*/snapshot/.btrfs-backup.lock cat\)"
+        )
         kill(pull.pid)
         kill(receive)
         pull.communicate()
@@ -466,11 +473,8 @@ class Faults(SshTest):
         self.assertIn("Could not resolve hostname", result.err)
         taken = names(source / "snapshot")
         self.assert_complete(usb, source / "snapshot", taken)
-        self.assertEqual(
-            on_record(source / "snapshot"),
-            {taken[0]: {"locks": [*sorted([nobody, unknown]), "ssh://no-such-host.invalid/x"]}},
-        )
-        self.assertIn(f"{nobody}: FAILED, sent nothing, 1 outstanding", result.err)
+        self.assertEqual(on_record(source / "snapshot"), {})
+        self.assertIn(f"{nobody}: FAILED, sent nothing", result.err)
         result = self.backup(*server.arguments(), nobody, usb, status=1)
         self.assertIn("Connection refused", result.err)
         self.assertIn("Is the host up", result.err)
