@@ -20,6 +20,7 @@ from typing import Any
 
 from tests.real.machine import (
     COMPLETED,
+    LOCK,
     OUTSTANDING,
     TOP,
     RealTest,
@@ -174,7 +175,7 @@ class Soak:
         self.test.assertEqual(on_record(snapshots), {})
         self.test.assertEqual(
             {entry.name for entry in snapshots.iterdir()},
-            {*taken, OUTSTANDING, COMPLETED},
+            {*taken, OUTSTANDING, COMPLETED, LOCK},
         )
         for disk in self.disks:
             self.check_disk(disk, taken)

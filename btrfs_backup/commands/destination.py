@@ -275,6 +275,9 @@ class FolderReception:
         """The delivery of those that ARRIVED, when they have their names."""
         names = [batch.snapshot for batch in arrived]
         try:
+            if names and (parts := [each for name, each in found.items() if name not in names]):
+                # Perhaps they have filled the disk.
+                self.attempt.folder.delete(parts)
             self.attempt.publish(names)
             _, there = self.attempt.folder.found() if names else ({}, {})
         except Failure as stuck:

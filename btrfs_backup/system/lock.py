@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from posixpath import join
 
 from btrfs_backup.errors import Failure, LockHeld
@@ -156,9 +157,14 @@ def _explain(host: Host, folder: str, holder: Child, children: Children) -> None
         raise _held(host, folder)
     if not missing:
         raise CommandFailed(holder.ended, f"cannot lock the snapshot folder '{_folder(folder)}'")
+    _warn_of_flock(host.name)
+
+
+@cache
+def _warn_of_flock(name: str) -> None:
     log.warning(
-        "there is no program 'flock' on the source's host: take care that no two runs work on '%s' at the same time",
-        _folder(folder),
+        "there is no program 'flock' on %s: take care that no two runs work on the same folder there at the same time",
+        name,
     )
 
 

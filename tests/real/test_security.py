@@ -129,9 +129,9 @@ class OtherMachine(SshTest):
         (tools / "find").write_text(f"#!/bin/sh\nprintf '%b' '{found}'\n")
         (tools / "find").chmod(0o755)
         server = self.sshd(path=path_with(tools)["PATH"])
-        result = self.backup("-n1", *server.arguments(), source, f"{server.url}{nas}")
+        result = self.backup("-n1", *server.arguments(), source, f"{server.url}{nas}", status=10)
         self.assertNotIn("deleted", result.err)
-        self.assertEqual(len(names(nas)), 1)
+        self.assertEqual(names(nas), [])
         (tools / "find").write_text(f"#!/bin/sh\nprintf '%b' '{nas}/{up}\\0{nas}/{up}\\0'\n")
         result = self.backup("-n1", *server.arguments(), source, f"{server.url}{nas}", status=10)
         self.assertIn("does not show it once", result.err)
@@ -178,7 +178,7 @@ class StateFiles(RealTest):
         self.assertEqual((stat.S_IMODE(status.st_mode), status.st_uid), (0o644, 0))
 
     def test_what_is_no_file(self) -> None:
-        """It is not waited for, and neither read nor replaced."""
+        """It is not waited for, not read, and moved aside."""
         source, usb = self.source(), self.disk("usb").path
         (source / "snapshot").mkdir()
         path = source / "snapshot" / OUTSTANDING
@@ -187,6 +187,6 @@ class StateFiles(RealTest):
             result = self.backup(source, usb, status=10)
             self.assertIn(f"'{path}'", result.err)
             self.assertRegex(result.err, "it is not a regular file|Is a directory")
-            self.assertEqual(names(usb), [])
-            path.rmdir() if path.is_dir() else path.unlink()
+            self.assert_complete(usb, source / "snapshot", names(source / "snapshot"))
+        self.assertEqual(len(list((source / "snapshot").glob(f"{OUTSTANDING}.broken-*"))), 3)
         self.backup("-q", source, usb)

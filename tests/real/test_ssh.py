@@ -325,7 +325,7 @@ class OtherSide(SshTest):
         for _ in range(2):
             self.backup(*server.arguments(), source, f"{server.url}{nas}", env={"PATH": str(tools)})
             result = self.backup(*server.arguments(), f"{server.url}{source}", usb, env={"PATH": str(tools)})
-        self.assertIn("warning: there is no program 'flock' on the source's host", result.err)
+        self.assertIn("warning: there is no program 'flock' on 127.0.0.1", result.err)
         self.assertIn("on top of", result.err)
         self.assert_complete(usb, source / "snapshot", names(source / "snapshot"))
 

@@ -19,12 +19,14 @@ from tests.real.machine import (
     TOP,
     RealTest,
     child_running,
+    children_of,
     kill,
     names,
     on_record,
     random_file,
     sh,
     shares,
+    staged,
     wait_for,
 )
 from tests.real.sshd import SshTest
@@ -100,9 +102,10 @@ class Shared(RealTest):
         good, killed = self.disk("good").path, self.disk("killed").path
         full = self.disk("full", 60).path
         command = self.start("-v", "debug", source, killed, full, good)
-        wait_for(lambda: names(killed))
-        receive = wait_for(lambda: child_running(command.pid, "btrfs", "receive", str(killed)))
-        kill(receive)
+        [part] = wait_for(lambda: staged(killed))
+        for child in children_of(command.pid):
+            if str(part.parent) in Path(f"/proc/{child}/cmdline").read_text():
+                kill(child)
         _, err = command.communicate(timeout=60)
         self.assertEqual(command.returncode, 10, err)
         self.assertEqual(self.sends(err), 1)
@@ -256,9 +259,10 @@ class Wire(SshTest):
         self.assertAlmostEqual(proxy.moved / (20 << 20), 1, delta=0.05)
 
     def test_program_that_is_missing_there(self) -> None:
-        tools = self.tools("bash", "sh", "btrfs", "cat", "find", "readlink", "stat", "mkdir", "rmdir", "sync")
+        tools = self.tools("bash", "sh", "btrfs", "cat", "find", "readlink", "rm", "stat", "mkdir", "rmdir", "sync")
         server, source, nas = self.sshd(path=tools), self.source(), self.disk("nas").path
         result = self.backup(*server.arguments(), "--compress", "gzip", source, f"{server.url}{nas}")
+        self.assertEqual(result.err.count("there is no program 'flock' on 127.0.0.1"), 1)
         self.assertIn("warning: no program 'gzip' on 127.0.0.1: streams are not compressed", result.err)
         self.assert_complete(nas, source / "snapshot", names(source / "snapshot"))
 
