@@ -36,6 +36,8 @@ def read(host: Host, folder: str, aside: bool) -> tuple[Records, tuple[Failure, 
         try:
             known |= parse(host.read(path) or "")
         except (Failure, ValueError) as error:
+            if isinstance(error, Failure) and host.ended(("find", path, "-prune", "-type", "f", "-print")).stdout:
+                raise  # it is a file, and perhaps a good one
             why = error.message if isinstance(error, Failure) else f"the state file '{path}' is broken: {error}"
             moved = f"; it was moved to '{_moved_aside(host, path, why)}'" if aside else ""
             failures.append(Failure(f"{why}{moved}", _LOST[name]))

@@ -62,7 +62,8 @@ class AnotherSource(Identity):
         self.assertIn(f"leaving {taken[0]} alone: it is a copy of another snapshot", result.err)
         self.assertRegex(result.err, f"{usb}: FAILED, sent nothing, 1 outstanding")
         self.assertEqual(identities(usb), before)
-        self.assertEqual(on_record(srv / "snapshot"), {taken[1]: {"locks": [str(usb)]}})
+        [known] = on_record(srv / "snapshot", COMPLETED)[str(usb)].values()
+        self.assertEqual(known, {"blocked": [taken[1]]})
         # Its next snapshot has a name of its own: sent, but not on top of what belongs to the other one.
         result = self.backup("-n", "1", srv, usb)
         own = names(srv / "snapshot")[-1]
@@ -75,9 +76,9 @@ class AnotherSource(Identity):
         home, usb = self.pair()
         other = self.subvolume(home.parent / "other")
         told = (
-            f"warning: {usb}: its 2 backups may be of another source: no snapshot here is among them\n"
-            "  Are they? Then use another folder or a prefix ('-p'): '-n' deletes them, too, once a backup of this "
-            "source is there.\n"
+            f"warning: {usb}: 2 backups there cannot be proved to be of this source, and '-n' neither counts nor "
+            f"deletes them: {', '.join(names(usb))}\n  Of another source? Then use another folder or a prefix ('-p'). "
+            "Of this one, whose records were lost? Then '--adopt' counts them from then on.\n"
         )
         before = names(usb)
         self.wait_until_later_than(before[-1])
@@ -88,8 +89,13 @@ class AnotherSource(Identity):
         result = self.backup("-n", "1", other, usb)
         self.assertIn(told, result.err)
         self.assertEqual(names(usb), [*before, names(other / "snapshot")[0]])
+        # However often: each of the two sources counts its own.
         for prefix in ("", "x-"):
-            self.assertNotIn("another source", self.backup("-p", prefix, other, usb).err)
+            self.assertNotIn("another source", self.backup("-p", prefix, "-n", "1", other, usb).err)
+        self.assertLessEqual(set(before), set(names(usb)))
+        self.backup("-n", "1", home, usb)
+        self.assertIn(names(other / "snapshot")[-2], names(usb))
+        self.assertIn("adopted 1 backup: ", self.backup("--adopt", home, usb).err)
 
     def test_somebody_has_deleted_what_was_delivered(self) -> None:
         """As another source does that was mistaken for this one; it is told once, and sent again."""
@@ -171,9 +177,10 @@ class Copies(Identity):
         self.check_changed(source, usb, old, new, "was received and is writable")
 
     def test_cut_off_before_the_last_step_is_no_change(self) -> None:
-        """`btrfs receive` sets the received UUID, then read-only. On record is that it did not get to its end."""
+        """`btrfs receive` sets the received UUID, then read-only. An older version has begun it, and has it on record."""
         source, usb = self.pair()
         old, new = names(usb)
+        (source / "snapshot" / COMPLETED).unlink()
         set_writable(usb / new, True)
         record = {old: {"parent_locks": [str(usb)]}, new: {"locks": [str(usb)]}}
         (source / "snapshot" / OUTSTANDING).write_text(json.dumps(record))
@@ -209,9 +216,9 @@ class Copies(Identity):
         newest = names(source / "snapshot")[-1]
         self.assert_on_top_of(result, usb, newest, old)
         self.assert_same(usb / newest, source / "snapshot" / newest)
-        # On record it would be taken for a transfer that was cut off at its last step.
-        recorded = {} if "was received" in why else {new: {"locks": [str(usb)]}}
-        self.assertEqual(on_record(source / "snapshot"), recorded)
+        self.assertEqual(on_record(source / "snapshot"), {})
+        [known] = on_record(source / "snapshot", COMPLETED)[str(usb)].values()
+        self.assertEqual(known["blocked"], [new])
         # Retention does not concern it either.
         for _ in range(2):
             result = self.backup("-n", "1", source, usb)
@@ -324,8 +331,8 @@ class Restored(Identity):
         result = self.backup("-N", "1", source, usb)
         self.assert_on_top_of(result, usb, names(usb)[-1], fourth)
         self.assertEqual(len(names(usb)), 5)
-        # Retention counts all of them: they are backups of one thing.
-        self.backup("-n", "2", source, usb)
+        # Of what came behind the restored state the source knows nothing, before it is told.
+        self.backup("-n", "2", "--adopt", source, usb)
         self.assertEqual(names(usb), names(source / "snapshot")[-2:])
 
     def test_without_the_read_only_copy(self) -> None:
@@ -336,8 +343,8 @@ class Restored(Identity):
         result = self.backup(source, usb)
         newest = names(source / "snapshot")[-1]
         self.assertIn(f"sending {newest} in full", result.err)
-        # The records were in the backup.
-        self.assertNotIn("another source", result.err)
+        # Of the last backup the records that were in it know nothing.
+        self.assertIn("1 backup there cannot be proved to be of this source", result.err)
         self.assertLessEqual(before.items(), identities(usb).items())
         self.assert_same(usb / newest, source / "snapshot" / newest)
 
