@@ -220,6 +220,7 @@ class Folder:
         wanted = [each for each in proved if each.uuid in there]
         if convert_rw:
             return failures | self._delete_by_path([there[each.uuid] for each in wanted], convert_rw)
+        attempted = bool(wanted)
         if self.host.connection and len(wanted) > 1:
             for start in range(0, len(wanted), _IN_A_ROW):
                 some = wanted[start : start + _IN_A_ROW]
@@ -231,7 +232,7 @@ class Folder:
             some = wanted[start : start + _AT_ONCE]
             argvs = [btrfs.delete_by_id(each.id, self.info.mount.point) for each in some]
             said |= {each.uuid: end for each, end in zip(some, self.host.ended_together(*argvs), strict=True)}
-        if commit and proved:
+        if commit and attempted:
             # Seen: several 'btrfs subvolume delete -c' at once wait half a minute for each other's commit.
             self.host.ended(btrfs.commit(self.path))
         return failures | self._not_deleted(wanted, said)

@@ -116,7 +116,8 @@ class Deleting(unittest.TestCase):
         self.assertEqual(host.ran[2], "btrfs subvolume delete -c /usb/moved")
 
     def test_by_paths_without_success(self) -> None:
-        host = MadeUp(failing=("btrfs subvolume delete",), held={f"usb/{NAME}": UUIDS[NAME]}, inode=300)
+        failing = ("btrfs subvolume delete", "find")
+        host = MadeUp(failing=failing, held={f"usb/{NAME}": UUIDS[NAME]}, inode=300)
         self.assertEqual(self.delete(host, NAME), {NAME: f"cannot delete in '/usb': btrfs subvolume delete: {BROKEN}"})
 
 
