@@ -98,7 +98,10 @@ def judge(entry: Subvolume, source: Subvolume | None, begun: bool = False, marke
     if not entry.readonly:
         if source and entry.parent_received_uuid == source.stream_uuid:
             return State.FOREIGN, "it is a writable copy of the backup: its content may have changed"
-        if (begun or marked) and source and entry.received_uuid in ("", source.stream_uuid) and not entry.received_at:
+        cut_off = source and (
+            entry.received_uuid == source.stream_uuid if entry.received_uuid else not entry.received_at
+        )
+        if (begun or marked) and cut_off:
             return State.PARTIAL, "it is writable: a transfer was cut off before its last step"
         if entry.received_uuid or entry.received_at:
             return State.FOREIGN, CHANGED
