@@ -390,7 +390,7 @@ class Places(VerifyTest):
             ((source.parent / "nope",), "does not exist"),
             ((source / "folder",), "is not a btrfs subvolume"),
             (("-f", "elsewhere", source), "the snapshot folder"),
-            (("-f", "/proc", source), "The snapshot folder: see the option '-f'."),
+            (("-f", "/sys/fs", source), "The snapshot folder: see the option '-f'."),
         ):
             result = self.verify(*arguments, usb, status=1)
             self.assertIn(words, result.err)
