@@ -115,7 +115,6 @@ class Deleting(unittest.TestCase):
         self.assertEqual((self.delete(host, NAME), host.held), ({}, {}))
         self.assertEqual(host.ran[2], "btrfs subvolume delete -c /usb/moved")
 
-
     def test_by_paths_without_success(self) -> None:
         host = MadeUp(failing=("btrfs subvolume delete",), held={f"usb/{NAME}": UUIDS[NAME]}, inode=300)
         self.assertEqual(self.delete(host, NAME), {NAME: f"cannot delete in '/usb': btrfs subvolume delete: {BROKEN}"})
