@@ -20,6 +20,7 @@ from typing import Any
 
 from tests.real.machine import (
     COMPLETED,
+    LOCK,
     OUTSTANDING,
     TOP,
     RealTest,
@@ -174,7 +175,7 @@ class Soak:
         self.test.assertEqual(on_record(snapshots), {})
         self.test.assertEqual(
             {entry.name for entry in snapshots.iterdir()},
-            {*taken, OUTSTANDING, COMPLETED},
+            {*taken, OUTSTANDING, COMPLETED, LOCK},
         )
         for disk in self.disks:
             self.check_disk(disk, taken)
@@ -182,7 +183,7 @@ class Soak:
     def check_disk(self, disk: Path, taken: list[str]) -> None:
         foreign = self.foreign[disk]
         self.test.assertEqual((disk / "notes.txt").read_text(), "mine")
-        self.test.assertEqual(list(disk.glob(".*")), [], "marks are left")
+        self.test.assertEqual(list(disk.glob(".*")), [], "stages are left")
         self.test.assertEqual({name: show(disk / name)["UUID"] for name in foreign}, foreign)
         backups = [name for name in names(disk) if name not in (*foreign, "notes.txt")]
         self.test.assertLessEqual(set(taken), set(backups))

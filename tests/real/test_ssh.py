@@ -17,6 +17,7 @@ from pathlib import Path
 from btrfs_backup.system import hints
 from tests.real.machine import (
     COMPLETED,
+    LOCK,
     OUTSTANDING,
     TOP,
     child_running,
@@ -28,6 +29,7 @@ from tests.real.machine import (
     random_file,
     sh,
     shares,
+    staged,
     wait_for,
 )
 from tests.real.sshd import Sshd, SshTest, free_port
@@ -183,7 +185,7 @@ class Connection(SshTest):
         command = self.start(*server.arguments(), f"{url}{source}", f"{url}{nas}", env={"TMPDIR": str(temporary)})
         children = []
         if number:
-            wait_for(lambda: names(nas))
+            wait_for(lambda: staged(nas))
             [socket] = [entry for folder in temporary.iterdir() for entry in folder.iterdir()]
             self.assertEqual(socket.parent.stat().st_mode & 0o777, 0o700)
             children = children_of(command.pid)
@@ -290,7 +292,7 @@ class Sudo(SshTest):
         """As the README has it."""
         server, source, nas = self.sshd(), self.source(), self.disk("nas").path
         self.user("/bin/sh")
-        programs = ("btrfs", "cat", "find", "mkdir", "readlink", "rmdir", "stat", "sync")
+        programs = ("btrfs", "cat", "find", "flock", "mkdir", "readlink", "rm", "rmdir", "stat", "sync")
         self.sudoers(f"{self.login} ALL=(root) NOPASSWD: {', '.join(f'/usr/bin/{each}' for each in programs)}\n")
         url = server.url.replace("//", f"//{self.login}@")
         for _ in range(2):
@@ -404,7 +406,7 @@ class RunLock(SshTest):
         (tools / "flock").chmod(0o755)
         server, source, nas = self.sshd(path=tools), self.source(), self.disk("nas").path
         self.backup(source)
-        with (source / "snapshot" / "x").open("w") as other, open_folder(source / "snapshot") as folder:
+        with (source / "snapshot" / LOCK).open("w") as other, open_folder(source / "snapshot") as folder:
             fcntl.flock(other, fcntl.LOCK_EX)
             fcntl.flock(folder, fcntl.LOCK_EX)
             result = self.backup(*server.arguments(), f"{server.url}{source}", nas, status=3)
@@ -415,13 +417,13 @@ class RunLock(SshTest):
         server, source, nas = self.sshd(), self.source(), self.disk("nas", 400).path
         random_file(source / "large", 60)
         pull = self.start(*server.arguments(), f"{server.url}{source}", nas)
-        wait_for(lambda: names(nas))
+        wait_for(lambda: staged(nas))
         receive = wait_for(lambda: child_running(pull.pid, "btrfs", "receive"))
         kill(receive, signal.SIGSTOP)
         local = self.backup(source, status=3)
-        self.assertRegex(local.err, r"process \d+ \(flock -n .*/snapshot cat\)")
+        self.assertRegex(local.err, r"process \d+ \(flock -n .*/snapshot\S* cat\)")
         again = self.backup(*server.arguments(), f"{server.url}{source}", nas, status=3)
-        self.assertRegex(again.err, r"another run works on .*process \d+ \(flock -n .*/snapshot cat\)")
+        self.assertRegex(again.err, r"another run works on .*process \d+ \(flock -n .*/snapshot\S* cat\)")
         kill(pull.pid)
         kill(receive)
         pull.communicate()
@@ -504,9 +506,8 @@ class Faults(SshTest):
 
     def broken(self, server: Sshd, watched: Path, *arguments: object) -> str:
         """The connection breaks when something has arrived in WATCHED; what is said about it."""
-        before = len(names(watched))
         command = self.start(*server.arguments(), *arguments)
-        wait_for(lambda: len(names(watched)) > before)
+        wait_for(lambda: staged(watched))
         server.drop_connections()
         _, err = command.communicate(timeout=60)
         self.assertEqual(command.returncode, 10, err)
@@ -522,7 +523,7 @@ class Faults(SshTest):
         proxy = self.proxy(server, 4e6)
         url = server.url.replace(str(server.port), str(proxy.port))
         command = self.start(*server.arguments(), "--ssh-opt=ServerAliveInterval=1", source, f"{url}{nas}")
-        wait_for(lambda: names(nas))
+        wait_for(lambda: staged(nas))
         proxy.go_silent()
         started = time.monotonic()
         _, err = command.communicate(timeout=90)

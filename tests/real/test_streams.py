@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 from btrfs_backup.model.sendstream import Measure
+from btrfs_backup.system import btrfs
 from tests.real.machine import (
     TOP,
     RealTest,
@@ -25,6 +26,7 @@ from tests.real.machine import (
     random_file,
     sh,
     shares,
+    staged,
     wait_for,
 )
 from tests.real.sshd import SshTest
@@ -100,8 +102,8 @@ class Shared(RealTest):
         good, killed = self.disk("good").path, self.disk("killed").path
         full = self.disk("full", 60).path
         command = self.start("-v", "debug", source, killed, full, good)
-        wait_for(lambda: names(killed))
-        receive = wait_for(lambda: child_running(command.pid, "btrfs", "receive", str(killed)))
+        [receiving] = wait_for(lambda: staged(killed))
+        receive = wait_for(lambda: child_running(command.pid, *btrfs.receive(str(receiving.parent), True)))
         kill(receive)
         _, err = command.communicate(timeout=60)
         self.assertEqual(command.returncode, 10, err)
@@ -161,12 +163,12 @@ class InARow(RealTest):
         random_file(source / "large", 100)
         taken = self.snapshots(source, 2)
         command = self.start("-S", source, usb)
-        wait_for(lambda: len(names(usb)) == 3)
+        wait_for(lambda: any(path.name == taken[2] for path in staged(usb)))
         kill(command.pid)
         command.wait()
         record = on_record(source / "snapshot")
         self.assertEqual([name for name, its in record.items() if its.get("locks") == [str(usb)]], taken)
-        wait_for(lambda: not child_running(1, "btrfs", "receive", str(usb)))
+        wait_for(lambda: not child_running(1, "btrfs", "receive"))
         self.backup("-S", source, usb)
         self.assert_complete(usb, source / "snapshot", taken)
         self.assertEqual(on_record(source / "snapshot"), {})
@@ -256,7 +258,9 @@ class Wire(SshTest):
         self.assertAlmostEqual(proxy.moved / (20 << 20), 1, delta=0.05)
 
     def test_program_that_is_missing_there(self) -> None:
-        tools = self.tools("bash", "sh", "btrfs", "cat", "find", "readlink", "stat", "mkdir", "rmdir", "sync")
+        tools = self.tools(
+            "bash", "sh", "btrfs", "cat", "find", "flock", "readlink", "stat", "mkdir", "rm", "rmdir", "sync"
+        )
         server, source, nas = self.sshd(path=tools), self.source(), self.disk("nas").path
         result = self.backup(*server.arguments(), "--compress", "gzip", source, f"{server.url}{nas}")
         self.assertIn("warning: no program 'gzip' on 127.0.0.1: streams are not compressed", result.err)
@@ -265,7 +269,7 @@ class Wire(SshTest):
     def test_a_sender_that_fails_behind_a_compressor(self) -> None:
         """The exit status of the pipeline there is that of the compressor; nothing counts as delivered."""
         real = shutil.which("btrfs")
-        tools = self.tools("bash", "sh", "gzip", "head", *("cat", "cp", "dd", "find", "flock", "mkdir", "mv"))
+        tools = self.tools("bash", "sh", "gzip", "head", *("cat", "chmod", "cp", "dd", "find", "flock", "mkdir", "mv"))
         for name in ("readlink", "rm", "stat", "touch"):
             (tools / name).symlink_to(str(shutil.which(name)))
         (tools / "btrfs").write_text(
