@@ -183,7 +183,7 @@ class Soak:
     def check_disk(self, disk: Path, taken: list[str]) -> None:
         foreign = self.foreign[disk]
         self.test.assertEqual((disk / "notes.txt").read_text(), "mine")
-        self.test.assertEqual(list(disk.glob(".*")), [], "marks are left")
+        self.test.assertEqual(list(disk.glob(".*")), [], "stages are left")
         self.test.assertEqual({name: show(disk / name)["UUID"] for name in foreign}, foreign)
         backups = [name for name in names(disk) if name not in (*foreign, "notes.txt")]
         self.test.assertLessEqual(set(taken), set(backups))

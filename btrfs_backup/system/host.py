@@ -1,7 +1,9 @@
 """Where a command runs: on this machine, or on another one by way of ssh."""
 
 import itertools
+import logging
 import os
+import re
 import shlex
 import stat
 from collections.abc import Sequence
@@ -18,7 +20,10 @@ from btrfs_backup.system.compression import METHODS
 from btrfs_backup.system.process import Command, CommandFailed, Ended, Pipeline
 from btrfs_backup.system.ssh import Access, Connection
 
-_NOT_FOUND = 127  # exit status of shells
+log = logging.getLogger(__name__)
+
+_NOT_FOUND = 127  # exit status of shells; csh and sudo have but words
+_NO_FLOCK = re.compile("flock: (command )?not found", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -60,8 +65,15 @@ class Host:
 
     @cached_property
     def has_flock(self) -> bool:
-        """Whether it has a program `flock`. Raises Failure when it cannot be reached."""
-        return self.ended(("flock", "-V")).status != _NOT_FOUND
+        """Whether it has a program `flock`; told when it has none. Raises Failure when it cannot be reached."""
+        ended = self.ended(("flock", "-V"))
+        if ended.status != _NOT_FOUND and not _NO_FLOCK.search(ended.said):
+            return True
+        log.warning(
+            "there is no program 'flock' on %s: take care that no two runs work on one folder there at the same time",
+            self.name,
+        )
+        return False
 
     @property
     def can_receive_compressed_data(self) -> bool:

@@ -7,7 +7,6 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from functools import cache
 from posixpath import join
 
 from btrfs_backup.errors import Failure, LockHeld
@@ -20,14 +19,12 @@ log = logging.getLogger(__name__)
 LOCK = ".btrfs-backup.lock"  # in the folder of snapshots
 _LOCK_INTERVAL = 0.5  # seconds between tries to get a lock
 _LETTING_GO = 2.0  # seconds for a lock on another machine to be dropped
-_NOT_FOUND = 127  # exit status of shells; csh and sudo have but words
-_NO_FLOCK = re.compile("flock: (command )?not found", re.IGNORECASE)
 
 
 def is_held(host: Host, folder: str) -> bool:
     """Whether a process holds a lock on FOLDER. Where that cannot be told, none does. Raises Failure."""
     if host.connection:
-        return host.ended(("flock", "-n", folder, "true")).status == 1
+        return host.has_flock and host.ended(("flock", "-n", folder, "true")).status == 1
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError:
@@ -149,23 +146,13 @@ def _remote_lock(host: Host, folder: str, *options: str) -> Iterator[None]:
 
 
 def _explain(host: Host, folder: str, holder: Child, children: Children) -> None:
-    """Why flock did not get the lock. Raises Failure, unless there is no such program."""
+    """Why flock did not get the lock. Raises Failure, unless there is no such program, which is told."""
     children.wait([holder])
-    missing = holder.ended.status == _NOT_FOUND or _NO_FLOCK.search(holder.ended.said)
     # A login shell may say anything; flock says nothing when somebody else has the lock.
-    if holder.ended.status == 1 and not missing and not re.search("flock: |sudo", holder.ended.said):
+    if holder.ended.status == 1 and not re.search("flock: |sudo", holder.ended.said):
         raise _held(host, folder)
-    if not missing:
+    if host.has_flock:
         raise CommandFailed(holder.ended, f"cannot lock the snapshot folder '{_folder(folder)}'")
-    _warn_of_flock(host.name)
-
-
-@cache
-def _warn_of_flock(name: str) -> None:
-    log.warning(
-        "there is no program 'flock' on %s: take care that no two runs work on the same folder there at the same time",
-        name,
-    )
 
 
 def _folder(target: str) -> str:

@@ -176,8 +176,8 @@ class SpoiledProgramsElsewhere(SshTest):
         result = self.backup("-q", *server.arguments(), there, usb)
         self.assertEqual(
             result.err,
-            f"warning: there is no program 'flock' on {host}: take care that no two runs work on the same folder "
-            "there at the same time\n",
+            "warning: there is no program 'flock' on 127.0.0.1: take care that no two runs work on one folder there at "
+            "the same time\n",
         )
 
     def fake(self, path: Path, script: str) -> Path:

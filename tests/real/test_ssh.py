@@ -187,7 +187,7 @@ class Connection(SshTest):
         command = self.start(*server.arguments(), f"{url}{source}", f"{url}{nas}", env={"TMPDIR": str(temporary)})
         children = []
         if number:
-            wait_for(lambda: names(nas))
+            wait_for(lambda: staged(nas))
             [socket] = [entry for folder in temporary.iterdir() for entry in folder.iterdir()]
             self.assertEqual(socket.parent.stat().st_mode & 0o777, 0o700)
             children = children_of(command.pid)
@@ -325,7 +325,7 @@ class OtherSide(SshTest):
         for _ in range(2):
             self.backup(*server.arguments(), source, f"{server.url}{nas}", env={"PATH": str(tools)})
             result = self.backup(*server.arguments(), f"{server.url}{source}", usb, env={"PATH": str(tools)})
-        self.assertIn("warning: there is no program 'flock' on 127.0.0.1", result.err)
+            self.assertEqual(result.err.count("warning: there is no program 'flock' on 127.0.0.1: "), 1, result.err)
         self.assertIn("on top of", result.err)
         self.assert_complete(usb, source / "snapshot", names(source / "snapshot"))
 
@@ -382,9 +382,10 @@ class OtherSide(SshTest):
         self.backup(source)
         (source / "snapshot" / OUTSTANDING).write_text('{"x": ')
         result = self.backup(*server.arguments(), f"{server.url}{source}", nas, status=10)
+        broken = source / "snapshot" / f"{OUTSTANDING}.broken-1"
         self.assertIn("is broken", result.err)
-        self.assertIn(f"it was moved to '{source}/snapshot/{OUTSTANDING}.broken-1'", result.err)
-        self.assertEqual((source / "snapshot" / f"{OUTSTANDING}.broken-1").read_text(), '{"x": ')
+        self.assertIn(f"it was moved to '{broken}'", result.err)
+        self.assertEqual(broken.read_text(), '{"x": ')
         self.assert_complete(nas, source / "snapshot", names(source / "snapshot"))
         self.assertEqual(len(names(nas)), 2)
 
@@ -473,6 +474,7 @@ class Faults(SshTest):
         self.assertIn("Could not resolve hostname", result.err)
         taken = names(source / "snapshot")
         self.assert_complete(usb, source / "snapshot", taken)
+        # None of them has ever had a backup: they may be misspelled.
         self.assertEqual(on_record(source / "snapshot"), {})
         self.assertIn(f"{nobody}: FAILED, sent nothing", result.err)
         result = self.backup(*server.arguments(), nobody, usb, status=1)
@@ -507,9 +509,8 @@ class Faults(SshTest):
 
     def broken(self, server: Sshd, watched: Path, *arguments: object) -> str:
         """The connection breaks when something has arrived in WATCHED; what is said about it."""
-        before = len(names(watched))
         command = self.start(*server.arguments(), *arguments)
-        wait_for(lambda: len(names(watched)) > before)
+        wait_for(lambda: staged(watched))
         server.drop_connections()
         _, err = command.communicate(timeout=60)
         self.assertEqual(command.returncode, 10, err)
@@ -525,7 +526,7 @@ class Faults(SshTest):
         proxy = self.proxy(server, 4e6)
         url = server.url.replace(str(server.port), str(proxy.port))
         command = self.start(*server.arguments(), "--ssh-opt=ServerAliveInterval=1", source, f"{url}{nas}")
-        wait_for(lambda: names(nas))
+        wait_for(lambda: staged(nas))
         proxy.go_silent()
         started = time.monotonic()
         _, err = command.communicate(timeout=90)

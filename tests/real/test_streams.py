@@ -15,11 +15,11 @@ import time
 from pathlib import Path
 
 from btrfs_backup.model.sendstream import Measure
+from btrfs_backup.system import btrfs
 from tests.real.machine import (
     TOP,
     RealTest,
     child_running,
-    children_of,
     kill,
     names,
     on_record,
@@ -102,10 +102,9 @@ class Shared(RealTest):
         good, killed = self.disk("good").path, self.disk("killed").path
         full = self.disk("full", 60).path
         command = self.start("-v", "debug", source, killed, full, good)
-        [part] = wait_for(lambda: staged(killed))
-        for child in children_of(command.pid):
-            if str(part.parent) in Path(f"/proc/{child}/cmdline").read_text():
-                kill(child)
+        [receiving] = wait_for(lambda: staged(killed))
+        receive = wait_for(lambda: child_running(command.pid, *btrfs.receive(str(receiving.parent), True)))
+        kill(receive)
         _, err = command.communicate(timeout=60)
         self.assertEqual(command.returncode, 10, err)
         self.assertEqual(self.sends(err), 1)
@@ -164,12 +163,12 @@ class InARow(RealTest):
         random_file(source / "large", 100)
         taken = self.snapshots(source, 2)
         command = self.start("-S", source, usb)
-        wait_for(lambda: len(names(usb)) == 3)
+        wait_for(lambda: any(path.name == taken[2] for path in staged(usb)))
         kill(command.pid)
         command.wait()
         record = on_record(source / "snapshot")
         self.assertEqual([name for name, its in record.items() if its.get("locks") == [str(usb)]], taken)
-        wait_for(lambda: not child_running(1, "btrfs", "receive", str(usb)))
+        wait_for(lambda: not child_running(1, "btrfs", "receive"))
         self.backup("-S", source, usb)
         self.assert_complete(usb, source / "snapshot", taken)
         self.assertEqual(on_record(source / "snapshot"), {})
@@ -269,7 +268,7 @@ class Wire(SshTest):
     def test_a_sender_that_fails_behind_a_compressor(self) -> None:
         """The exit status of the pipeline there is that of the compressor; nothing counts as delivered."""
         real = shutil.which("btrfs")
-        tools = self.tools("bash", "sh", "gzip", "head", *("cat", "cp", "dd", "find", "flock", "mkdir", "mv"))
+        tools = self.tools("bash", "sh", "gzip", "head", *("cat", "chmod", "cp", "dd", "find", "flock", "mkdir", "mv"))
         for name in ("readlink", "rm", "stat", "touch"):
             (tools / name).symlink_to(str(shutil.which(name)))
         (tools / "btrfs").write_text(
