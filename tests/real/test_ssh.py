@@ -29,6 +29,7 @@ from tests.real.machine import (
     random_file,
     sh,
     shares,
+    stage,
     staged,
     wait_for,
 )
@@ -328,6 +329,19 @@ class OtherSide(SshTest):
             self.assertEqual(result.err.count("warning: there is no program 'flock' on 127.0.0.1: "), 1, result.err)
         self.assertIn("on top of", result.err)
         self.assert_complete(usb, source / "snapshot", names(source / "snapshot"))
+
+    def test_no_flock_as_csh_says_it(self) -> None:
+        """With 1, as flock itself ends where a lock is held. What was cut off is cleared all the same."""
+        tools = self.tools("bash", "sh", *(each for each in hints.REMOTE_PROGRAMS if each != "flock"))
+        (tools / "flock").write_text("#!/bin/sh\necho 'flock: Command not found.' >&2\nexit 1\n")
+        (tools / "flock").chmod(0o755)
+        server, source, nas = self.sshd(path=tools), self.source(), self.disk("nas").path
+        self.backup(source)
+        stage(nas, names(source / "snapshot")[0])
+        result = self.backup("-S", *server.arguments(), source, f"{server.url}{nas}")
+        self.assertEqual(result.err.count("warning: there is no program 'flock' on 127.0.0.1: "), 1, result.err)
+        self.assertEqual(list(nas.glob(".*")), [])
+        self.assert_complete(nas, source / "snapshot", names(source / "snapshot"))
 
     def test_missing_programs(self) -> None:
         tools = self.tools("bash", "sh", "cat", "find", "readlink", "stat")

@@ -103,7 +103,7 @@ class Shared(RealTest):
         full = self.disk("full", 60).path
         command = self.start("-v", "debug", source, killed, full, good)
         [receiving] = wait_for(lambda: staged(killed))
-        receive = wait_for(lambda: child_running(command.pid, *btrfs.receive(str(receiving.parent), True)))
+        receive = wait_for(lambda: child_running(command.pid, *btrfs.receive(str(receiving.parent), False)))
         kill(receive)
         _, err = command.communicate(timeout=60)
         self.assertEqual(command.returncode, 10, err)
