@@ -106,6 +106,7 @@ class AnotherSource(Identity):
         for prefix in ("", "x-"):
             self.assertNotIn("another source", self.backup("-p", prefix, "-n", "1", other, usb).err)
         self.assertLessEqual(set(before), set(names(usb)))
+        self.wait_until_later_than(names(other / "snapshot")[-2])
         self.backup("-n", "1", home, usb)
         self.assertIn(names(other / "snapshot")[-2], names(usb))
         self.assertIn("adopted 1 backup: ", self.backup("--adopt", home, usb).err)

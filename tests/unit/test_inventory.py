@@ -101,6 +101,13 @@ class JudgeTest(unittest.TestCase):
                     state = wanted if begun or marked else State.FOREIGN
                     self.assertIs(inventory.judge(copy, source, begun, marked)[0], state)
 
+    def test_cut_off_before_the_last_step(self) -> None:
+        """The received UUID is set together with the time of reception; only then it becomes read-only."""
+        part = Subvolume(NAME, "u", received_uuid="taken", readonly=False, received_at=WHEN)
+        self.assertIs(inventory.judge(part, TAKEN)[0], State.FOREIGN)
+        self.assertIs(inventory.judge(part, TAKEN, begun=True)[0], State.PARTIAL)
+        self.assertIs(inventory.judge(part, RECEIVED, begun=True)[0], State.FOREIGN)
+
     def test_second_hop(self) -> None:
         """A copy of a copy is complete where the source's snapshot was itself received."""
         first = Subvolume(NAME, "a", parent_uuid="home")
