@@ -20,7 +20,8 @@ class Target:
     """One destination on the way.
 
     missing: names still to be sent, oldest first; common: names complete on both sides, the possible parents;
-    occupied: names that would have to be sent but are taken by something foreign, with what it is;
+    occupied: names that would have to be sent but are taken by something foreign, with what it is; under_way: that
+    somebody sends already, with who does;
     unusable: those in common that the destination turned out not to be able to use as a parent;
     one_by_one: it cannot take several streams one behind the other.
     """
@@ -29,6 +30,7 @@ class Target:
     missing: tuple[str, ...] = ()
     common: frozenset[str] = frozenset()
     occupied: Mapping[str, str] = field(default_factory=dict)
+    under_way: Mapping[str, str] = field(default_factory=dict)
     unusable: frozenset[str] = frozenset()
     one_by_one: bool = False
 
@@ -38,7 +40,7 @@ class Target:
 
     @property
     def owed(self) -> frozenset[str]:
-        return frozenset(self.missing).union(self.occupied)
+        return frozenset(self.missing).union(self.occupied, self.under_way)
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ def target(
         tuple(name for name in lacking if name not in holdings.foreign and name not in holdings.under_way),
         frozenset(snapshots).intersection(holdings.complete),
         {name: holdings.foreign[name] for name in lacking if name in holdings.foreign},
+        {name: holdings.under_way[name] for name in lacking if name in holdings.under_way},
     )
 
 

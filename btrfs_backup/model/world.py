@@ -434,8 +434,8 @@ class World:
         for level, what in self._remarks(looked, target, newest):
             world = world._telling(level, destination, what)
         if self.settings.transfer and not self.settings.status:
-            for name in sorted(holdings.under_way.keys() & self.snapshots.keys() - holdings.complete.keys()):
-                world = world._failing(destination, _under_way(name, holdings.under_way[name]), broken=False)
+            for name, holder in target.under_way.items():
+                world = world._failing(destination, _under_way(name, holder), broken=False)
             for name, why in target.occupied.items():
                 world = world._failing(destination, occupied(destination, name, why), broken=False)
         return world._reconciled(target)
@@ -483,7 +483,9 @@ class World:
 
     def _reconciled(self, target: Target) -> "World":
         """The records agree with what was seen of a destination."""
-        known = records.reconcile(self.records, self.naming, target.destination, target.missing)
+        begun = frozenset(records.Fact(records.OWED, target.destination, name) for name in target.under_way)
+        lacking = (*target.missing, *target.under_way)
+        known = records.reconcile(self.records | begun, self.naming, target.destination, lacking)
         filesystem = self.at(target.destination).seen.filesystem
         known = records.blocked(known, target.destination, filesystem, self.naming, target.occupied)
         return replace(self, records=known)._delivered(target.destination)._staged(target.destination)

@@ -18,6 +18,7 @@ from tests.real.machine import (
     names,
     on_record,
     sh,
+    shares,
     show,
     wait_for,
 )
@@ -32,6 +33,7 @@ class FirstBackups(RealTest):
         second = self.backup(source, usb)
         old, new = names(usb)
         self.assertIn(f"on top of {old}", second.err)
+        self.assertTrue(shares(usb / new, usb / old))
         self.assertEqual((usb / new / "file").read_text(), "two")
         self.assert_complete(usb, source / "snapshot", [old, new])
         self.assertEqual(on_record(source / "snapshot"), {})
@@ -49,6 +51,7 @@ class FirstBackups(RealTest):
             self.assertIn(f"{destination}: sent", result.err.splitlines()[-1 - [late, nas, usb].index(destination)])
         for parent, name in pairwise(taken):
             self.assertIn(f"{late}: sending {name} on top of {parent}\n", result.err)
+            self.assertTrue(shares(late / name, late / parent))
 
     def test_two_runs_in_one_second(self) -> None:
         source, usb = self.source(), self.disk("usb").path
@@ -84,6 +87,7 @@ class FirstBackups(RealTest):
         result = self.backup("-I", source, usb)
         self.assertIn(f"sending {names(usb)[1]} in full\n", result.err)
         self.assertNotIn("on top of", result.err)
+        self.assertFalse(shares(*(usb / name for name in names(usb))))
         self.assert_complete(usb, source / "snapshot", names(source / "snapshot"))
 
     def test_btrfs_debug_is_logged(self) -> None:

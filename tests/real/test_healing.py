@@ -26,6 +26,7 @@ from tests.real.machine import (
     on_record,
     random_file,
     sh,
+    shares,
     show,
     staged,
     tree,
@@ -300,6 +301,7 @@ class Parents(RealTest):
         self.assertIn(f"sending {newest} on top of {new}", result.err)
         self.assertIn(f"sending {newest} on top of {old}", result.err)
         self.assertIn(f"{usb}: sent 1 snapshot (1 incremental, ", result.err)
+        self.assertTrue(shares(usb / newest, usb / old))
         self.assert_same(usb / newest, source / "snapshot" / newest)
         self.assertEqual(on_record(source / "snapshot"), {})
 
@@ -556,7 +558,10 @@ class Stages(FailedTransfers):
         return attempt.parent
 
     def test_a_receiver_that_is_alive(self) -> None:
-        """It is told, and nobody touches it; the others are sent. When it is dead its stage goes."""
+        """It is told, and nobody touches it; the others are sent. When it is dead its stage goes.
+
+        What it receives is kept at the source until then.
+        """
         source, usb = self.source(), self.disk("usb").path
         self.backup(source)
         self.backup(source)
@@ -565,7 +570,9 @@ class Stages(FailedTransfers):
         held = os.open(stage, os.O_RDONLY)
         self.addCleanup(os.close, held)
         fcntl.flock(held, fcntl.LOCK_SH)
-        result = self.backup("-S", source, usb, status=10)
+        result = self.backup("-S", "-N", "1", source, usb, status=10)
+        self.assertEqual(names(source / "snapshot"), [busy, other])
+        self.assertEqual(on_record(source / "snapshot"), {busy: {"locks": [str(usb)]}})
         told = f"error: {usb}: {busy} is being received there already, by process 4711 on nas\n"
         self.assertIn(told, result.err)
         self.assertNotIn("deleting", result.err)

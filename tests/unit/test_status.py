@@ -113,7 +113,7 @@ class StepsTest(unittest.TestCase):
         found = began.after(List(), Listed(HOME, snapshots(C, D))).after(Look((USB,)), {USB: seen})
         [failure] = found.destinations[0].outcome.failures
         self.assertEqual(failure.message, f"{C} is being received there already, by process 7 on nas")
-        self.assertEqual(found.at(USB).target, Target(USB, (D,)))
+        self.assertEqual(found.at(USB).target, Target(USB, (D,), under_way={C: "process 7 on nas"}))
 
 
 class RowsTest(unittest.TestCase):

@@ -491,14 +491,23 @@ class OnRecord(unittest.TestCase):
         self.assertEqual((report.source.deleted, report.destinations[0].outstanding), ((), (B, C)))
 
     def test_being_received(self) -> None:
-        """By a run that is alive: it is left alone, and told."""
+        """By a run that is alive: it is left alone, told, and kept at the source, since that run may fail."""
         stage = Stage(f".{B}.receiving", B, ("x-1-01234567",), holder="process 1 on x")
         there = Seen("disk of /usb", Inventory({A: backup(A)}, stages=(stage,)))
-        actor = Told(["-S", "-N", "1"], seen={USB: there})
-        report = actor.run()
-        self.assertNotIn(f"Clear {USB}", actor.order)
-        self.assertIn(f"{B} is being received there already, by process 1 on x", actor.told("error"))
-        self.assertEqual(report.destinations[0].sent, ())
+        begun = {Fact(PARENT, USB, A), *owed(USB, B)}
+        for known in (begun, set()):
+            actor = Told(["-S", "-N", "1"], (A, B, C), {USB: there}, frozenset(known))
+            report = actor.run()
+            [usb] = report.destinations
+            self.assertNotIn(f"Clear {USB}", actor.order)
+            self.assertIn(f"{B} is being received there already, by process 1 on x", actor.told("error"))
+            self.assertEqual((names_sent(usb), usb.outstanding), ([C], (B,)))
+            self.assertEqual(report.source.deleted, (A,))
+            self.assertEqual((report.source.kept or {})[B], (f"outstanding for {USB}",))
+            self.assertEqual({each for each in actor.file if each.kind in (OWED, PARENT)}, owed(USB, B))
+        # What its destination does not keep is not sent, and nobody waits for it.
+        report = Told(["-S", "-n", "1"], (A, B, C), {USB: there}).run()
+        self.assertEqual((report.destinations[0].failures, report.destinations[0].outstanding), ((), ()))
 
 
 if __name__ == "__main__":
