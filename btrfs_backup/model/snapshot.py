@@ -21,6 +21,7 @@ class Subvolume:
 
     id: its number in its filesystem, 0 when it is not known.
     sent_transid: the transaction of the source in which its original was last changed when it was sent.
+    made_transid: the transaction in which it was made, None when it is not known.
     received_at: when it was received as a whole; known also when its received UUID was cleared since.
     parent_received_uuid: that of its parent, where it is known.
     """
@@ -34,6 +35,7 @@ class Subvolume:
     parent_received_uuid: str = ""
     id: int = 0
     sent_transid: int | None = None
+    made_transid: int | None = None
 
     @property
     def stream_uuid(self) -> str:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 
 from btrfs_backup.errors import Failure
@@ -75,8 +76,8 @@ def show(path: str) -> Argv:
 
 
 def list_children(folder: str, readonly_only: bool = False) -> Argv:
-    """Lists the subvolumes directly below the subvolume that FOLDER is in, with their UUIDs."""
-    return ("btrfs", "subvolume", "list", "-o", "-u", "-q", "-R", *(["-r"] if readonly_only else []), folder)
+    """Lists the subvolumes directly below the subvolume that FOLDER is in, with their UUIDs and when they were made."""
+    return ("btrfs", "subvolume", "list", "-o", "-c", "-u", "-q", "-R", *(["-r"] if readonly_only else []), folder)
 
 
 def filesystem_show(mount_point: str) -> Argv:
@@ -124,7 +125,8 @@ def parse_version(text: str) -> tuple[int, int]:
 # A dash where there is none.
 _UUID = "-|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _ROW_START = re.compile(
-    rf"^ID (\d+) gen \d+ top level \d+ parent_uuid ({_UUID}) +received_uuid ({_UUID}) +uuid ({_UUID}) path ",
+    rf"^ID (\d+) gen \d+(?: cgen (\d+))? top level \d+ "
+    rf"parent_uuid ({_UUID}) +received_uuid ({_UUID}) +uuid ({_UUID}) path ",
     re.MULTILINE | re.ASCII,
 )
 
@@ -134,15 +136,15 @@ def parse_list(text: str, readonly: str = "") -> list[tuple[str, Subvolume]]:
 
     Raises Failure when it is not of the expected form.
     """
-    readonly_paths = {path for path, *_ in _rows(readonly)}
+    readonly_paths = {path for path, _ in _rows(readonly)}
     return [
-        (path, Subvolume(path.rpartition("/")[2], uuid, parent, received, path in readonly_paths, id=int(number)))
-        for path, uuid, parent, received, number in _rows(text)
+        (path, replace(each, name=path.rpartition("/")[2], readonly=path in readonly_paths))
+        for path, each in _rows(text)
     ]
 
 
-def _rows(text: str) -> list[tuple[str, str, str, str, str]]:
-    """Path, UUID, parent UUID, received UUID and number in each row of a list."""
+def _rows(text: str) -> list[tuple[str, Subvolume]]:
+    """The path in each row of a list, and the subvolume without its name."""
     starts = list(_ROW_START.finditer(text))
     if text and not (starts and starts[0].start() == 0):
         raise _not_understood("subvolume list", text)
@@ -150,8 +152,10 @@ def _rows(text: str) -> list[tuple[str, str, str, str, str]]:
     ends = [start.start() for start in starts[1:]] + [len(text)]
     rows = []
     for start, end in zip(starts, ends, strict=False):
-        number, parent, received, uuid = map(_uuid, start.groups())
-        rows.append((text[start.end() : end].removesuffix("\n"), uuid, parent, received, number))
+        number, made, *uuids = start.groups()
+        parent, received, uuid = map(_uuid, uuids)
+        found = Subvolume("", uuid, parent, received, id=int(number), made_transid=_number(made or ""))
+        rows.append((text[start.end() : end].removesuffix("\n"), found))
     return rows
 
 

@@ -72,14 +72,13 @@ class Streamed:
         """Whether its PARENT is what it was when it was sent: SENT_TRANSID is told by its copy, None where it is not.
 
         `btrfs receive` does not look at that. Seen: the number of a subvolume that was itself received still grows
-        behind its reception, so that it tells nothing.
+        behind its reception, so that it tells nothing; a copy of a copy tells the number that the first copy had, which
+        does not matter when PARENT was never changed since it was made.
         """
-        return (
-            bool(parent.received_uuid)
-            or sent_transid is None
-            or not self.beginning
-            or self.beginning.parent_transid in (0, sent_transid)
-        )
+        if parent.received_uuid or sent_transid is None or not self.beginning:
+            return True
+        changed = self.beginning.parent_transid
+        return changed in (0, sent_transid) or changed <= (parent.made_transid or 0)
 
 
 @dataclass(frozen=True)

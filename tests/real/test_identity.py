@@ -289,7 +289,8 @@ class Hops(Identity):
         # A third one straight to C, which B gets later; then on from B to C again.
         straight = self.backup(source, c)
         third = names(c)[-1]
-        self.assertIn(f"sending {third} on top of {new}", straight.err)
+        self.assert_on_top_of(straight, c, third, new)
+        self.assertNotIn("was changed", straight.err)
         self.backup("-S", source, b)
         idle = self.backup("-S", "-f", ".", b, c)
         self.assertIn(f"{c}: sent nothing, ", idle.err)

@@ -87,8 +87,8 @@ class ArgvTest(unittest.TestCase):
             (btrfs.show("/b/N"), "btrfs subvolume show /b/N"),
             (btrfs.commit("/b"), "btrfs filesystem sync /b"),
             (btrfs.get_readonly("/b/N"), "btrfs property get -ts /b/N ro"),
-            (btrfs.list_children("/b"), "btrfs subvolume list -o -u -q -R /b"),
-            (btrfs.list_children("/b", readonly_only=True), "btrfs subvolume list -o -u -q -R -r /b"),
+            (btrfs.list_children("/b"), "btrfs subvolume list -o -c -u -q -R /b"),
+            (btrfs.list_children("/b", readonly_only=True), "btrfs subvolume list -o -c -u -q -R -r /b"),
             (btrfs.filesystem_show("/"), "btrfs filesystem show /"),
         ]
         for argv, wanted in table:
@@ -142,6 +142,11 @@ class ListTest(unittest.TestCase):
         wanted = [(f"{FOLDER}/{NAME}", Subvolume(NAME, OWN, HOME, "", readonly=False, id=257))]
         self.assertEqual(btrfs.parse_list(text), wanted)
         self.assertEqual(btrfs.parse_list(text.removesuffix("\n")), wanted)
+
+    def test_when_it_was_made(self) -> None:
+        """Each subvolume has the transaction in which it was made, when the list tells that."""
+        text = row("a").replace(" top level", " cgen 42 top level", 1) + row("b")
+        self.assertEqual([each.made_transid for _, each in btrfs.parse_list(text)], [42, None])
 
     def test_uuids(self) -> None:
         """A dash stands for none."""
