@@ -107,8 +107,11 @@ def _carry_out(settings: Settings) -> int:
 
 @dataclass(frozen=True)
 class _Task:
-    """work: does it; about: what came of it so far; tell: lines for the log, and whether each is about a failure;
-    print: lines for stdout; interrupted: what to say when the signal of that name has ended it."""
+    """One thing that the program can be asked for.
+
+    work: does it; about: what came of it so far; tell: lines for the log, and whether each is about a failure; print:
+    lines for stdout; interrupted: what to say when the signal of that name has ended it.
+    """
 
     name: str
     work: Callable[[], None]
@@ -249,7 +252,7 @@ class _Handler(logging.StreamHandler):  # type: ignore[type-arg]  # subscriptabl
 
 
 class _Formatter(logging.Formatter):
-    """Says plainly what it is; only warnings and errors are called so. The same hint is given once."""
+    """Plain messages: only warnings and errors are called so. The same hint is given once."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -118,6 +118,8 @@ _OPTIONS = {
 
 
 class _Parser(argparse.ArgumentParser):
+    """The parser of the command line; an error is a UsageError."""
+
     def error(self, message: str) -> NoReturn:
         message = re.sub("ignored explicit argument (.*)", r"\1 cannot be given with it", message, flags=re.DOTALL)
         unknown = re.match(r"unrecognized arguments: (\S+)", message)

@@ -131,7 +131,9 @@ def _standing_of_source(settings: Settings, host: Host) -> PathInfo:
 
 @dataclass(frozen=True)
 class Place:
-    """Where it is to go. standing: of the folder in which the stage is made, or of its parent when it is MISSING.
+    """The place of a restored subvolume and of its copy.
+
+    standing: of the folder in which the stage is made, or of its parent when it is MISSING.
 
     lock_wait: seconds to wait for a run at the folder of copies to end; another restore of the same is not waited for.
     """

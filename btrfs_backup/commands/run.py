@@ -48,7 +48,7 @@ Clock = Callable[[], datetime]
 
 
 class Actor(Protocol):
-    """Who carries out the steps of a run."""
+    """The one who carries out the steps of a run."""
 
     def begin(self) -> World:
         """The world as it is found. Raises Failure when nothing can be done, LockHeld when another run is at work."""

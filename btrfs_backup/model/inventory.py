@@ -12,6 +12,8 @@ CHANGED = "it was received and is writable: its content may have changed"
 
 
 class State(Enum):
+    """The verdict on an entry at a destination."""
+
     COMPLETE = "complete"
     PARTIAL = "partial"
     FOREIGN = "foreign"
@@ -19,7 +21,7 @@ class State(Enum):
 
 @dataclass(frozen=True)
 class Inventory:
-    """One look at a folder: the entries whose names are of our form.
+    """The entries of a folder whose names are of our form, as one look found them.
 
     subvolumes: by name, in the order of names.
     others: names of entries that are no subvolumes (files, plain directories).
@@ -44,7 +46,7 @@ class Inventory:
 
 @dataclass(frozen=True)
 class Holdings:
-    """What counts in an inventory.
+    """The entries of an inventory, judged.
 
     complete: usable snapshots or backups by name, in the order of names.
     partial: names of transfers that were cut off. under_way: names of those that are alive, with who makes them.

@@ -9,6 +9,8 @@ from btrfs_backup.errors import UsageError
 
 
 class Scheme(Enum):
+    """The kind of a location."""
+
     LOCAL = "local"
     SSH = "ssh"
     SHELL = "shell"
@@ -16,7 +18,7 @@ class Scheme(Enum):
 
 @dataclass(frozen=True)
 class Location:
-    """Where a source or destination is.
+    """The place of a source or destination.
 
     path: absolute and normalised (LOCAL, SSH); command: for `sh -c` (SHELL).
     host is without the brackets of an IPv6 address.

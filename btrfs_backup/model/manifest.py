@@ -35,7 +35,10 @@ _ITEM = re.compile(
 
 @dataclass(frozen=True)
 class Difference:
-    """path: below the backup, empty for the backup itself; not always UTF-8 (surrogates stand for other bytes)."""
+    """One difference between a backup and its snapshot.
+
+    path: below the backup, empty for the backup itself; not always UTF-8 (surrogates stand for other bytes).
+    """
 
     path: str
     what: str
@@ -43,7 +46,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How a backup of a snapshot compares with it. files, bytes: whose data was read on both sides."""
+    """The comparison of a backup with its snapshot. files, bytes: whose data was read on both sides."""
 
     snapshot: str
     files: int

@@ -13,6 +13,8 @@ if TYPE_CHECKING:  # few runs need it
 
 
 class Exit(IntEnum):
+    """The exit statuses, a contract with scripts."""
+
     DONE = 0
     NOTHING_DONE = 1
     USAGE = 2
@@ -36,7 +38,7 @@ class Sent:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a run at one place: the source, or a destination.
+    """The outcome of a run at one place: the source, or a destination.
 
     cleared: names of transfers that were cut off, and deleted.
     kept: names of snapshots or backups there at the end, each with the reasons; None when it is not known.
@@ -64,7 +66,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Report:
-    """What came of a run. snapshot: the one that was taken."""
+    """The outcome of a whole run. snapshot: the one that was taken."""
 
     source: Outcome
     snapshot: str | None = None
@@ -106,7 +108,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Survey:
-    """What is where: a row for each snapshot, its columns the source and the PLACES."""
+    """The table of --status: a row for each snapshot, its columns the source and the PLACES."""
 
     source: Outcome
     rows: tuple[Row, ...] = ()
@@ -119,7 +121,7 @@ class Survey:
 
 @dataclass(frozen=True)
 class Restoration:
-    """What came of a restore. source: the folder of the backup; destination: the subvolume to create.
+    """The outcome of a restore. source: the folder of the backup; destination: the subvolume to create.
 
     taken: when the snapshot was taken; copy: path of the read-only copy; sent: None when nothing had to travel;
     go_on: the command that makes the next backup; done: the destination is there, and whole.

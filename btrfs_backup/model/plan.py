@@ -45,7 +45,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Batch:
-    """One stream: SNAPSHOT, on top of PARENT or in full, to each of the DESTINATIONS."""
+    """A stream that is to be sent: SNAPSHOT, on top of PARENT or in full, to each of the DESTINATIONS."""
 
     snapshot: str
     parent: str | None

@@ -15,7 +15,7 @@ from btrfs_backup.model.snapshot import Naming, Subvolume, is_backup_name, prefi
 
 @dataclass(frozen=True)
 class Site:
-    """Where a backup is to be restored: paths on one host.
+    """The paths of a restore, on one host.
 
     destination: the subvolume to create, in a folder that exists; folder: where the read-only copy goes.
     """
@@ -35,7 +35,7 @@ class Site:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done to restore the backup NAME.
+    """The plan by which the backup NAME is restored.
 
     parent: what its stream builds upon, a snapshot that both sides have; the backup itself when the destination can
     see it: that shares its data and carries over nothing but its UUID. None: everything is sent.

@@ -30,6 +30,8 @@ KEEP_ALL = Policy()
 
 @dataclass(frozen=True)
 class Kept:
+    """A snapshot or backup that stays, with the reasons."""
+
     name: str
     because: tuple[str, ...]
 

@@ -44,7 +44,7 @@ Found = dict[int, tuple[int, int]]
 
 
 class BrokenStream(ValueError):
-    """What is wrong with a stream, for the user. midway: it is not just that it breaks off."""
+    """A stream is broken; its text says how, for the user. midway: it is not just that it breaks off."""
 
     def __init__(self, message: str, midway: bool = True) -> None:
         super().__init__(message)
@@ -208,7 +208,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Beginning:
-    """What the first command of a stream says of the subvolume that is to be made. UUIDs as 36 characters.
+    """The first command of a stream: the subvolume that is to be made. UUIDs as 36 characters.
 
     parent: what a receiver builds upon: it looks for that received UUID first, then for that UUID; empty when it is
     a full stream. parent_transid: the `Send transid` that the parent has, if it is what the stream supposes.

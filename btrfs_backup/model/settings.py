@@ -13,6 +13,8 @@ _UNPREFIXED = Naming()
 
 @dataclass(frozen=True)
 class Settings:
+    """The request of one invocation."""
+
     source: Location
     destinations: tuple[Location, ...] = ()
     snapshot_folder: str = "snapshot"

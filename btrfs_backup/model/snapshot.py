@@ -17,7 +17,7 @@ STUB_INODE = 2
 
 @dataclass(frozen=True)
 class Subvolume:
-    """What btrfs tells of a subvolume. UUIDs as 36 characters, empty where there is none.
+    """A subvolume, as btrfs describes it. UUIDs as 36 characters, empty where there is none.
 
     id: its number in its filesystem, 0 when it is not known.
     sent_transid: the transaction of the source in which its original was last changed when it was sent.

@@ -23,7 +23,7 @@ _ATTEMPT = re.compile(r"[\w.-]{1,64}-\d+-[0-9a-f]{8}", re.ASCII)
 
 @dataclass(frozen=True)
 class Stage:
-    """What was found in the place of a stage.
+    """A stage as it was found, or what has its name.
 
     entry: its name; name: of the backup. attempts: names of the folders in it; subvolumes: those in the attempts.
     foreign: what is in it, or is it, that is not of a transfer; empty when nothing is.

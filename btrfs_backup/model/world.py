@@ -48,7 +48,7 @@ class List:
 
 @dataclass(frozen=True)
 class Listed:
-    """What there is at the source: the SUBVOLUME that is backed up, and what the FOLDER of its snapshots holds."""
+    """The list of a source: the SUBVOLUME that is backed up, and the content of the FOLDER of its snapshots."""
 
     subvolume: Subvolume
     folder: Inventory
@@ -98,7 +98,7 @@ class Send:
 
 @dataclass(frozen=True)
 class Delivery:
-    """What arrived of a Send at one destination.
+    """The outcome of a Send at one destination.
 
     arrived: the first so many of its batches; published: what they are there.
     failure: what went wrong with the next one; blames_parent: its parent is of no use there.
@@ -123,7 +123,7 @@ class Delete:
 
 @dataclass(frozen=True)
 class Deleted:
-    """What came of a Delete. failures: names of what could not be deleted, with the reasons.
+    """The outcome of a Delete. failures: names of what could not be deleted, with the reasons.
 
     unfinished: why it cannot be told that what was deleted is really gone.
     """
@@ -174,7 +174,7 @@ class Destination:
 
 @dataclass(frozen=True)
 class World:
-    """All that is known in a run, and what came of it so far.
+    """The state of a run: all that is known, and the outcome so far.
 
     entries: all names in the folder of the snapshots; subvolume: what is backed up; snapshots: those there are of it,
     both as soon as they are LISTED.

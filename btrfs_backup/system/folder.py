@@ -32,7 +32,7 @@ _FS_INFO = 0x8400941F  # BTRFS_IOC_FS_INFO: what it tells has 1024 bytes, the UU
 
 @dataclass(frozen=True)
 class Sending:
-    """How a stream is made. compress: method on the way through ssh, or "no"; compressed_data: send protocol 2."""
+    """The form of a stream. compress: method on the way through ssh, or "no"; compressed_data: send protocol 2."""
 
     debug: bool = False
     compress: str = "no"
@@ -164,10 +164,18 @@ class Folder:
         return ("find", top, "-mindepth", "1", "-maxdepth", "3", *kinds, "(", "-path", inside, "-o", "-prune", ")")
 
     def _kinds(self, found: str) -> dict[str, str]:
-        """The kind of each entry in what `_find` prints, by its path from here."""
-        counts = Counter(found.split("\0")[:-1])
+        """The kind of each entry in what `_find` prints, by its path from here. Raises Failure.
+
+        Another machine may print anything: what is not in the folder says nothing of it.
+        """
+        counts, top = Counter(found.split("\0")[:-1]), self.path.rstrip("/") + "/"
+        if strange := next((path for path in counts if not path.startswith(top) or path == top), None):
+            raise Failure(
+                f"cannot understand what 'find' printed: {strange[:200]!r} is not in '{self.path}'",
+                "A login shell must not print anything by itself when commands are run by ssh.",
+            )
         kinds = {1: stage.FILE, 2: stage.SUBVOLUME, 3: stage.FOLDER}
-        return {path[len(self.path.rstrip("/")) + 1 :]: kinds.get(count, stage.FILE) for path, count in counts.items()}
+        return {path.removeprefix(top): kinds.get(count, stage.FILE) for path, count in counts.items()}
 
     def _looked_at(self, entry: Subvolume) -> Subvolume:
         """ENTRY as it is shown when it is listed as writable: on this it depends whether it is deleted."""

@@ -10,7 +10,9 @@ MOUNTINFO = "/proc/self/mountinfo"
 
 @dataclass(frozen=True)
 class Mount:
-    """point: where it is mounted; root: which folder of the filesystem is seen there; type: e.g. btrfs.
+    """A mounted filesystem.
+
+    point: where it is mounted; root: which folder of the filesystem is seen there; type: e.g. btrfs.
 
     device: numbers that are the same for all mounts of one filesystem. id, parent: of this mount, and of the one that
     it is mounted on; the parent of the topmost one is not listed, or is that itself.

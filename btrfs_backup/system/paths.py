@@ -16,7 +16,7 @@ from btrfs_backup.system.process import CommandFailed
 
 @dataclass(frozen=True)
 class PathInfo:
-    """What is at a path, or at its nearest existing parent folder.
+    """A path as it was found, or its nearest existing parent folder.
 
     path: the path itself or that parent, without symbolic links; exists: whether it is the path itself.
     """

@@ -39,7 +39,7 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 class Pipe:
-    """reader, writer: file descriptors, -1 when closed.
+    """A pipe between two processes, or a process and this one. reader, writer: file descriptors, -1 when closed.
 
     moved, drained: bytes that our stages wrote to it, and took out of it. beginning: the first command of what
     comes out of it; gate: what may come out of it, when that is judged.

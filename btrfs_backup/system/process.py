@@ -34,7 +34,7 @@ _SSH_FAILED = 255  # exit status of ssh itself, as opposed to that of the comman
 
 @dataclass(frozen=True)
 class Command:
-    """What to run. ARGV is given to the kernel as it is; no shell is involved.
+    """A command line. ARGV is given to the kernel as it is; no shell is involved.
 
     title: how messages call it. own_session: detached from the terminal, so that neither Ctrl-Z nor Ctrl-C reaches
     it; a stopped and continued `btrfs send` silently breaks its stream. logged: each line of its stderr goes to the
@@ -61,7 +61,7 @@ Pipeline = tuple[Command, ...]
 
 @dataclass(frozen=True)
 class Ended:
-    """How a child ended. status: exit status, or -N when ended by signal N.
+    """A child process that has ended. status: exit status, or -N when ended by signal N.
 
     stderr: the last 32 KiB of its messages at most.
     """

@@ -38,7 +38,7 @@ _WORDS_KEPT = 32 * 1024
 
 @dataclass(frozen=True)
 class Access:
-    """How all ssh hosts are used. options: values for `ssh -o`; sudo: run each command there under sudo."""
+    """The way to all ssh hosts. options: values for `ssh -o`; sudo: run each command there under sudo."""
 
     options: tuple[str, ...] = ()
     sudo: bool = False

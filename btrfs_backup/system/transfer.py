@@ -36,9 +36,12 @@ class Moving:
 
 @dataclass(frozen=True)
 class Sender:
-    """pipeline: what writes the stream. estimate: writes it without its data, to learn the size. begin: is called
-    when its stream begins to be moved, watch: a few times a second from then on. expected: what may come from another
-    machine; None when it is from this one."""
+    """The source of one stream.
+
+    pipeline: what writes the stream. estimate: writes it without its data, to learn the size. begin: is called when its
+    stream begins to be moved, watch: a few times a second from then on. expected: what may come from another machine;
+    None when it is from this one.
+    """
 
     pipeline: Pipeline
     estimate: Command | None = None
@@ -49,7 +52,9 @@ class Sender:
 
 @dataclass(frozen=True)
 class Receiver:
-    """pipeline: what reads the streams. checked: it cannot tell a broken stream, so that is done on the way to it.
+    """The target of streams.
+
+    pipeline: what reads the streams. checked: it cannot tell a broken stream, so that is done on the way to it.
 
     write_out: gives what has the disk write what was made of them, and waits for that; raises Failure when its host
     cannot be reached any more.
@@ -62,7 +67,7 @@ class Receiver:
 
 @dataclass(frozen=True)
 class Streamed:
-    """What went through, and how long it took. beginning: its first command."""
+    """A stream that went through, and the time it took. beginning: its first command."""
 
     bytes: int
     seconds: float
@@ -83,7 +88,7 @@ class Streamed:
 
 @dataclass(frozen=True)
 class Ending:
-    """How a transfer ended at one receiver. failure: what went wrong with the last stream that it got, or None.
+    """The end of a transfer at one receiver. failure: what went wrong with the last stream that it got, or None.
 
     unwritten: why what it got may not be on its disk, or None.
     """
@@ -94,7 +99,10 @@ class Ending:
 
 @dataclass(frozen=True)
 class Transferred:
-    """How a transfer went. streams: one for each sender whose stream was begun; endings: one for each receiver."""
+    """The outcome of a transfer.
+
+    streams: one for each sender whose stream was begun; endings: one for each receiver.
+    """
 
     streams: tuple[Streamed, ...]
     endings: tuple[Ending, ...]
@@ -227,7 +235,7 @@ class _Flow:
 
 
 class _End:
-    """One end of a transfer: a receiver, the pipe that it reads, and the disk that it writes to."""
+    """The receiving end of a transfer: a receiver, the pipe that it reads, and the disk that it writes to."""
 
     def __init__(self, receiver: Receiver) -> None:
         self.checked = receiver.checked

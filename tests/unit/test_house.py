@@ -107,6 +107,17 @@ class RulesTest(unittest.TestCase):
                 rooms = {name.split(".")[1] for name in imported(path) if name.startswith("btrfs_backup.")}
                 self.assertLessEqual(rooms, {"system", "model", "errors"})
 
+    def test_each_class_says_first_what_it_is(self) -> None:
+        riddles = ("What", "How", "Why", "Who", "Whether", "Where", "That", "It")
+        for path in sorted(PACKAGE.rglob("*.py")):
+            for node in ast.walk(tree(path)):
+                if isinstance(node, ast.ClassDef):
+                    with self.subTest(path.name, name=node.name):
+                        first = (ast.get_docstring(node) or "").partition("\n")[0]
+                        self.assertTrue(first, "it has no docstring")
+                        self.assertNotIn(first.split()[0], riddles)
+                        self.assertFalse(first.split()[0].rstrip(",").endswith(":"), "it begins with a field")
+
     def test_parsers_are_pure(self) -> None:
         for name in ("btrfs.py", "mounts.py"):
             with self.subTest(name):

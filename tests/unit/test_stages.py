@@ -3,6 +3,7 @@
 import unittest
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from unittest.mock import patch
 
 from btrfs_backup.errors import Failure
 from btrfs_backup.model.snapshot import Subvolume
@@ -127,7 +128,26 @@ class Identifying(unittest.TestCase):
             folder(MadeUp(failing=("btrfs filesystem show",))).filesystem()
 
 
+class Listing(unittest.TestCase):
+    def test_what_is_not_in_the_folder(self) -> None:
+        """Another machine may print anything in place of a list."""
+        for found in ("/etc/passwd\0", "/usb2/x\0", "/usb/\0", "x\0", "/usb/x\0/other\0"):
+            with self.subTest(found), self.assertRaisesRegex(Failure, "cannot understand what 'find' printed"):
+                folder(MadeUp())._kinds(found)
+        self.assertEqual(folder(MadeUp())._kinds("/usb/x\0/usb/x\0"), {"x": "subvolume"})
+
+
 class Stages(unittest.TestCase):
+    def test_mounted_anew(self) -> None:
+        """Then nobody knows what of the data is on disk."""
+        known = ("uuid", "boot 1")
+        for found, anew in ((known, False), (("uuid", "boot 2"), True), (("another", "boot 1"), True)):
+            with self.subTest(found), patch.object(Folder, "mounting", return_value=found):
+                failure = Attempt(folder(MadeUp()), ENTRY, ATTEMPT, known).remounted()
+                self.assertEqual("mounted anew while data came in" in str(failure), anew)
+        with patch.object(Folder, "mounting", side_effect=Failure("the connection broke")):
+            self.assertEqual(str(Attempt(folder(MadeUp()), ENTRY, ATTEMPT, known).remounted()), "the connection broke")
+
     def attempt(self, host: Host) -> Attempt:
         return Attempt(folder(host), ENTRY, ATTEMPT, ("", ""))
 
