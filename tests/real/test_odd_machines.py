@@ -69,8 +69,10 @@ class Folders(OddMachine):
 
     def test_no_temporary_one(self) -> None:
         source, usb, server = self.source(), self.disk("usb").path, self.sshd()
+        # What is in them stays to be seen: perhaps this program is.
         script = (
-            "for each in /tmp /var/tmp /usr/tmp; do [ ! -d $each ] || mount -t tmpfs -o ro none $each; done; cd /; "
+            "for each in /tmp /var/tmp /usr/tmp; do [ ! -d $each ] || "
+            "{ mount --rbind $each $each && mount -o remount,bind,ro $each; }; done; cd /; "
         )
         # Python would take the current folder.
         script += 'mount -t tmpfs none /media; mkdir /media/x; mount -o remount,ro /media; cd /media/x; exec "$@"'

@@ -132,7 +132,7 @@ class OtherMachine(SshTest):
         result = self.backup("-n1", *server.arguments(), source, f"{server.url}{nas}", status=10)
         self.assertNotIn("deleted", result.err)
         self.assertEqual(names(nas), [])
-        for name, says in (("20200101-000000", "does not show it once"), (up, "20200101-000000' came with it")):
+        for name, says in (("20200101-000000", "does not show it once"), (up, "cannot understand what 'find' printed")):
             (tools / "find").write_text(f"#!/bin/sh\nprintf '%b' '{nas}/{name}\\0{nas}/{name}\\0'\n")
             result = self.backup("-n1", *server.arguments(), source, f"{server.url}{nas}", status=10)
             self.assertIn(says, result.err)
