@@ -9,20 +9,23 @@ from posixpath import join
 from typing import Protocol
 
 from btrfs_backup.errors import Absent, Failure
-from btrfs_backup.model import inventory, records
+from btrfs_backup.model import cutter, inventory, records
+from btrfs_backup.model.cutter import Checkpoint, Part
 from btrfs_backup.model.location import Location, Scheme
 from btrfs_backup.model.outcome import Sent
 from btrfs_backup.model.plan import Batch
 from btrfs_backup.model.records import Records
 from btrfs_backup.model.settings import Settings
 from btrfs_backup.model.snapshot import Subvolume
+from btrfs_backup.model.stage import Stage
 from btrfs_backup.model.world import Clear, Delete, Deleted, Delivery, Destination, Seen, Send, World
+from btrfs_backup.report.text import size
 from btrfs_backup.system import folder, signals, stages
 from btrfs_backup.system.folder import Folder, Sending, Shell, parent_is_to_blame
 from btrfs_backup.system.host import Host, Hosts
 from btrfs_backup.system.paths import PathInfo
 from btrfs_backup.system.stages import Attempt
-from btrfs_backup.system.transfer import Ending, Receiver, Streamed
+from btrfs_backup.system.transfer import Ending, Receiver, Streamed, Transferred
 
 log = logging.getLogger(__name__)
 
@@ -46,9 +49,15 @@ class Reception(Protocol):
     @property
     def receiver(self) -> Receiver: ...
     @property
+    def host(self) -> Host: ...
+    @property
     def disk(self) -> object: ...
-    def arrived(self, streams: Sequence[Streamed], ending: Ending) -> Delivery:
-        """What came of the STREAMS there; nothing else of them is left."""
+    @property
+    def keeps_parts(self) -> bool:
+        """Whether what has arrived of a stream that is cut off can be of use."""
+
+    def arrived(self, done: Transferred, ending: Ending) -> Delivery:
+        """What came of the streams there; nothing else of them is left, except for parts that are of use."""
 
     def cancel(self) -> None:
         """Nothing was sent after all."""
@@ -167,8 +176,10 @@ class BackupFolder:
             log.info("%s: created", self.location)
         known = now.at(self.location.identity)
         foreign = frozenset(each.entry for each in known.seen.inventory.stages if each.foreign)
-        attempt = scope.enter_context(stages.opened(there, step.batches[0].snapshot, foreign))
+        attempt = scope.enter_context(stages.opened(there, step.batches[0].snapshot, foreign, step.resumed))
         reception = FolderReception(self, attempt, step.batches, now.snapshots, known.holdings.complete, how)
+        if ahead := cutter.checkpoints(reception.earlier, reception.far):
+            attempt.folder.delete(cutter.useless(reception.earlier, ahead[-1]))
         if attempt.mounting[0] != self.filesystem:
             reception.cancel()
             raise Failure("another filesystem is there by now than the one that was looked at", "Run it again.")
@@ -199,6 +210,10 @@ class FolderReception:
         return Receiver(self.attempt.receiver(self.how), self.attempt.folder.writing_out)
 
     @property
+    def host(self) -> Host:
+        return self.at.host
+
+    @property
     def disk(self) -> object:
         return self.at.host, self.at.filesystem
 
@@ -208,11 +223,31 @@ class FolderReception:
             staged if os.path.isdir(staged) else self.attempt.folder.at(parent), path
         )
 
+    @property
+    def keeps_parts(self) -> bool:
+        return True
+
+    @property
+    def far(self) -> bool:
+        """Whether the streams come from another machine."""
+        return self.at.settings.source.scheme is Scheme.SSH
+
+    @property
+    def earlier(self) -> Sequence[Subvolume]:
+        """What was in the stage before."""
+        return self.attempt.earlier.subvolumes if self.attempt.earlier else ()
+
     def cancel(self) -> None:
         with self._if_possible():
-            self.attempt.remove((), commit=False)
+            if self.attempt.earlier:
+                self.attempt.leave()
+            else:
+                self.attempt.remove((), commit=False)
 
-    def arrived(self, streams: Sequence[Streamed], ending: Ending) -> Delivery:
+    def arrived(self, done: Transferred, ending: Ending) -> Delivery:
+        if done.unproved is not None and self.attempt.earlier and ending.failure:
+            return self._unproved(self.attempt.earlier, done.unproved, ending.failure)
+        streams = done.streams
         sent = self.batches[: len(streams)]
         unwritten = ending.unwritten or self.attempt.remounted()
         failed = unwritten or ending.failure
@@ -234,6 +269,10 @@ class FolderReception:
             name = sent[count].snapshot
             failure, blamed = Failure(f"{name} has arrived, but {wrong}", "Nothing of it is kept."), misled
         delivery = self._published(sent[:count], streams, found, failure, blamed)
+        if ending.failure and not (ending.spoiled or unwritten or blamed or count):
+            parts = cutter.checkpoints([*self.earlier, *found.values()], self.far)
+            if parts and delivery.failure:
+                return replace(delivery, failure=_goes_on(delivery.failure, parts[-1]))
         try:
             self.attempt.remove(list(found.values()), commit=delivery.failure is not None)
         except Failure as stuck:
@@ -248,12 +287,16 @@ class FolderReception:
         """What came in, how many of those SENT are exactly what was expected, from the first on, what is wrong with
         the next one, and whether its parent is. Raises Failure."""
         found, other = self.attempt.contents()
-        if wrong := stages.holds_only([batch.snapshot for batch in self.batches], found, other):
+        parts = [name for name in found if Part.named(name)] if streams and streams[0].cut else []
+        if wrong := stages.holds_only([*parts, *(batch.snapshot for batch in self.batches)], found, other):
             return found, 0, wrong, False
         for number, (batch, stream) in enumerate(zip(sent, streams, strict=False)):
             entry = found.get(batch.snapshot)
             if not entry:
                 return found, number, "it is not there", False
+            if stream.cut:
+                origin = cutter.origin(entry, [*self.earlier, *(found[name] for name in parts)])
+                entry = replace(entry, parent_uuid=origin)
             parent = found.get(batch.parent) or self.held.get(batch.parent) if batch.parent else None
             wrong = inventory.received(entry, self.snapshots[batch.snapshot], parent.uuid if parent else "")
             if wrong:
@@ -275,9 +318,9 @@ class FolderReception:
         """The delivery of those that ARRIVED, when they have their names."""
         names = [batch.snapshot for batch in arrived]
         try:
-            if names and (parts := [each for name, each in found.items() if name not in names]):
+            if names and (rest := [each for name, each in found.items() if not (name in names or Part.named(name))]):
                 # Perhaps they have filled the disk.
-                self.attempt.folder.delete(parts)
+                self.attempt.folder.delete(rest)
             self.attempt.publish(names)
             _, there = self.attempt.folder.found() if names else ({}, {})
         except Failure as stuck:
@@ -292,10 +335,19 @@ class FolderReception:
                 wrong = f"{name} has arrived, but '{self.attempt.folder.at(name)}' is not what was published there"
                 return Delivery(failure=Failure(wrong, "Does somebody else work in that folder?"), unknown=True)
         sent = tuple(
-            Sent(batch.snapshot, batch.parent, streamed.bytes, streamed.seconds)
+            Sent(batch.snapshot, batch.parent, streamed.bytes, streamed.seconds, streamed.resumed_from)
             for batch, streamed in zip(arrived, streams, strict=False)
         )
         return Delivery(sent, tuple(there[name] for name in names), failure, blamed)
+
+    def _unproved(self, earlier: Stage, proved: Sequence[Checkpoint], failure: Failure) -> Delivery:
+        """The stream is another one than EARLIER has parts of, except for those PROVED."""
+        gone = cutter.useless(earlier.subvolumes, proved[-1]) if proved else []
+        with self._if_possible():
+            self.attempt.leave()
+            self.attempt.folder.delete(gone)
+        left = tuple(each for each in earlier.subvolumes if each not in gone)
+        return Delivery(failure=failure, left=replace(earlier, subvolumes=left))
 
     @contextmanager
     def _if_possible(self) -> Iterator[None]:
@@ -321,6 +373,11 @@ def _failed_to_send(batches: Sequence[Batch], failed: Failure) -> Failure:
         return failed
     names = " to ".join(dict.fromkeys((batches[0].snapshot, batches[-1].snapshot)))
     return Failure(f"sending {names} failed: {failed.message}", failed.hint, failed.brief)
+
+
+def _goes_on(failure: Failure, part: Checkpoint) -> Failure:
+    kept = f"{size(part.offset)} of it are kept there, and the next run goes on behind them."
+    return Failure(failure.message, " ".join(filter(None, (failure.hint, kept))), failure.brief)
 
 
 # --- a shell command -------------------------------------------------------------------------------------------------
@@ -352,7 +409,7 @@ class ShellCommand:
         [batch] = step.batches
         prefix, source = self.settings.naming.prefix, self.settings.source.identity
         command = self.shell.receiver(batch.snapshot, batch.parent, prefix, source)
-        return ShellReception(batch, Receiver((command,), checked=True), self.location)
+        return ShellReception(batch, Receiver((command,), checked=True), self.host, self.location)
 
     def delete(self, step: Delete) -> Deleted:
         return Deleted()
@@ -364,7 +421,12 @@ class ShellReception:
 
     batch: Batch
     receiver: Receiver
+    host: Host
     disk: object
+
+    @property
+    def keeps_parts(self) -> bool:
+        return False
 
     def cancel(self) -> None:
         return None
@@ -372,8 +434,8 @@ class ShellReception:
     def is_plain(self, parent: str, path: bytes) -> bool:
         return True
 
-    def arrived(self, streams: Sequence[Streamed], ending: Ending) -> Delivery:
+    def arrived(self, done: Transferred, ending: Ending) -> Delivery:
         if failed := ending.failure or ending.unwritten:
             return Delivery(failure=_failed_to_send([self.batch], failed))
-        sent = (Sent(self.batch.snapshot, self.batch.parent, each.bytes, each.seconds) for each in streams)
+        sent = (Sent(self.batch.snapshot, self.batch.parent, each.bytes, each.seconds) for each in done.streams)
         return Delivery(tuple(sent))

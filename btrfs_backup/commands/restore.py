@@ -449,7 +449,7 @@ class _Restore:
         )
         how = self.streaming.sending(self.host, compressed_data)
         receiver = Receiver(attempt.receiver(how), self.place.home.writing_out)
-        return self.streaming.transfer([sender], [receiver], backup.folder.host.connection is not None)
+        return self.streaming.transfer([sender], [receiver], backup.folder.host.connection is not None, None)
 
     def _compressed_data(self) -> bool:
         """Whether the compressed data of the filesystem can be sent as it is."""

@@ -11,7 +11,8 @@ from btrfs_backup.commands import destination
 from btrfs_backup.commands.destination import Endpoint, Reception
 from btrfs_backup.commands.streaming import Streaming
 from btrfs_backup.errors import Failure, MissingProgram
-from btrfs_backup.model import records, world
+from btrfs_backup.model import cutter, records, world
+from btrfs_backup.model.cutter import Checkpoint
 from btrfs_backup.model.outcome import Sent
 from btrfs_backup.model.plan import Batch
 from btrfs_backup.model.records import Records
@@ -33,14 +34,14 @@ from btrfs_backup.model.world import (
     Taken,
     World,
 )
-from btrfs_backup.report.text import pace
+from btrfs_backup.report.text import pace, size
 from btrfs_backup.system import hints, state, transfer
 from btrfs_backup.system.host import Hosts
 from btrfs_backup.system.lock import lock
 from btrfs_backup.system.process import CommandFailed
 from btrfs_backup.system.source import Source
 from btrfs_backup.system.ssh import Access
-from btrfs_backup.system.transfer import Ending, Sender
+from btrfs_backup.system.transfer import Cutting, Ending, Sender
 
 log = logging.getLogger(__name__)
 
@@ -203,7 +204,8 @@ class Real:
             return self._sent(step, now, scope)
 
     def _sent(self, step: Send, now: World, scope: ExitStack) -> Mapping[str, Delivery]:
-        compressed_data = self._compressed_data(step.destinations)
+        ahead = cutter.checkpoints(step.resumed.subvolumes, self._far) if step.resumed else []
+        compressed_data = self._compressed_data(step.destinations) and not (ahead and ahead[-1].version < 2)
         came: dict[str, Delivery] = {}
         ready: dict[str, Reception] = {}
         for name in step.destinations:
@@ -214,24 +216,48 @@ class Real:
                 came[name] = Delivery(failure=failure)
         if not ready:
             return came
-        senders = (self._sender(batch, ready, now, compressed_data) for batch in step.batches)
-        judged = self._source.host.connection is not None
+        cutting = self._cutting(list(ready.values()), ahead)
+        senders = (
+            self._sender(batch, ready, now, compressed_data, None if number else cutting)
+            for number, batch in enumerate(step.batches)
+        )
         try:
-            done = self._streaming.transfer(senders, [each.receiver for each in ready.values()], judged)
+            receivers = [each.receiver for each in ready.values()]
+            done = self._streaming.transfer(senders, receivers, self._far, cutting)
         except Failure as failure:
             for each in ready.values():
                 each.cancel()
             return came | dict.fromkeys(ready, Delivery(failure=failure))
         endings = _as_written(list(ready.values()), done.endings)
         for (name, reception), ending in zip(ready.items(), endings, strict=True):
-            came[name] = reception.arrived(done.streams, ending)
+            came[name] = reception.arrived(done, ending)
             for sent in came[name].arrived:
-                log.info("%s: sent %s: %s", name, sent.snapshot, pace(sent.bytes or 0, sent.seconds or 0))
+                moved = (sent.bytes or 0) - sent.resumed_from
+                log.info("%s: sent %s: %s", name, sent.snapshot, pace(moved, sent.seconds or 0))
         return came
 
-    def _sender(self, batch: Batch, ready: Mapping[str, Reception], now: World, compressed_data: bool) -> Sender:
+    @property
+    def _far(self) -> bool:
+        return self._source.host.connection is not None
+
+    def _cutting(self, ready: Sequence[Reception], ahead: Sequence[Checkpoint]) -> Cutting | None:
+        """How the first stream is cut; not when that is of no use, or a receiver could take the parts of another."""
+        if not all(each.keeps_parts for each in ready) or len({each.disk for each in ready}) < len(ready):
+            return None
+        return self._streaming.cutting([each.host for each in ready], self._far, ahead)
+
+    def _sender(
+        self,
+        batch: Batch,
+        ready: Mapping[str, Reception],
+        now: World,
+        compressed_data: bool,
+        cutting: Cutting | None,
+    ) -> Sender:
         def tell() -> None:
             how = f"on top of {batch.parent}" if batch.parent else "in full"
+            if cutting and cutting.checkpoints:
+                how += f", on from {size(cutting.checkpoints[-1].offset)}"
             for each in ready:
                 log.info("%s: sending %s %s", each, batch.snapshot, how)
 
@@ -242,7 +268,7 @@ class Real:
         def plain(path: bytes) -> bool:
             return all(each.is_plain(batch.parent or "", path) for each in ready.values())
 
-        sender = self._streaming.sender(there, snapshot, parent, list(ready), compressed_data, plain)
+        sender = self._streaming.sender(there, snapshot, parent, list(ready), compressed_data, plain, cutting)
         return replace(sender, begin=tell)
 
     def _compressed_data(self, destinations: Sequence[str]) -> bool:
@@ -271,7 +297,11 @@ class Supposed(Real):
             case Clear():
                 return None
             case Send(batches):
-                sent = tuple(Sent(each.snapshot, each.parent, self._estimate(each, now), None) for each in batches)
+                ahead = cutter.checkpoints(step.resumed.subvolumes, self._far) if step.resumed else []
+                begun = ahead[-1].offset if ahead else 0
+                sent = tuple(
+                    Sent(each.snapshot, each.parent, self._estimate(each, now), None, begun) for each in batches
+                )
                 there = tuple(Subvolume(each.snapshot, each.snapshot) for each in sent)
                 return dict.fromkeys(step.destinations, Delivery(sent, there))
             case Delete():

@@ -2,8 +2,12 @@
 
 import logging
 import os
+import secrets
+import time
 from collections.abc import Callable, Iterable, Sequence
 
+from btrfs_backup.model import cutter
+from btrfs_backup.model.cutter import Checkpoint
 from btrfs_backup.model.gate import Expected
 from btrfs_backup.model.settings import Settings
 from btrfs_backup.model.snapshot import Subvolume
@@ -11,9 +15,13 @@ from btrfs_backup.report import terminal
 from btrfs_backup.system import transfer as stream
 from btrfs_backup.system.folder import Folder, Sending
 from btrfs_backup.system.host import Host
-from btrfs_backup.system.transfer import Receiver, Sender, Transferred
+from btrfs_backup.system.transfer import Cutting, Receiver, Sender, Transferred
 
 log = logging.getLogger(__name__)
+
+# Bytes, and seconds, of a stream that have to be sent again when it is cut off, at most: less than is promised, which
+# is 64 MiB through ssh, and 1 GiB or 10 seconds here, since some are always on their way.
+_SLOW_PART, _PART, _PART_SECONDS = 48 << 20, 768 << 20, 8.0
 
 
 class Streaming:
@@ -35,13 +43,15 @@ class Streaming:
         destinations: Sequence[str],
         compressed_data: bool,
         plain: Callable[[bytes], bool],
+        cutting: Cutting | None = None,
     ) -> Sender:
         """What writes the stream of a snapshot, with progress when that is wanted and can be shown. Raises Failure.
 
         PLAIN: see Expected.
         """
         name, base = snapshot.name, parent.name if parent else None
-        pipeline = folder.sender(name, base, self.sending(folder.host, compressed_data))
+        how = self.sending(folder.host, compressed_data)
+        pipeline = folder.sender(name, base, how, cutting.ahead if cutting else None)
         expected = None
         if folder.host.connection:
             upon = parent.stream_uuid if parent else ""
@@ -51,15 +61,23 @@ class Streaming:
         watch = terminal.Progress(name, tuple(destinations))
         return Sender(pipeline, folder.estimate(name, base), watch=watch, expected=expected)
 
-    def transfer(self, senders: Iterable[Sender], receivers: Sequence[Receiver], judged: bool) -> Transferred:
+    def transfer(
+        self, senders: Iterable[Sender], receivers: Sequence[Receiver], judged: bool, cutting: Cutting | None
+    ) -> Transferred:
         """Move streams as fast as is permitted; JUDGED when they come from another machine.
 
         Raises Failure like `stream.transfer`.
         """
         try:
-            return stream.transfer(senders, receivers, self._settings.rate_limit, judged)
+            return stream.transfer(senders, receivers, self._settings.rate_limit, judged, cutting)
         finally:
             terminal.clear()
+
+    def cutting(self, hosts: Sequence[Host], far: bool, checkpoints: Sequence[Checkpoint] = ()) -> Cutting:
+        """How a stream is cut that goes to HOSTS, on from CHECKPOINTS; FAR when it comes from another machine."""
+        slow = far or any(host.connection for host in hosts)
+        salt = cutter.salt(time.time(), secrets.token_hex(4))
+        return Cutting(_SLOW_PART if slow else _PART, 0 if slow else _PART_SECONDS, salt, tuple(checkpoints), far)
 
     def _compression(self, host: Host) -> str:
         """How streams are compressed on their way from or to HOST. Raises Failure when it cannot be reached."""

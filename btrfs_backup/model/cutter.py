@@ -1,7 +1,7 @@
 """A stream that is handed over in parts, so that a transfer which is cut off can go on."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 
@@ -13,12 +13,16 @@ from btrfs_backup.model.sendstream import (
     Piece,
     Walker,
     frame,
+    is_whole,
     uuid_bytes,
     uuid_text,
 )
 from btrfs_backup.model.snapshot import Subvolume
 
 _CLONE, _END = int(Command.CLONE), int(Command.END)
+_SPECIAL = frozenset(map(int, (Command.HEADER, Command.SUBVOL, Command.SNAPSHOT, Command.CLONE, Command.END)))
+_EARLY = frozenset(map(int, Command)) - _SPECIAL
+_DIGEST = 32  # hexadecimal digits of a hash that are kept
 
 
 @dataclass(frozen=True)
@@ -26,17 +30,21 @@ class Part:
     """A subvolume that holds a stream up to a border between two frames, as far as it was handed over: a checkpoint.
 
     Its name tells where it begins, so it proves what its predecessor holds. offset: bytes of the stream before it;
-    proof: a hash of these (the first command, and the heads of all frames, which hold their CRC-32C);
-    salt: of the attempt, so that no two parts that may differ have one received UUID.
+    proof: a hash of these; salt: of the attempt, so that no two parts that may differ have one received UUID.
+    far: the stream comes from another machine, which can hash nothing but bytes. Then the proof is that of all bytes
+    since the attempt began. Otherwise it is that of the first command and of the heads of all frames, which hold their
+    CRC-32C. version: of the protocol.
     """
 
     offset: int
     proof: str
     salt: str
+    far: bool = False
+    version: int = 1
 
     @property
     def name(self) -> str:
-        return f"part-{self.offset}-{self.proof}-{self.salt}"
+        return f"{'far' if self.far else 'part'}{self.version}-{self.offset}-{self.proof}-{self.salt}"
 
     @property
     def uuid(self) -> str:
@@ -45,39 +53,103 @@ class Part:
 
     @classmethod
     def named(cls, name: str) -> "Part | None":
-        match = re.fullmatch(r"part-(\d{1,20})-([0-9a-f]{32})-([0-9a-f]{8})", name, re.ASCII)
-        return cls(int(match[1]), match[2], match[3]) if match else None
+        match = re.fullmatch(r"(part|far)(\d)-(\d{1,20})-([0-9a-f]{32})-([0-9a-f]{16})", name, re.ASCII)
+        return cls(int(match[3]), match[4], match[5], match[1] == "far", int(match[2])) if match else None
+
+    @property
+    def since(self) -> int:
+        """When the attempt began, in seconds since 1970."""
+        return int(self.salt[:8], 16)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """A place in a stream where a cut-off transfer can go on. source: the UUID of the subvolume that holds what is
-    before it."""
+    before it. head: bytes of the stream before its first part; version: of its protocol.
+
+    ranges: of a stream from another machine, lengths and proofs of all that is between the two, in that order.
+    """
 
     offset: int
     proof: str
     source: str
+    version: int = 1
+    head: int = 0
+    ranges: tuple[tuple[int, str], ...] = ()
 
 
-def checkpoints(found: Iterable[Subvolume]) -> list[Checkpoint]:
+def checkpoints(found: Iterable[Subvolume], far: bool = False) -> list[Checkpoint]:
     """Those that the subvolumes FOUND in the stages of a transfer are good for, in the order of the stream.
 
     A part is believed when it is whole and the next one has been begun, whose name tells where it ends. Then it is on
     disk as well: to take a snapshot writes out the data of what it is taken of.
     """
-    parts = {each.uuid: (each, part) for each in found if (part := Part.named(each.name))}
+    parts = {each.uuid: (each, part) for each in found if (part := Part.named(each.name)) and part.far == far}
     borders = {}
     for each, part in parts.values():
         before, its = parts.get(each.parent_uuid, (each, part))
-        if before.readonly and before.received_uuid == its.uuid and its.offset < part.offset:
-            borders[part.offset, part.proof] = Checkpoint(part.offset, part.proof, before.uuid)
+        if _is_whole(before, its) and its.offset < part.offset:
+            head, ranges = _ranges(before.uuid, part, parts)
+            borders[part.offset, part.proof] = Checkpoint(
+                part.offset, part.proof, before.uuid, part.version, head, ranges
+            )
     return [borders[key] for key in sorted(borders)]
+
+
+def _is_whole(each: Subvolume, part: Part) -> bool:
+    return each.readonly and each.received_uuid == part.uuid
+
+
+def _ranges(
+    uuid: str, border: Part, parts: Mapping[str, tuple[Subvolume, Part]]
+) -> tuple[int, tuple[tuple[int, str], ...]]:
+    """Where the first part of the chain that ends in that UUID begins, and what attempts have made of it."""
+    ranges: list[tuple[int, str]] = []
+    begun = border
+    while uuid in parts:
+        each, part = parts[uuid]
+        before = parts.get(each.parent_uuid)
+        if not before or before[1].salt != part.salt:
+            ranges.insert(0, (border.offset - part.offset, border.proof))
+            border = part
+        if part.offset >= begun.offset:
+            break
+        begun, uuid = part, each.parent_uuid
+    return begun.offset, tuple(ranges)
+
+
+def useless(found: Sequence[Subvolume], kept: Checkpoint) -> list[Subvolume]:
+    """Those of all FOUND in the stage of a transfer that are not needed to go on from the checkpoint KEPT."""
+    by_uuid = {each.uuid: each for each in found}
+    needed, uuid = set(), kept.source
+    while uuid in by_uuid and uuid not in needed:
+        needed.add(uuid)
+        uuid = by_uuid[uuid].parent_uuid
+    witness = [each for each in found if each.parent_uuid == kept.source and each.uuid not in needed]
+    return [each for each in found if each.uuid not in needed and each not in witness[:1]]
+
+
+def origin(entry: Subvolume, found: Iterable[Subvolume]) -> str:
+    """The UUID of what the first of the parts FOUND was built upon that lead to ENTRY; empty for a full stream."""
+    parts = {each.uuid: (each, part) for each in found if (part := Part.named(each.name))}
+    parent, before = entry.parent_uuid, 1 << 70
+    while parent in parts:
+        each, part = parts[parent]
+        if not _is_whole(each, part) or part.offset >= before:
+            break
+        parent, before = each.parent_uuid, part.offset
+    return parent
+
+
+def salt(now: float, token: str) -> str:
+    """What no other attempt has. NOW: seconds since 1970; TOKEN: eight hexadecimal digits."""
+    return f"{int(now) & 0xFFFFFFFF:08x}{token}"
 
 
 class Unproved(ValueError):
     """The stream is another one than the checkpoint was made of. proved: the checkpoints that it does agree with."""
 
-    def __init__(self, proved: Sequence[Checkpoint]) -> None:
+    def __init__(self, proved: Sequence[Checkpoint] = ()) -> None:
         super().__init__("the stream is not the one that was cut off")
         self.proved = proved
 
@@ -86,27 +158,67 @@ class Cutter:
     """Hands a stream over as a chain of complete streams, each a part of it, as one `btrfs receive` takes them.
 
     Part k + 1 is a snapshot of part k; the last one is an empty snapshot under the true name. limit: bytes of the
-    stream in a part, may be changed at any time. salt: 8 hexadecimal digits that no other attempt has. part: the one
-    that is being made. CHECKPOINTS: nothing of what is before the last one is handed over, and it goes on there.
+    stream in a part, may be changed at any time. salt: see the function `salt`. part: the one that is being made.
+    CHECKPOINTS: nothing of what is before the last one is handed over, and it goes on there; of a FAR stream it is the
+    only one, has been proved, and only what is before its head and behind it comes in.
+    dropping: what comes in is before the last checkpoint.
     """
 
-    def __init__(self, limit: int, salt: str, checkpoints: Sequence[Checkpoint] = ()) -> None:
+    def __init__(self, limit: int, salt: str, checkpoints: Sequence[Checkpoint] = (), far: bool = False) -> None:
         self.limit = limit
         self.part: Part | None = None
+        self.dropping = bool(checkpoints) and not far
         self._salt = salt
-        self._ahead = list(checkpoints)
-        self._proved: list[Checkpoint] = []
-        self._walker = Walker()
+        self._far = far
+        self._ahead = [] if far else list(checkpoints)
+        self._proved = list(checkpoints) if far else []
+        self._shift = 0  # bytes of the stream that did not come in
+        # A hash of all bytes has to see them all.
+        self._walker = Walker(early=frozenset() if far else _EARLY)
         self._hash = sha256()
         self._heads: list[bytes] = []  # what the hash has not taken yet
         self._header = b""
         self._true: Beginning | None = None
+        self._checked = not (far and checkpoints)  # the first frame behind the checkpoint is one
+
+    @property
+    def resumes(self) -> bool:
+        """Whether it was given checkpoints."""
+        return bool(self._ahead or self._proved)
+
+    @property
+    def resumed_from(self) -> int:
+        """Bytes of the stream that the receiver had before; 0 as long as that is not proved."""
+        return self._proved[-1].offset if self._proved and not self._ahead else 0
+
+    @property
+    def unseen(self) -> int:
+        """How many of the next bytes need not be looked at. They are to be handed over, or dropped when it does so."""
+        return self._walker.lacking
+
+    def skip(self, count: int) -> None:
+        """COUNT bytes that need not be looked at have gone by."""
+        self._walker.skip(count)
 
     def feed(self, piece: Piece) -> Iterator[Piece]:
         """Take the next PIECE: what is to be handed over in its place. Raises BrokenStream, Unproved."""
-        walker, handed, end = self._walker, 0, 0  # handed: up to there the buffer is done with
+        walker = self._walker
+        end = min(walker.lacking, len(piece))
+        handed, hashed = end if self.dropping else 0, 0  # up to there the buffer is done with
+        until = self._until
         for command, start, end in walker.feed(piece):
+            if command not in _SPECIAL and walker.base + end <= until:
+                self._heads.append(walker.buffer[start : start + FRAME_HEAD])
+                continue
+            if self._true is None:
+                self._begin(command, start, end)
+                handed = hashed = end
+                continue
+            if self._far:
+                self._hash.update(memoryview(walker.buffer)[hashed:start])
+                hashed = start
             before, kept = self._treat(command, start, end)
+            until = self._until
             if before or not kept:
                 if handed < start:
                     yield memoryview(walker.buffer)[handed:start]
@@ -115,27 +227,45 @@ class Cutter:
                 handed = start if kept else end
         if handed < end:
             yield memoryview(walker.buffer)[handed:end]
+        if self._far:
+            self._hash.update(memoryview(walker.buffer)[hashed:end])
         self._proof()
 
     def finish(self) -> None:
         """The stream is over. Raises BrokenStream when it is not whole."""
         self._walker.finish()
 
+    @property
+    def _until(self) -> int:
+        """What ends before that, of all that came in, goes into the part that is being made, as it is."""
+        return self.part.offset + self.limit - self._shift if self.part and not self._ahead else -1
+
+    def _begin(self, command: int, start: int, end: int) -> None:
+        walker = self._walker
+        head = walker.buffer[start:end]
+        self._heads.append(head)
+        if command == Command.HEADER:
+            self._header = head
+            return
+        self._true = Beginning.read(walker, walker.attributes(start, end))
+        if self._far:
+            self._heads.clear()
+            if self._proved:
+                self._shift = self._proved[-1].offset - walker.base - end
+
     def _treat(self, command: int, start: int, end: int) -> tuple[bytes, bool]:
         """What is to go before the frame there, and whether that goes on itself."""
-        walker, offset, before, kept = self._walker, self._walker.base + start, b"", True
-        if self._true is None:
-            head = walker.buffer[start:end]
-            self._heads.append(head)
-            if command == Command.HEADER:
-                self._header = head
-            else:
-                self._true = Beginning.read(walker, walker.attributes(start, end))
-            return b"", False
+        walker, offset, before, kept = self._walker, self._walker.base + start + self._shift, b"", True
+        assert self._true
+        if not self._checked:
+            if not is_whole(walker.buffer[start:end]):
+                raise Unproved
+            self._checked = True
         if self._ahead and self._is_held(offset, command):
             kept = False
         elif self.part is None or (offset - self.part.offset + end - start > self.limit and command != _END):
             before = self._border(self._true, offset)
+        self.dropping = not kept
         if command == _CLONE and kept and self.part:
             first, last = walker.attributes(start, end).get(Attribute.CLONE_UUID, (0, 0))
             if walker.buffer[first:last] == uuid_bytes(self._true.uuid):
@@ -164,11 +294,13 @@ class Cutter:
             source, transid, ended = self.part.uuid, true.transid, frame(Command.END)
         elif self._proved:
             source, transid = self._proved[-1].source, true.transid
-        self.part = Part(offset, self._proof(), self._salt)
+        proof = self._proved[-1].proof if self._far and self._proved and not self.part else self._proof()
+        self.part = Part(offset, proof, self._salt, self._far, self._walker.version)
         begun = Beginning(self.part.name.encode(), self.part.uuid, true.transid, source, transid)
         return ended + self._header + begun.frame()
 
     def _proof(self) -> str:
-        self._hash.update(b"".join(self._heads))
+        if not self._far:
+            self._hash.update(b"".join(self._heads))
         self._heads.clear()
-        return self._hash.hexdigest()[:32]
+        return self._hash.hexdigest()[:_DIGEST]

@@ -27,13 +27,14 @@ class Exit(IntEnum):
 class Sent:
     """A transfer that ended well, or would take place. parent: None when it was sent in full.
 
-    bytes, seconds: None where they are not known before.
+    bytes, seconds: None where they are not known before. resumed_from: bytes that were there from an earlier transfer.
     """
 
     snapshot: str
     parent: str | None
     bytes: int | None
     seconds: float | None
+    resumed_from: int = 0
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ class Target:
     occupied: names that would have to be sent but are taken by something foreign, with what it is; under_way: that
     somebody sends already, with who does;
     unusable: those in common that the destination turned out not to be able to use as a parent;
-    one_by_one: it cannot take several streams one behind the other.
+    one_by_one: it cannot take several streams one behind the other. partial: those of which a part is there, so that
+    they go on in a stream of their own.
     """
 
     destination: str
@@ -33,6 +34,7 @@ class Target:
     under_way: Mapping[str, str] = field(default_factory=dict)
     unusable: frozenset[str] = frozenset()
     one_by_one: bool = False
+    partial: frozenset[str] = frozenset()
 
     @property
     def parents(self) -> frozenset[str]:
@@ -136,12 +138,12 @@ def without_parent(target: Target, parent: str) -> Target:
 
 def next_batch(targets: Sequence[Target], lineage: "Lineage | None", shared: bool = True) -> Batch | None:
     """The oldest missing snapshot, for all the TARGETS that lack it and would get it from the same parent; when not
-    SHARED for the first of them.
+    SHARED for the first of them. Those that have a part of theirs wait.
 
     lineage: None to send everything in full. Returns None when nothing is left to send. A target that failed is not
     to be among TARGETS.
     """
-    waiting = [target for target in targets if target.missing]
+    waiting = [target for target in targets if target.missing and target.missing[0] not in target.partial]
     if not waiting:
         return None
     snapshot = min(target.missing[0] for target in waiting)

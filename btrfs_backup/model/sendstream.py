@@ -54,16 +54,20 @@ class BrokenStream(ValueError):
 class Walker:
     """Finds the frames of STREAMS streams, one behind the other, that come in pieces.
 
+    EARLY: commands whose frames are found as soon as their heads are there; they may end behind the buffer.
     buffer: holds the frames that are being found, `base` being the place of its first byte in what came in.
+    lacking: bytes of the last frame, found early, that are still to come.
     version: of the stream; number: of frames before the one that was found last, from the header on.
     """
 
-    def __init__(self, streams: int = 1) -> None:
+    def __init__(self, streams: int = 1, early: frozenset[int] = frozenset()) -> None:
         self.buffer = b""
         self.base = 0
+        self.lacking = 0
         self.version = 0
         self.number = -1
         self._streams = streams
+        self._early = early
         self._headed = False
         self._whole = 0  # bytes of buffer that are frames which were found
 
@@ -74,8 +78,9 @@ class Walker:
         rest = self.buffer[self._whole :]
         self.buffer = buffer = rest + piece if rest or isinstance(piece, memoryview) else piece
         self.base += self._whole
-        self._whole = at = 0
-        unpack, behind_head, size = _FRAME.unpack_from, FRAME_HEAD, len(buffer)
+        unpack, behind_head, size, early = _FRAME.unpack_from, FRAME_HEAD, len(buffer), self._early
+        self._whole = at = min(self.lacking, size)
+        self.lacking -= at
         last, longest = _BOUNDS.get(self.version, (0, 0))
         while at < size:
             if not self._headed:
@@ -92,18 +97,25 @@ class Walker:
                 if length > longest or not 0 < command <= last:
                     raise BrokenStream(f"{_STRAY}, behind frame {self.number}")
                 end = at + behind_head + length
-                if end > size:
+                if end > size and command not in early:
                     break
                 if command == _END:
                     self._headed = False
                     self._streams -= 1
             self.number += 1
             yield command, at, end
-            self._whole = at = end
+            at = end
+            self._whole = min(end, size)
+        self.lacking += max(0, at - size)
+
+    def skip(self, count: int) -> None:
+        """COUNT of the bytes that are lacking have gone by."""
+        self.lacking -= count
+        self.base += count
 
     def finish(self) -> None:
         """The streams are over. Raises BrokenStream when they are not whole."""
-        if self._streams or self._headed:
+        if self._streams or self._headed or self.lacking:
             raise BrokenStream("it breaks off before its end", midway=False)
 
     def attributes(self, start: int, end: int) -> Found:
@@ -157,7 +169,7 @@ class Checker:
         for command, start, end in self._walker.feed(piece):
             if command != Command.HEADER and not self._beginning:
                 first = self._walker.buffer[start:end]
-                if command not in (Command.SUBVOL, Command.SNAPSHOT) or first != frame(command, first[FRAME_HEAD:]):
+                if command not in (Command.SUBVOL, Command.SNAPSHOT) or not is_whole(first):
                     raise BrokenStream("its first command is damaged")
                 self._beginning = searched[: self._walker.base + end]
                 searched = searched[1:]
@@ -241,6 +253,12 @@ class Beginning:
             values[Attribute.CLONE_CTRANSID] = self.parent_transid.to_bytes(8, "little")
         attributes = b"".join(_ATTRIBUTE.pack(kind, len(value)) + value for kind, value in values.items())
         return frame(Command.SNAPSHOT if self.parent else Command.SUBVOL, attributes)
+
+
+def is_whole(text: bytes) -> bool:
+    """Whether TEXT is a frame as the kernel makes it."""
+    _, command, _ = _FRAME.unpack_from(text)
+    return text == frame(command, text[FRAME_HEAD:])
 
 
 def frame(command: int, attributes: bytes = b"") -> bytes:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from btrfs_backup.errors import DISK_FULL, READ_ONLY, Absent, Failure, UsageError
-from btrfs_backup.model import inventory, location, plan, records, retention
+from btrfs_backup.model import cutter, inventory, location, plan, records, retention
 from btrfs_backup.model.inventory import Holdings, Inventory
 from btrfs_backup.model.location import Location, Scheme
 from btrfs_backup.model.outcome import Outcome, Report, Sent, plural, span
@@ -87,9 +87,13 @@ class Clear:
 
 @dataclass(frozen=True)
 class Send:
-    """Send BATCHES, all of which go to the same destinations, one behind the other."""
+    """Send BATCHES, all of which go to the same destinations, one behind the other.
+
+    resumed: the stage that holds a part of the only one, to go on with.
+    """
 
     batches: tuple[Batch, ...]
+    resumed: Stage | None = None
 
     @property
     def destinations(self) -> tuple[str, ...]:
@@ -103,6 +107,8 @@ class Delivery:
     arrived: the first so many of its batches; published: what they are there.
     failure: what went wrong with the next one; blames_parent: its parent is of no use there.
     unknown: it cannot be told what is there, so that all of them may be.
+    left: the stage that could not be gone on with, because the stream is another one; without what is of no use, when
+    some of it is.
     """
 
     arrived: tuple[Sent, ...] = ()
@@ -110,6 +116,7 @@ class Delivery:
     failure: Failure | None = None
     blames_parent: bool = False
     unknown: bool = False
+    left: Stage | None = None
 
 
 @dataclass(frozen=True)
@@ -153,7 +160,8 @@ class Message:
 class Destination:
     """A destination in a run. target: what it lacks, None until it was looked at; looked: that was tried.
 
-    broken: something failed, so that nothing more is sent there. stages: those that are left of transfers.
+    broken: something failed, so that nothing more is sent there. stages: those that are left of transfers;
+    parts: those of them that hold a part of a snapshot, by its name, with the parent of that stream.
     strangers: backups there that cannot be proved to be of this source.
     """
 
@@ -165,6 +173,7 @@ class Destination:
     target: Target | None = None
     broken: bool = False
     stages: tuple[Stage, ...] = ()
+    parts: Mapping[str, tuple[Stage, str | None]] = field(default_factory=dict)
     strangers: frozenset[str] = frozenset()
 
     @property
@@ -231,8 +240,9 @@ class World:
 
     def _steps(self) -> Iterator[Step]:
         for each in self.destinations:
-            parts = tuple(name for name in each.holdings.partial if name in self.snapshots)
-            stages = tuple(left for left in each.stages if left.name in self.snapshots)
+            parts = tuple(name for name in each.holdings.partial if name in self.snapshots and name not in each.parts)
+            known = {*self.snapshots, *records.owed(self.records, self.naming, each.identity)}
+            stages = tuple(left for left in each.stages if left.name in known and left.name not in each.parts)
             if (parts or stages) and not each.broken:
                 yield Clear(each.identity, parts, stages)
         if self.settings.transfer:
@@ -241,6 +251,10 @@ class World:
             waiting = [target for target in waiting if target.missing][: self.most]
             if batches := plan.next_batches(waiting, lineage, self.settings.shared_stream):
                 yield Send(batches)
+            for target in waiting:
+                name = target.missing[0]
+                stage, parent = self.at(target.destination).parts[name]
+                yield Send((Batch(name, parent, (target.destination,)),), stage)
         for each in self.destinations:
             # Also where a transfer failed: that frees space.
             if each.target and each.seen.listed and each.outcome.kept is None:
@@ -418,6 +432,8 @@ class World:
             self.settings.keep_backups,
             self.moment,
         )
+        parts = self._parts(target, ours, seen.inventory.stages)
+        target = replace(target, partial=frozenset(parts))
         delivered_there = records.last_delivered(self.records, destination, seen.filesystem)
         newest = self.naming.newest(delivered_there, self.moment)
         looked = Destination(
@@ -428,6 +444,7 @@ class World:
             holdings=holdings,
             target=target,
             stages=tuple(left for left in seen.inventory.stages if not (left.foreign or left.holder)),
+            parts=parts,
             strangers=strangers,
         )
         world = world._changing(destination, lambda each: looked)
@@ -439,6 +456,20 @@ class World:
             for name, why in target.occupied.items():
                 world = world._failing(destination, occupied(destination, name, why), broken=False)
         return world._reconciled(target)
+
+    def _parts(self, target: Target, held: Snapshots, stages: Sequence[Stage]) -> dict[str, tuple[Stage, str | None]]:
+        """Those STAGES that hold a part of what TARGET lacks, which HELD those backups, with its parent."""
+        names, found = {each.uuid: name for name, each in held.items()}, {}
+        for stage in stages:
+            known = cutter.checkpoints(stage.subvolumes, self.settings.source.scheme is Scheme.SSH)
+            if not known or stage.foreign or stage.holder or stage.name not in target.missing:
+                continue
+            last = next(each for each in stage.subvolumes if each.uuid == known[-1].source)
+            origin = cutter.origin(replace(last, parent_uuid=last.uuid), stage.subvolumes)
+            parent = names.get(origin)
+            if not origin or (parent in target.parents and self.settings.incremental):
+                found[stage.name] = stage, parent
+        return found
 
     def _remarks(self, each: Destination, target: Target, delivered: str | None) -> Iterator[tuple[str, str]]:
         """What is worth telling of what a destination holds. DELIVERED: the newest on record there."""
@@ -539,12 +570,21 @@ class World:
                 target = plan.served(target, batch.snapshot)
             complete = {**each.holdings.complete, **{its.name: its for its in delivery.published}}
             outcome = replace(each.outcome, sent=(*each.outcome.sent, *delivery.arrived))
-            return replace(each, target=target, holdings=replace(each.holdings, complete=complete), outcome=outcome)
+            holdings = replace(each.holdings, complete=complete)
+            if step.resumed and count:
+                partial = tuple(name for name in holdings.partial if name not in complete)
+                stages = tuple(left for left in each.stages if left != step.resumed)
+                each, holdings = replace(each, stages=stages), replace(holdings, partial=partial)
+            return replace(each, target=target, holdings=holdings, outcome=outcome)
 
         world = self._changing(destination, served)
         failing = step.batches[count] if delivery.failure and count < len(step.batches) else None
         useless = failing.parent if failing and delivery.blames_parent else None
-        if useless and delivery.failure:
+        if delivery.left and delivery.failure:
+            left = delivery.left
+            world = world._telling("warning", destination, delivery.failure)
+            world = world._changing(destination, lambda each: _with_less(each, step.resumed, left))
+        elif useless and delivery.failure:
             what = f"{delivery.failure}\n  Trying another parent, or a full transfer."
             world = world._telling("warning", destination, what)
             world = world._changing(destination, lambda each: _without_parent(each, useless))
@@ -552,7 +592,7 @@ class World:
             world = world._failing(destination, delivery.failure)
         if not delivery.unknown:
             arrived = [each.snapshot for each in delivery.arrived]
-            failed = (failing.snapshot, failing.parent) if failing and not useless else None
+            failed = (failing.snapshot, failing.parent) if failing and not (useless or delivery.left) else None
             known = records.settled(world.records, self.before, destination, arrived, failed)
             world = replace(world, records=known)
         return world._delivered(destination)
@@ -659,6 +699,17 @@ def _under_way(name: str, holder: str) -> Failure:
 
 def _without_parent(each: Destination, parent: str) -> Destination:
     return replace(each, target=plan.without_parent(each.target, parent) if each.target else None)
+
+
+def _with_less(each: Destination, tried: Stage | None, left: Stage) -> Destination:
+    """What a destination looks like when only that is LEFT of the stage that was TRIED; nothing of use if it is all."""
+    stages = tuple(left if stage == tried else stage for stage in each.stages)
+    _, parent = each.parts[left.name]
+    parts = {name: its for name, its in each.parts.items() if name != left.name}
+    if left != tried:
+        parts[left.name] = left, parent
+    target = replace(each.target, partial=frozenset(parts)) if each.target else None
+    return replace(each, stages=stages, parts=parts, target=target)
 
 
 def _ahead(names: Sequence[str]) -> str:

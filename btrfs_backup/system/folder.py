@@ -11,6 +11,7 @@ from posixpath import basename, join
 
 from btrfs_backup.errors import Failure
 from btrfs_backup.model import stage
+from btrfs_backup.model.cutter import Checkpoint
 from btrfs_backup.model.inventory import Inventory
 from btrfs_backup.model.snapshot import Naming, Subvolume
 from btrfs_backup.model.stage import Stage
@@ -310,10 +311,14 @@ class Folder:
             return list(paths)
         return [path for path in paths if path in found]
 
-    def sender(self, name: str, parent: str | None, how: Sending) -> Pipeline:
-        """What writes the stream of the snapshot NAME on top of PARENT. Raises Failure."""
+    def sender(self, name: str, parent: str | None, how: Sending, ahead: Checkpoint | None = None) -> Pipeline:
+        """What writes the stream of the snapshot NAME on top of PARENT. Raises Failure.
+
+        AHEAD: that of another machine is written up to the head of that checkpoint, and goes on where it is; between
+        the two come hashes of what is left out, so that the same has not to travel again.
+        """
         argv = btrfs.send(self.at(name), self._parent(parent), how.debug, how.compressed_data)
-        return self.host.sender(argv, how.compress, how.debug)
+        return self.host.sender(argv, how.compress, how.debug, _leaving_out(ahead) if ahead else ())
 
     def estimate(self, name: str, parent: str | None) -> Command:
         """What writes the same stream without the data. Raises Failure."""
@@ -335,6 +340,11 @@ def _filesystem_here(path: str) -> str | None:
     digits = told[16:32].hex()
     groups = (digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:])
     return "-".join(groups) if any(told[16:32]) else None
+
+
+def _leaving_out(ahead: Checkpoint) -> Argv:
+    hashed = (f"head -c {length} | sha256sum" for length, _ in ahead.ranges)
+    return ("sh", "-c", "; ".join((f"head -c {ahead.head}", *hashed, "exec cat")))
 
 
 def look(host: Host, path: str) -> Folder:

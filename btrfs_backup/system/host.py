@@ -43,12 +43,16 @@ class Host:
             return self.connection.command(argv, title(argv), logged)
         return Command(argv, title(argv), logged=logged)
 
-    def sender(self, argv: Argv, compress: str, logged: bool) -> Pipeline:
-        """What writes the output of ARGV here, compressed on its way. Raises Failure like `command`."""
-        if not self.connection or compress not in METHODS:
+    def sender(self, argv: Argv, compress: str, logged: bool, through: Argv = ()) -> Pipeline:
+        """What writes the output of ARGV here, THROUGH something on another machine, and compressed on its way.
+
+        Raises Failure like `command`.
+        """
+        if not self.connection:
             return (self.command(argv, logged),)
-        zip_, unzip = METHODS[compress]
-        return self.connection.command(argv, title(argv), logged, after=zip_), Command(unzip, compress)
+        zip_, unzip = METHODS.get(compress, ((), ()))
+        sent = self.connection.command(argv, title(argv), logged, after=[each for each in (through, zip_) if each])
+        return (sent, Command(unzip, compress)) if unzip else (sent,)
 
     def receiver(self, argv: Argv, compress: str, logged: bool, locked: str, inherit: tuple[int, ...]) -> Pipeline:
         """What reads the input of ARGV here, which holds the lock on the folder LOCKED as long as it runs.

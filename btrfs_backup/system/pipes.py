@@ -24,17 +24,22 @@ from contextlib import suppress
 from queue import SimpleQueue
 from types import TracebackType
 
+from btrfs_backup.model.cutter import Checkpoint, Cutter, Unproved
 from btrfs_backup.model.gate import Gate
-from btrfs_backup.model.sendstream import Beginning, BrokenStream, Checker, beginning
+from btrfs_backup.model.sendstream import Beginning, BrokenStream, Checker, Piece, beginning
 
 # The sender reads ahead while the receiver commits. Measured: a full backup takes 0.7 of the time of a shell pipe with
 # 64 MiB, and 0.9 with 1 MiB, which is what users without CAP_SYS_RESOURCE get (/proc/sys/fs/pipe-max-size).
 _PIPE_SIZES = tuple(1 << power for power in range(26, 15, -1))
 _F_SETPIPE_SZ = 1031
 _PIECE = 1 << 20  # bytes read at once where the data is looked at
+_LEAST = 4096  # bytes read at once where only the heads of large frames are
+_LARGE = 16 << 10  # bytes of a frame that are worth a system call of their own
+_SMALL, _SOON = 16 << 20, 0.2  # bytes and seconds: a stream is small that has ended within both
 _GLANCE = 200  # milliseconds between looks at whether the process at the other end has ended
 _LONGEST_HEAD = 4096  # bytes, far above those of a header and a first command
 _MANY = 1 << 30  # more than a pipe holds
+HASH_LINE = 68  # bytes that sha256sum(1) prints of its standard input
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -42,7 +47,8 @@ class Pipe:
     """A pipe between two processes, or a process and this one. reader, writer: file descriptors, -1 when closed.
 
     moved, drained: bytes that our stages wrote to it, and took out of it. beginning: the first command of what
-    comes out of it; gate: what may come out of it, when that is judged.
+    comes out of it; gate: what may come out of it, when that is judged; cutter: what makes parts of that;
+    ahead: where a stream from another machine goes on.
     broken: one of them found that nobody reads from it any more.
     abandoned: the process at the other end, which used it with us, has ended. Some process that it has left behind
     may still hold that end open, so the state of the pipe alone does not tell.
@@ -54,6 +60,9 @@ class Pipe:
         self.drained = 0
         self.beginning: Beginning | None = None
         self.gate: Gate | None = None
+        self.cutter: Cutter | None = None
+        self.ahead: Checkpoint | None = None
+        self.looking = _LEAST  # bytes that are read at once
         self.broken = False
         self.abandoned = False
         for size in _PIPE_SIZES:
@@ -115,11 +124,13 @@ class Chain:
     """The stages that lead from one inlet after the other to OUTLETS, and the pipes between them.
 
     checked: how many of the outlets, from the end, get what has been checked on the way (see sendstream.Checker).
-    judged: the streams of the inlets have gates. rate: bytes a second that go through at most; 0: as fast as it goes.
+    looked_at: the streams of the inlets may have gates and cutters. rate: bytes a second that go through at most;
+    0: as fast as it goes. unproved: the stream does not go on where it was cut off.
     Leaving the scope closes everything and waits for the stages: the processes at its ends must be gone by then.
     """
 
-    def __init__(self, outlets: Sequence[Outlet], checked: int, rate: int = 0, judged: bool = False) -> None:
+    def __init__(self, outlets: Sequence[Outlet], checked: int, rate: int = 0, looked_at: bool = False) -> None:
+        self.unproved: Unproved | None = None
         self.broken_stream: BrokenStream | None = None
         self.refused: BrokenStream | None = None  # why a gate let no more of a stream through
         self.fault: Exception | None = None  # what made a stage give up
@@ -128,15 +139,18 @@ class Chain:
         self._rate = rate
         self._inlets: SimpleQueue[Pipe | None] = SimpleQueue()
         try:
-            self._build(outlets, checked, judged)
+            self._build(outlets, checked, looked_at)
         except OSError:
             self._close()
             raise
 
-    def _build(self, outlets: Sequence[Outlet], checked: int, judged: bool) -> None:
+    def _build(self, outlets: Sequence[Outlet], checked: int, looked_at: bool) -> None:
         source: Iterable[Pipe] = map(_with_head, iter(self._inlets.get, None))
-        if judged:
-            source = self._add(self._judge, source, self._pipe())
+        if looked_at and len(outlets) == 1 and not (checked or self._rate):
+            self._add(self._look_at, source, outlets[0].pipe)
+            return
+        if looked_at:
+            source = self._add(self._look_at, source, self._pipe())
         if self._rate:
             source = self._add(self._limit, source, self._pipe())
         for number, outlet in enumerate(outlets):
@@ -204,7 +218,7 @@ class Chain:
             signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
             for source in sources:
                 try:
-                    if not (self.fault or self.refused):
+                    if not (self.fault or self.refused or self.unproved):
                         stage(source, *targets)
                 except Exception as error:
                     self.fault = error
@@ -236,14 +250,29 @@ class Chain:
             due = max(due, time.monotonic() - 0.1) + moved / self._rate
             time.sleep(max(0.0, due - time.monotonic()))
 
-    def _judge(self, source: Pipe, target: Pipe) -> None:
+    def _look_at(self, source: Pipe, target: Pipe) -> None:
+        """Hand on what the gate lets through, in parts."""
+        if source.cutter and not source.cutter.resumes and is_small(source):
+            source.cutter = None
+        if not (source.gate or source.cutter):
+            self._share(source, target)
+            return
+        os.set_blocking(source.reader, False)
+        source.looking = _PIECE if source.gate else _LEAST
         try:
-            while source.gate and not target.broken and _wait(source, []):
-                piece = os.read(source.reader, _PIECE)
-                source.drained += len(piece)
-                _write_all(target, source.gate.feed(piece))
+            if source.ahead:
+                _hand_on(source, target, _proved_head(source, source.ahead))
+            while not target.broken and (piece := _next_piece(source, target)):
+                _hand_on(source, target, piece)
+        except Unproved as error:
+            self.unproved = error
         except BrokenStream as error:
-            self.refused = error
+            if source.ahead:
+                self.unproved = Unproved()
+            elif source.gate:
+                self.refused = error
+            else:
+                self.fault = error
 
     def _check(self, source: Pipe, target: Pipe) -> None:
         checker = Checker()
@@ -258,6 +287,74 @@ class Chain:
                 _write_all(target, piece)
         except BrokenStream as error:
             self.broken_stream = error
+
+
+def is_small(source: Pipe) -> bool:
+    """Whether all that comes out of SOURCE is in it, within a moment."""
+    until = time.monotonic() + _SOON
+    while not (source.abandoned or _poll(source.reader, select.POLLIN, 0) & select.POLLHUP):
+        if source.unread() >= _SMALL or time.monotonic() > until:
+            return False
+        time.sleep(0.002)
+    return source.unread() < _SMALL
+
+
+def _next_piece(source: Pipe, target: Pipe) -> bytes:
+    """What is to be looked at next, empty at the end; what need not be goes from SOURCE to TARGET before."""
+    cutter = source.cutter
+    while cutter and not source.gate and cutter.unseen >= _LARGE and not target.broken and _wait(source, []):
+        moved = _drop(source, cutter.unseen) if cutter.dropping else _splice(source, target, cutter.unseen)
+        cutter.skip(moved)
+        source.drained += moved
+        if not moved:
+            _wait_for_room(target)
+    return _read(source, source.looking)
+
+
+def _read(source: Pipe, count: int) -> bytes:
+    """The next bytes of SOURCE, COUNT at most, empty at its end."""
+    while True:
+        try:
+            piece = os.read(source.reader, count)
+        except BlockingIOError:
+            if _wait(source, []):
+                continue
+            piece = b""
+        source.drained += len(piece)
+        return piece
+
+
+def _hand_on(source: Pipe, target: Pipe, piece: Piece) -> None:
+    """Raises BrokenStream, Unproved."""
+    passed = source.gate.feed(piece) if source.gate else piece
+    if not source.cutter:
+        _write_all(target, passed)
+        return
+    for each in source.cutter.feed(passed):
+        _write_all(target, each)
+    large = source.cutter.unseen >= _LARGE and not source.gate
+    source.looking = _LEAST if large else min(source.looking * 2, _PIECE)
+
+
+def _proved_head(source: Pipe, ahead: Checkpoint) -> bytes:
+    """The beginning of a stream from another machine, which goes on at the checkpoint AHEAD.
+
+    Between the two come the hashes of what it left out (see Folder.sender). Raises BrokenStream, Unproved.
+    """
+    head = _read_exactly(source, ahead.head)
+    for _, proof in ahead.ranges:
+        if _read_exactly(source, HASH_LINE)[: len(proof)] != proof.encode():
+            raise Unproved
+    return head
+
+
+def _read_exactly(source: Pipe, count: int) -> bytes:
+    text = b""
+    while len(text) < count:
+        if not (piece := _read(source, count - len(text))):
+            raise BrokenStream("it breaks off before its end", midway=False)
+        text += piece
+    return text
 
 
 def _with_head(source: Pipe) -> Pipe:
@@ -322,6 +419,11 @@ def _splice(source: Pipe, target: Pipe, count: int = _MANY) -> int:
     return _wrote(target, moved)
 
 
+def _drop(source: Pipe, count: int) -> int:
+    """Take bytes out of SOURCE, which has some; how many."""
+    return len(os.read(source.reader, min(count, _PIECE)))
+
+
 def _tee(source: Pipe, target: Pipe, count: int = _MANY) -> int:
     """Copy bytes to TARGET and leave them in SOURCE; returns like _splice."""
     copied = int(_LIBC.tee(source.reader, target.writer, ctypes.c_size_t(count), 0))
@@ -347,11 +449,10 @@ def _splice_all(source: Pipe, target: Pipe, count: int) -> None:
 def _write_all(target: Pipe, piece: bytes | memoryview) -> None:
     rest = memoryview(piece)
     while rest and not target.broken:
-        _wait_for_room(target)
         try:
             rest = rest[_wrote(target, os.write(target.writer, rest)) :]
         except BlockingIOError:
-            pass
+            _wait_for_room(target)
         except BrokenPipeError:
             target.broken = True
 

@@ -115,14 +115,16 @@ class Connection:
         options = (f"-o {shlex.quote(option)}" for option in self._access.options)
         return " ".join((f"{user}{self.place.host}", *port, *options))
 
-    def command(self, argv: Argv, title: str, logged: bool = False, before: Argv = (), after: Argv = ()) -> Command:
-        """What runs ARGV on the host, BEFORE writing its input, AFTER reading its output. These need no rights.
+    def command(
+        self, argv: Argv, title: str, logged: bool = False, before: Argv = (), after: Sequence[Argv] = ()
+    ) -> Command:
+        """What runs ARGV on the host, BEFORE writing its input, AFTER reading its output in turn. These need no rights.
 
         Raises Failure when the host cannot be reached.
         """
         lines = [line(before, False)] if before else []
         lines.append(line(argv, self._access.sudo))
-        lines += [line(after, False)] if after else []
+        lines += [line(each, False) for each in after]
         return self._command(" | ".join(lines), title, logged)
 
     def program(self, argv: Argv) -> Command:

@@ -6,7 +6,7 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from posixpath import join
+from posixpath import dirname, join
 
 from btrfs_backup.errors import Failure, LockHeld
 from btrfs_backup.model import stage
@@ -22,6 +22,7 @@ class Attempt:
     """An attempt to receive into a stage of FOLDER. entry: the name of the stage; name: of the attempt in it.
 
     mounting: of the filesystem of the folder when it began. inherit: descriptors that hold the lock here.
+    earlier: what was in the stage before, when it goes on with that.
     """
 
     folder: Folder
@@ -29,6 +30,7 @@ class Attempt:
     name: str
     mounting: tuple[str, str]
     inherit: tuple[int, ...] = ()
+    earlier: Stage | None = None
 
     @property
     def path(self) -> str:
@@ -70,8 +72,14 @@ class Attempt:
             self.folder.host.run(argv, f"cannot publish the backup '{self.folder.at(name)}'")
 
     def remove(self, subvolumes: Sequence[Subvolume], commit: bool) -> None:
-        """Remove it with the SUBVOLUMES in it. Raises Failure."""
-        remove(self.folder, Stage(self.entry, "", (self.name,), tuple(subvolumes)), commit)
+        """Remove the stage with the SUBVOLUMES in it. Raises Failure."""
+        earlier = self.earlier or Stage(self.entry, "")
+        held = (*earlier.subvolumes, *subvolumes)
+        remove(self.folder, replace(earlier, attempts=(*earlier.attempts, self.name), subvolumes=held), commit)
+
+    def leave(self) -> None:
+        """Remove it when it is empty, and leave what was in the stage before. Raises Failure."""
+        self.folder.host.ended(("rmdir", "--", self.path))
 
 
 def left(folder: Folder, name: str) -> list[Stage]:
@@ -88,11 +96,16 @@ def left(folder: Folder, name: str) -> list[Stage]:
 
 
 @contextmanager
-def opened(folder: Folder, name: str, taken: frozenset[str]) -> Iterator[Attempt]:
+def opened(folder: Folder, name: str, taken: frozenset[str], earlier: Stage | None = None) -> Iterator[Attempt]:
     """A new attempt to receive NAME into a stage of FOLDER, locked as long as the scope lasts.
 
-    TAKEN: names of stages that are something else. Raises Failure, also when somebody receives it there already.
+    TAKEN: names of stages that are something else; EARLIER: the one to go on with. Raises Failure, also when somebody
+    receives it there already.
     """
+    if earlier:
+        with _continued(folder, earlier) as going_on:
+            yield going_on
+        return
     mounting = folder.mounting()
     entry = stage.entry(name, taken)
     attempt = stage.attempt(socket.gethostname(), os.getpid(), secrets.token_hex(4))
@@ -105,6 +118,27 @@ def opened(folder: Folder, name: str, taken: frozenset[str]) -> Iterator[Attempt
         raise
     with lock.shared(folder.host, place) as inherit:
         yield Attempt(folder, entry, attempt, mounting, inherit)
+
+
+@contextmanager
+def _continued(folder: Folder, earlier: Stage) -> Iterator[Attempt]:
+    """A new attempt in a stage that is there. Raises Failure, LockHeld when there is another new one."""
+    mounting, place = folder.mounting(), folder.at(earlier.entry)
+    name = stage.attempt(socket.gethostname(), os.getpid(), secrets.token_hex(4))
+    in_use = LockHeld(f"'{folder.at(earlier.name)}' is being received already", "Wait until that has ended.")
+    if lock.is_held(folder.host, place):
+        raise in_use
+    folder.host.run(("mkdir", "-m", "700", "--", join(place, name)), f"cannot go on in the stage '{place}'")
+    attempt = Attempt(folder, earlier.entry, name, mounting, earlier=earlier)
+    with lock.shared(folder.host, place) as inherit:
+        # Of two that have come so far, at least one sees the other.
+        kinds, _ = folder.found()
+        if {path for path in kinds if dirname(path) == earlier.entry} != {
+            f"{earlier.entry}/{each}" for each in (*earlier.attempts, name)
+        }:
+            attempt.leave()
+            raise in_use
+        yield replace(attempt, inherit=inherit)
 
 
 def remove(folder: Folder, left: Stage, commit: bool = True) -> None:

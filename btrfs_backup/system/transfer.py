@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from functools import partial
 
 from btrfs_backup.errors import Failure
+from btrfs_backup.model.cutter import Checkpoint, Cutter
 from btrfs_backup.model.gate import Expected, Gate
 from btrfs_backup.model.sendstream import Beginning, Measure
 from btrfs_backup.model.snapshot import Subvolume
-from btrfs_backup.system.pipes import Chain, Outlet, Pipe
+from btrfs_backup.system.pipes import HASH_LINE, Chain, Outlet, Pipe, is_small
 from btrfs_backup.system.process import Child, Children, Command, CommandFailed, Ended, Pipeline, lacking
 
 _LONG = 5.0  # seconds after which no further stream is begun: what has arrived is to be verified and recorded
@@ -25,13 +26,37 @@ _UNWRITTEN = 128 << 20  # bytes that a receiver may have read before a disk is m
 @dataclass(frozen=True)
 class Moving:
     """A stream on its way. moved: bytes so far; delivered: those that each receiver has read; size: of the whole
-    stream, None as long as it is not known; arrived: all of it has been read, and the disks still write."""
+    stream, None as long as it is not known; arrived: all of it has been read, and the disks still write; begun: bytes
+    that the receiver had before."""
 
     moved: int
     delivered: tuple[int, ...]
     seconds: float
     size: int | None
     arrived: bool
+    begun: int = 0
+
+
+@dataclass(frozen=True)
+class Cutting:
+    """How the first stream of a transfer is cut, so that it can go on when it is cut off; those that follow are small.
+
+    limit: bytes of a part, or what moves in that many seconds if that is more. checkpoints, far: see Cutter.
+    """
+
+    limit: int
+    seconds: float
+    salt: str
+    checkpoints: tuple[Checkpoint, ...] = ()
+    far: bool = False
+
+    @property
+    def ahead(self) -> Checkpoint | None:
+        """Where a stream from another machine goes on."""
+        return self.checkpoints[-1] if self.far and self.checkpoints else None
+
+    def cutter(self) -> Cutter:
+        return Cutter(self.limit, self.salt, self.checkpoints, self.far)
 
 
 @dataclass(frozen=True)
@@ -67,11 +92,16 @@ class Receiver:
 
 @dataclass(frozen=True)
 class Streamed:
-    """A stream that went through, and the time it took. beginning: its first command."""
+    """A stream that went through, and the time it took. beginning: its first command.
+
+    cut: it went through in parts. resumed_from: bytes of it that the receiver had before.
+    """
 
     bytes: int
     seconds: float
     beginning: Beginning | None = None
+    cut: bool = False
+    resumed_from: int = 0
 
     def fits(self, parent: Subvolume, sent_transid: int | None) -> bool:
         """Whether its PARENT is what it was when it was sent: SENT_TRANSID is told by its copy, None where it is not.
@@ -90,39 +120,50 @@ class Streamed:
 class Ending:
     """The end of a transfer at one receiver. failure: what went wrong with the last stream that it got, or None.
 
-    unwritten: why what it got may not be on its disk, or None.
+    unwritten: why what it got may not be on its disk, or None. spoiled: no part of that stream is of use.
     """
 
     failure: Failure | None
     unwritten: Failure | None = None
+    spoiled: bool = False
 
 
 @dataclass(frozen=True)
 class Transferred:
     """The outcome of a transfer.
 
-    streams: one for each sender whose stream was begun; endings: one for each receiver.
+    streams: one for each sender whose stream was begun; endings: one for each receiver. unproved: the stream is not the
+    one that was cut off; the checkpoints that it does agree with.
     """
 
     streams: tuple[Streamed, ...]
     endings: tuple[Ending, ...]
+    unproved: tuple[Checkpoint, ...] | None = None
 
 
 @lacking("cannot move a stream")
 def transfer(
-    senders: Iterable[Sender], receivers: Sequence[Receiver], rate: int = 0, judged: bool = False
+    senders: Iterable[Sender],
+    receivers: Sequence[Receiver],
+    rate: int = 0,
+    judged: bool = False,
+    cutting: Cutting | None = None,
 ) -> Transferred:
     """Give each of the RECEIVERS all that the SENDERS write, have it on disk, and wait for all of that.
 
     One stream is moved when the sender of the one before has ended well, so the receivers have to take several streams
-    one after the other, as `btrfs receive` does. No further one is begun when it takes long. rate: bytes a second at
-    most, 0 for no limit. Raises Failure when one of the commands cannot be started.
+    one after the other, as `btrfs receive` does. No further one is begun when it takes long, or when it is large and
+    CUTTING is wanted. rate: bytes a second at most, 0 for no limit. judged: the senders expect something.
+
+    Raises Failure when one of the commands cannot be started.
     """
     ends = _ends(receivers)
     in_order = sorted(ends, key=lambda end: end.checked)
     flows: list[_Flow] = []
     with (
-        Chain([end.outlet for end in in_order], sum(end.checked for end in ends), rate, judged) as chain,
+        Chain(
+            [end.outlet for end in in_order], sum(end.checked for end in ends), rate, judged or cutting is not None
+        ) as chain,
         Children() as children,
     ):
         for end in ends:
@@ -135,7 +176,10 @@ def transfer(
             if flows:
                 flows[-1].tell([end.outlet.delivered for end in ends], arrived)
 
-        for flow in _in_turn(_Flow(sender, chain.inlet(), children) for sender in senders):
+        waiting = (
+            _Flow(sender, chain.inlet(), children, None if number else cutting) for number, sender in enumerate(senders)
+        )
+        for flow in _in_turn(waiting, only_small=cutting is not None):
             flow.begin([end.outlet.delivered for end in ends])
             flows.append(flow)
             chain.take(flow.inlet)
@@ -146,11 +190,9 @@ def transfer(
     sends = [ended for flow in flows for ended in _ended(flow.children)]
     untils = [*(flow.started for flow in flows[1:]), time.monotonic()]
     return Transferred(
-        tuple(
-            Streamed(flow.inlet.drained, until - flow.started, flow.inlet.beginning)
-            for flow, until in zip(flows, untils, strict=False)
-        ),
-        tuple(Ending(end.failure(sends, chain), end.unwritten()) for end in ends),
+        tuple(flow.streamed(until) for flow, until in zip(flows, untils, strict=False)),
+        tuple(Ending(end.failure(sends, chain), end.unwritten(), bool(chain.refused or chain.fault)) for end in ends),
+        tuple(chain.unproved.proved) if chain.unproved else None,
     )
 
 
@@ -173,8 +215,8 @@ def _ends(receivers: Sequence[Receiver]) -> list["_End"]:
     return ends
 
 
-def _in_turn(flows: Iterator["_Flow"]) -> Iterator["_Flow"]:
-    """FLOWS, the next one when the one before has ended well.
+def _in_turn(flows: Iterator["_Flow"], only_small: bool) -> Iterator["_Flow"]:
+    """FLOWS, the next one when the one before has ended well; when ONLY_SMALL, up to the first large one behind that.
 
     From the second one on, another is started ahead, since starting a sender takes longer than a small stream itself.
     When it is not wanted after all, it is dropped, and no receiver has seen anything of it.
@@ -186,6 +228,9 @@ def _in_turn(flows: Iterator["_Flow"]) -> Iterator["_Flow"]:
         if not flow.ended_well or time.monotonic() - since > _LONG:
             break
         flow, ahead = ahead or next(flows, None), next(flows, None)
+        if flow and only_small and not is_small(flow.inlet):
+            flow.drop()
+            break
     if ahead:
         ahead.drop()
 
@@ -193,14 +238,17 @@ def _in_turn(flows: Iterator["_Flow"]) -> Iterator["_Flow"]:
 class _Flow:
     """One of the streams of a transfer. Its sender is started at once, and waits until its stream is moved."""
 
-    def __init__(self, sender: Sender, inlet: Pipe, children: Children) -> None:
+    def __init__(self, sender: Sender, inlet: Pipe, children: Children, cutting: Cutting | None) -> None:
         self.inlet = inlet
+        self._cutting = cutting
         self.started = math.inf
         self._sender = sender
         self._starter = children
         self._delivered_before: Sequence[int] = ()
         self._measure = Measure()
         inlet.gate = Gate([sender.expected]) if sender.expected else None
+        inlet.cutter = cutting.cutter() if cutting else None
+        inlet.ahead = cutting.ahead if cutting else None
         with open(os.devnull, "rb") as nothing:
             try:
                 self.children = _start(
@@ -229,9 +277,30 @@ class _Flow:
 
     def tell(self, delivered: Sequence[int], arrived: bool) -> None:
         """DELIVERED: what each receiver has read so far, with the streams before."""
-        own = (max(0, count - before) for count, before in zip(delivered, self._delivered_before, strict=True))
+        begun = self._resumed_from
+        own = (max(0, count - before) + begun for count, before in zip(delivered, self._delivered_before, strict=True))
         seconds = time.monotonic() - self.started
-        self._sender.watch(Moving(self.inlet.drained, tuple(own), seconds, self._measure.size, arrived))
+        self._sender.watch(Moving(self._moved, tuple(own), seconds, self._measure.size, arrived, begun))
+        if self._cutting and self.inlet.cutter:
+            paced = int((self._moved - begun) / max(seconds, 1.0) * self._cutting.seconds)
+            self.inlet.cutter.limit = max(self._cutting.limit, paced)
+
+    def streamed(self, until: float) -> Streamed:
+        """What has gone through UNTIL then."""
+        cut = self.inlet.cutter is not None
+        return Streamed(self._moved, until - self.started, self.inlet.beginning, cut, self._resumed_from)
+
+    @property
+    def _moved(self) -> int:
+        """Bytes of the stream up to where it is."""
+        if ahead := self.inlet.ahead:
+            # What it left out, and the hashes of that.
+            return max(0, self.inlet.drained + ahead.offset - ahead.head - HASH_LINE * len(ahead.ranges))
+        return self.inlet.drained
+
+    @property
+    def _resumed_from(self) -> int:
+        return self.inlet.cutter.resumed_from if self.inlet.cutter else 0
 
 
 class _End:
@@ -306,6 +375,8 @@ class _End:
                 f"what the other machine sent was refused: {chain.refused}",
                 "No btrfs send makes such a stream. Is that machine what it seems to be?",
             )
+        if chain.unproved:
+            return Failure(str(chain.unproved), "It is sent from its beginning.")
         if chain.fault:
             return Failure(f"the stream was cut off here: {chain.fault}", "The next run sends it again.")
         if failed := cause(send, receive, self.outlet.left_early):

@@ -3,14 +3,15 @@
 import random
 import unittest
 from dataclasses import replace
+from hashlib import sha256
 
-from btrfs_backup.model.cutter import Checkpoint, Cutter, Part, Unproved, checkpoints
+from btrfs_backup.model.cutter import Checkpoint, Cutter, Part, Unproved, checkpoints, origin, useless
 from btrfs_backup.model.sendstream import Attribute, Beginning, Command, Walker, frame
 from btrfs_backup.model.snapshot import Subvolume
 from tests.unit.test_gate import OTHER, clone
 from tests.unit.test_sendstream import END, FULL, HEADER, INCREMENT, PARENT, SNAPSHOT, command, write
 
-SALT = "0000abcd"
+SALT = "0000abcd" * 2
 
 
 class Receiver:
@@ -43,6 +44,9 @@ class Receiver:
             elif kind != Command.HEADER:
                 self.made[uuid].append(walker.buffer[start:end])
 
+    def delete(self, some: list[Subvolume]) -> None:
+        self.standing = [each for each in self.standing if each not in some]
+
     def find(self, uuid: str) -> str:
         received = [each.uuid for each in self.standing if each.received_uuid == uuid]
         assert len(received) < 2
@@ -61,10 +65,26 @@ def stream_of(dice: random.Random, beginning: Beginning) -> tuple[bytes, list[by
 
 
 def cut(cutter: Cutter, stream: bytes, piece: int = 1 << 20) -> bytes:
-    starts = range(0, len(stream), piece)
-    chain = b"".join(bytes(each) for start in starts for each in cutter.feed(stream[start : start + piece]))
+    chain, at = b"", 0
+    while at < len(stream):
+        if unseen := min(cutter.unseen, len(stream) - at):
+            chain += b"" if cutter.dropping else stream[at : at + unseen]
+            cutter.skip(unseen)
+            at += unseen
+        chain += b"".join(map(bytes, cutter.feed(stream[at : at + piece])))
+        at += piece
     cutter.finish()
     return chain
+
+
+def sent_again(stream: bytes, known: Checkpoint) -> bytes:
+    """What comes in of a stream from another machine that goes on at a checkpoint, which is proved."""
+    at = known.head
+    for length, proof in known.ranges:
+        assert sha256(stream[at : at + length]).hexdigest()[:32] == proof
+        at += length
+    assert at == known.offset
+    return stream[: known.head] + stream[at:]
 
 
 class Chains(unittest.TestCase):
@@ -117,14 +137,22 @@ class Chains(unittest.TestCase):
 class Resumed(unittest.TestCase):
     def test_cut_off_anywhere(self) -> None:
         """Several times, each time with a limit of its own; to its end."""
+        self.cut_off_anywhere(far=False)
+
+    def test_from_another_machine(self) -> None:
+        self.cut_off_anywhere(far=True)
+
+    def cut_off_anywhere(self, far: bool) -> None:
         dice, saved = random.Random(2), 0
         for _ in range(200):
             stream, frames = stream_of(dice, FULL)
             receiver = Receiver()
             for attempt in range(dice.randrange(1, 6)):
-                known = checkpoints(receiver.standing)
+                known = checkpoints(receiver.standing, far)[-1 if far else 0 :]
                 chain = cut(
-                    Cutter(dice.randrange(1, 9000), f"{attempt:08x}", known), stream, dice.choice([999, 99_999])
+                    Cutter(dice.randrange(1, 9000), f"{attempt:016x}", known, far),
+                    sent_again(stream, known[0]) if far and known else stream,
+                    dice.choice([999, 99_999]),
                 )
                 if known:
                     saved += 1
@@ -132,9 +160,16 @@ class Resumed(unittest.TestCase):
                         len(chain) - len(stream) + known[-1].offset, 500 * (chain.count(HEADER) + len(frames))
                     )
                 receiver.receive(chain[: dice.randrange(len(chain))])
-            receiver.receive(cut(Cutter(500, "ffffffff", checkpoints(receiver.standing)), stream))
-            self.assertEqual(receiver.made[receiver.standing[-1].uuid], frames)
-            self.assertEqual(receiver.standing[-1].received_uuid, SNAPSHOT)
+                if known := checkpoints(receiver.standing, far):
+                    receiver.delete(useless(receiver.standing, known[-1]))
+                    self.assertEqual(checkpoints(receiver.standing, far)[-1], known[-1])
+            known = checkpoints(receiver.standing, far)[-1 if far else 0 :]
+            text = sent_again(stream, known[0]) if far and known else stream
+            receiver.receive(cut(Cutter(500, "f" * 16, known, far), text))
+            last = receiver.standing[-1]
+            self.assertEqual(receiver.made[last.uuid], frames)
+            self.assertEqual(last.received_uuid, SNAPSHOT)
+            self.assertEqual(origin(last, receiver.standing[:-1]), "")
         self.assertGreater(saved, 200)
 
     def test_another_stream(self) -> None:
@@ -160,14 +195,14 @@ class Resumed(unittest.TestCase):
                 for each in cutter.feed(text):
                     handed += each
             self.assertEqual((handed, caught.exception.proved), (b"", good))
-            self.assertTrue(cut(Cutter(200, "12345678", good), text))
+            self.assertTrue(cut(Cutter(200, "1234567812345678", good), text))
 
     def test_beginnings_count(self) -> None:
         """Another snapshot, parent or version is another stream, though what follows is the same."""
         frames, receiver = command("UNLINK", PATH=b"x") * 9 + END, Receiver()
         receiver.receive(cut(Cutter(1, SALT), HEADER + INCREMENT.frame() + frames))
         known = checkpoints(receiver.standing)
-        cut(Cutter(1, "1" * 8, known), HEADER + INCREMENT.frame() + frames)
+        cut(Cutter(1, "1" * 16, known), HEADER + INCREMENT.frame() + frames)
         for beginning in (
             HEADER.replace(b"\1", b"\2") + INCREMENT.frame(),
             HEADER + replace(INCREMENT, uuid=OTHER).frame(),
@@ -175,7 +210,7 @@ class Resumed(unittest.TestCase):
             HEADER + replace(INCREMENT, transid=1).frame(),
         ):
             with self.assertRaises(Unproved) as caught:
-                cut(Cutter(1, "1" * 8, known), beginning + frames)
+                cut(Cutter(1, "1" * 16, known), beginning + frames)
             self.assertEqual(caught.exception.proved, [])
 
 
@@ -187,7 +222,7 @@ class Believed(unittest.TestCase):
     NEXT = Subvolume(TWO.name, "uuid-2", "uuid-1", readonly=False)
 
     def test_the_next_one_has_been_begun(self) -> None:
-        wanted = [Checkpoint(200, "2" * 32, "uuid-1")]
+        wanted = [Checkpoint(200, "2" * 32, "uuid-1", 1, 100, ((100, "2" * 32),))]
         for after in (self.NEXT, replace(self.NEXT, received_uuid=self.TWO.uuid, readonly=True)):
             for found in ([self.FIRST, after], [after, self.FIRST], [Subvolume("home.2026", "x"), after, self.FIRST]):
                 self.assertEqual(checkpoints(found), wanted)
@@ -211,9 +246,15 @@ class Believed(unittest.TestCase):
 
     def test_names(self) -> None:
         self.assertEqual(Part.named(self.ONE.name), self.ONE)
-        self.assertNotEqual(self.ONE.uuid, replace(self.ONE, salt="00000000").uuid)
+        self.assertNotEqual(self.ONE.uuid, replace(self.ONE, salt="0" * 16).uuid)
         self.assertRegex(self.ONE.uuid, r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
-        for name in ("", "part-1", "home.20260101-000000", f"part-x-{'1' * 32}-{SALT}", f"part-1-{'1' * 32}-{SALT}\n"):
+        for name in (
+            "",
+            "part-1",
+            "home.20260101-000000",
+            f"part1-x-{'1' * 32}-{SALT}",
+            f"part1-1-{'1' * 32}-{SALT}\n",
+        ):
             self.assertIsNone(Part.named(name))
 
 
