@@ -123,7 +123,9 @@ class Walker:
         buffer, found = self.buffer, Found()
         at, unpack, unbounded = start + FRAME_HEAD, _ATTRIBUTE.unpack_from, self.version > 1
         while at < end:
-            kind, length = unpack(buffer, at) if end - at >= _ATTRIBUTE.size else (0, 0)
+            # Data without a length, and its type, can be shorter than the head of others.
+            short = int.from_bytes(buffer[at : at + 2], "little") if end - at > 1 else 0
+            kind, length = unpack(buffer, at) if end - at >= _ATTRIBUTE.size else (short, 0)
             behind = at + _ATTRIBUTE.size + length
             if kind == _DATA and unbounded:
                 at, behind = at - 2, end

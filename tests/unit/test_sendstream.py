@@ -133,12 +133,17 @@ class Frames(unittest.TestCase):
                 self.assertEqual({kind: walker.value(kind, found) for kind in found}, wanted)
 
     def test_data_of_version_2(self) -> None:
-        """It has no length and is the last one."""
-        walker = Walker()
-        [_, (_, start, end)] = walker.feed(HEADER_2 + write(bytes(100_000), version=2))
-        found = walker.attributes(start, end)
-        self.assertEqual(walker.value(Attribute.DATA, found), bytes(100_000))
-        self.assertEqual(walker.value(Attribute.PATH, found), b"file")
+        """It has no length and is the last one; that of a tiny file is shorter than the head of other attributes."""
+        for size in (100_000, 5, 4, 3, 2, 1, 0):
+            walker = Walker()
+            [_, (_, start, end)] = walker.feed(HEADER_2 + write(b"\x13" * size, version=2))
+            found = walker.attributes(start, end)
+            self.assertEqual(walker.value(Attribute.DATA, found), b"\x13" * size)
+            self.assertEqual(walker.value(Attribute.PATH, found), b"file")
+        for stray in (b"\x13", b"\x12", b"\x12\0", b"\x13\1", b"\0\0\0"):
+            [(_, start, end)] = walker.feed(frame(Command.WRITE, attributes(2, PATH=b"file") + stray))
+            with self.assertRaisesRegex(BrokenStream, "an attribute in it is malformed"):
+                walker.attributes(start, end)
 
     def test_beginnings(self) -> None:
         for expected in (FULL, INCREMENT):
