@@ -252,10 +252,11 @@ class FolderReception:
         unwritten = ending.unwritten or self.attempt.remounted()
         failed = unwritten or ending.failure
         found: Mapping[str, Subvolume] = {}
+        blind = False
         try:
             found, count, wrong, misled = self._proved(sent, streams)
-        except Failure as blind:
-            count, wrong, misled = 0, blind.message, False
+        except Failure as unknown:
+            count, wrong, misled, blind = 0, unknown.message, False, True
         if unwritten:
             count = 0
         elif failed:
@@ -269,10 +270,13 @@ class FolderReception:
             name = sent[count].snapshot
             failure, blamed = Failure(f"{name} has arrived, but {wrong}", "Nothing of it is kept."), misled
         delivery = self._published(sent[:count], streams, found, failure, blamed)
+        parts: Sequence[Checkpoint] = ()
         if ending.failure and not (ending.spoiled or unwritten or blamed or count):
             parts = cutter.checkpoints([*self.earlier, *found.values()], self.far)
-            if parts and delivery.failure:
-                return replace(delivery, failure=_goes_on(delivery.failure, parts[-1]))
+        if delivery.failure and (parts or (blind and streams and streams[0].cut)):
+            what = f"{size(parts[-1].offset)} of it are" if parts and not blind else "What has arrived of it is"
+            kept = f"{what} kept there, and the next run goes on behind that."
+            return replace(delivery, failure=_hinting(delivery.failure, kept))
         try:
             self.attempt.remove(list(found.values()), commit=delivery.failure is not None)
         except Failure as stuck:
@@ -344,10 +348,11 @@ class FolderReception:
         """The stream is another one than EARLIER has parts of, except for those PROVED."""
         gone = cutter.useless(earlier.subvolumes, proved[-1]) if proved else []
         with self._if_possible():
-            self.attempt.leave()
-            self.attempt.folder.delete(gone)
+            found, _ = self.attempt.contents()
+            self.attempt.folder.delete([*gone, *found.values()])
         left = tuple(each for each in earlier.subvolumes if each not in gone)
-        return Delivery(failure=failure, left=replace(earlier, subvolumes=left))
+        attempts = (*earlier.attempts, self.attempt.name)
+        return Delivery(failure=failure, left=replace(earlier, subvolumes=left, attempts=attempts))
 
     @contextmanager
     def _if_possible(self) -> Iterator[None]:
@@ -375,9 +380,8 @@ def _failed_to_send(batches: Sequence[Batch], failed: Failure) -> Failure:
     return Failure(f"sending {names} failed: {failed.message}", failed.hint, failed.brief)
 
 
-def _goes_on(failure: Failure, part: Checkpoint) -> Failure:
-    kept = f"{size(part.offset)} of it are kept there, and the next run goes on behind them."
-    return Failure(failure.message, " ".join(filter(None, (failure.hint, kept))), failure.brief)
+def _hinting(failure: Failure, more: str) -> Failure:
+    return Failure(failure.message, "\n  ".join(filter(None, (failure.hint, more))), failure.brief)
 
 
 # --- a shell command -------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 import itertools
 import logging
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -13,15 +13,17 @@ from typing import Any
 from btrfs_backup.commands.destination import is_plain
 from btrfs_backup.commands.streaming import Streaming
 from btrfs_backup.errors import Failure, LockHeld
-from btrfs_backup.model import inventory, records
+from btrfs_backup.model import cutter, inventory, records
 from btrfs_backup.model import restoration as model
+from btrfs_backup.model.cutter import Checkpoint, Part
 from btrfs_backup.model.inventory import Holdings
 from btrfs_backup.model.location import Location
 from btrfs_backup.model.outcome import Restoration, Sent
 from btrfs_backup.model.restoration import Plan, Site
 from btrfs_backup.model.settings import Settings
 from btrfs_backup.model.snapshot import Naming, Subvolume, is_backup_name
-from btrfs_backup.report.text import pace
+from btrfs_backup.model.stage import Stage
+from btrfs_backup.report.text import pace, size
 from btrfs_backup.system import btrfs, lock, stages, state
 from btrfs_backup.system import transfer as stream
 from btrfs_backup.system.folder import Folder, parent_is_to_blame
@@ -45,8 +47,9 @@ def restore(settings: Settings, publish: Publish) -> None:
     with Hosts(Access(settings.ssh_options, settings.ssh_sudo)) as hosts:
         backup = find_backup(settings, hosts.at(settings.source))
         place = find_place(settings, hosts.at(location), location)
-        foreign = frozenset() if settings.dry_run else place.clear_leftovers(backup.chosen.name)
+        left = place.leftovers(backup.chosen.name)
         plan = survey(settings, backup, place)
+        resumed = _resumed(left, backup, place, plan)
         _tell_of_laggards(backup, plan)
         report = Restoration(
             replace(settings.source, path=backup.folder.path).identity,
@@ -57,10 +60,11 @@ def restore(settings: Settings, publish: Publish) -> None:
         )
         report = replace(report, go_on=_next_backup(settings, backup, plan, report))
         if settings.dry_run:
-            publish(_with_plan(backup, place, plan, report))
+            publish(_with_plan(backup, place, plan, report, resumed))
             return
         publish(report)
-        _Restore(settings, backup, place, plan, report, publish).carry_out(foreign)
+        foreign = place.clear([each for each in left if each != resumed])
+        _Restore(settings, backup, place, plan, report, publish).carry_out(foreign, resumed)
 
 
 # --- the backup ------------------------------------------------------------------------------------------------------
@@ -82,6 +86,11 @@ class Backup:
     @property
     def path(self) -> str:
         return self.folder.at(self.chosen.name)
+
+    @property
+    def far(self) -> bool:
+        """Whether it is on another machine."""
+        return self.folder.host.connection is not None
 
 
 def find_backup(settings: Settings, host: Host) -> Backup:
@@ -155,13 +164,14 @@ class Place:
     def folder(self) -> Folder:
         return Folder(self.host, self.site.folder, self.standing)
 
-    def clear_leftovers(self, name: str) -> frozenset[str]:
-        """Remove what a try to restore NAME that was killed has left; the stages that are something else.
+    def leftovers(self, name: str) -> list[Stage]:
+        """The stages of tries to restore NAME. Raises Failure, LockHeld when one is alive."""
+        return [] if self.missing else stages.left(self.home, self.staged_as(name))
 
-        Raises Failure, LockHeld when it is alive.
-        """
+    def clear(self, leftovers: Sequence[Stage]) -> frozenset[str]:
+        """Remove LEFTOVERS; the names of those that are something else. Raises Failure."""
         foreign = set()
-        for left in [] if self.missing else stages.left(self.home, self.staged_as(name)):
+        for left in leftovers:
             if left.foreign:
                 log.warning("%s: leaving %s alone: %s", self.location, self.home.at(left.entry), left.foreign)
                 foreign.add(left.entry)
@@ -301,12 +311,29 @@ def _visible(backup: Backup, place: Place) -> bool:
     return place.standing.mount.shows(backup.folder.info.mount.inside(backup.path))
 
 
-def _with_plan(backup: Backup, place: Place, plan: Plan, report: Restoration) -> Restoration:
+def _resumed(left: Sequence[Stage], backup: Backup, place: Place, plan: Plan) -> Stage | None:
+    """The stage among those LEFT that the restore can go on with. Raises Failure."""
+    for each in [] if plan.there else left:
+        known = cutter.checkpoints(each.subvolumes, backup.far)
+        if known and not each.foreign:
+            origin = cutter.beginning(each.subvolumes, known[-1])
+            wanted = _held_at(plan.parent, backup, place).uuid if plan.parent else ""
+            return each if origin == wanted else None
+    return None
+
+
+def _held_at(parent: str, backup: Backup, place: Place) -> Subvolume:
+    """The PARENT at the destination: in the folder of copies, or the backup itself. Raises Failure."""
+    return backup.chosen if parent == backup.chosen.name else place.folder.show(parent)
+
+
+def _with_plan(backup: Backup, place: Place, plan: Plan, report: Restoration, resumed: Stage | None) -> Restoration:
     report = replace(report, intended=plan.how, free=place.folder.free())
     if plan.there:
         return report
     size = stream.measure(backup.folder.estimate(plan.name, plan.parent))
-    return replace(report, sent=Sent(plan.name, plan.parent, size, None))
+    known = cutter.checkpoints(resumed.subvolumes, backup.far) if resumed else []
+    return replace(report, sent=Sent(plan.name, plan.parent, size, None, known[-1].offset if known else 0))
 
 
 # --- doing it --------------------------------------------------------------------------------------------------------
@@ -334,15 +361,20 @@ class _Restore:
         self.streaming = Streaming(settings)
         self._placing = False
         self._attempt: Attempt | None = None
+        self._ahead: Sequence[Checkpoint] = ()
+        self._keeps_parts = False
 
-    def carry_out(self, foreign: frozenset[str]) -> None:
-        """FOREIGN: what is in the place of stages and is none."""
+    def carry_out(self, foreign: frozenset[str], resumed: Stage | None) -> None:
+        """FOREIGN: what is in the place of stages and is none; RESUMED: the stage to go on with."""
         name = self.plan.name
         with self.place.locked(), ExitStack() as scope:
             try:
                 if not self.plan.there:
-                    opened = stages.opened(self.place.home, self.place.staged_as(name), foreign)
+                    opened = stages.opened(self.place.home, self.place.staged_as(name), foreign, resumed)
                     self._attempt = scope.enter_context(opened)
+                if resumed and self._attempt:
+                    self._ahead = cutter.checkpoints(resumed.subvolumes, self.backup.far)
+                    self.place.home.delete(cutter.useless(resumed.subvolumes, self._ahead[-1]))
                 self._bring()
                 self._report(done=True)
                 self._clear_up()
@@ -389,43 +421,65 @@ class _Restore:
         """Bring the backup into the stage. Raises Failure unless it is complete there."""
         name = self.plan.name
         done = self._stream(attempt)
+        if done.unproved is not None:
+            log.warning("%s: the stream is not the one that was cut off; it is sent anew", self.place.location)
+            self._ahead = done.unproved
+            self._delete(cutter.useless(self._earlier, self._ahead[-1]) if self._ahead else self._earlier)
+            done = self._stream(attempt)
         if self.plan.parent and (wrong := self._unusable(attempt, done)):
             log.warning("%s: restoring %s failed: %s\n  Sending it in full.", self.place.location, name, wrong)
             found, _ = attempt.contents()
-            for failure in self.place.home.delete(list(found.values())).values():
-                raise failure
+            self._delete([*self._earlier, *found.values()])
+            self._ahead = ()
             self.plan = replace(self.plan, parent=None)
             done = self._stream(attempt)
         [ending] = done.endings
         if failed := ending.failure or ending.unwritten or attempt.remounted():
             in_full = "With '-I' it is sent in full." if self.plan.parent else ""
+            self._keeps_parts = not ending.spoiled
             raise Failure(f"restoring {name} failed: {failed.message}", failed.hint or in_full)
-        if wrong := self._wrong(attempt):
+        self._keeps_parts = False
+        if wrong := self._wrong(attempt, done):
             raise Failure(f"{name} has arrived, but {wrong}", "Nothing of it is kept. Try again, in full with '-I'.")
         [streamed] = done.streams
-        self._report(sent=Sent(name, self.plan.parent, streamed.bytes, streamed.seconds))
-        log.info("%s: received %s: %s", self.place.location, name, pace(streamed.bytes, streamed.seconds))
+        begun = streamed.resumed_from
+        self._report(sent=Sent(name, self.plan.parent, streamed.bytes, streamed.seconds, begun))
+        log.info("%s: received %s: %s", self.place.location, name, pace(streamed.bytes - begun, streamed.seconds))
 
     def _unusable(self, attempt: Attempt, done: Transferred) -> Failure | str:
         """Why the parent of the increment is of no use, or nothing. Raises Failure."""
         [ending] = done.endings
         if ending.failure:
             return ending.failure if parent_is_to_blame(ending.failure) else ""
-        return self._wrong(attempt) or self._changed(done)
+        return self._wrong(attempt, done) or self._changed(done)
 
-    def _wrong(self, attempt: Attempt) -> str:
+    @property
+    def _earlier(self) -> Sequence[Subvolume]:
+        """What was in the stage before."""
+        return self._attempt.earlier.subvolumes if self._attempt and self._attempt.earlier else ()
+
+    def _delete(self, staged: Sequence[Subvolume]) -> None:
+        """Raises Failure."""
+        for failure in self.place.home.delete(staged).values():
+            raise failure
+
+    def _wrong(self, attempt: Attempt, done: Transferred) -> str:
         """What is wrong with what has come; empty when nothing is. Raises Failure."""
-        name, parent = self.plan.name, self.plan.parent
+        name, parent, [streamed] = self.plan.name, self.plan.parent, done.streams
         found, other = attempt.contents()
-        if wrong := stages.holds_only([name], found, other):
+        parts = [each for each in found if Part.named(each)] if streamed.cut else []
+        if wrong := stages.holds_only([*parts, name], found, other):
             return wrong
         if name not in found:
             return "it is not there"
-        return inventory.received(found[name], self.backup.chosen, self._held(parent).uuid if parent else "")
+        entry = found[name]
+        if streamed.cut:
+            origin = cutter.origin(entry, [*self._earlier, *(found[each] for each in parts)])
+            entry = replace(entry, parent_uuid=origin)
+        return inventory.received(entry, self.backup.chosen, self._held(parent).uuid if parent else "")
 
     def _held(self, parent: str) -> Subvolume:
-        """The PARENT at the destination: in the folder of copies, or the backup itself. Raises Failure."""
-        return self.backup.chosen if parent == self.plan.name else self.place.folder.show(parent)
+        return _held_at(parent, self.backup, self.place)
 
     def _changed(self, done: Transferred) -> str:
         parent, [stream] = self.plan.parent, done.streams
@@ -437,7 +491,9 @@ class _Restore:
 
     def _stream(self, attempt: Attempt) -> Transferred:
         """Raises Failure when a command cannot be started."""
-        compressed_data = self._compressed_data()
+        compressed_data = self._compressed_data() and not (self._ahead and self._ahead[-1].version < 2)
+        cutting = self.streaming.cutting([self.host], self.backup.far, self._ahead)
+        self._keeps_parts = True
         backup, name = self.backup, self.plan.parent
         parent = {**backup.beside.complete, backup.chosen.name: backup.chosen}[name] if name else None
 
@@ -445,11 +501,11 @@ class _Restore:
             return self.host.connection is not None or is_plain(self.place.folder.at(name or ""), path)
 
         sender = self.streaming.sender(
-            backup.folder, backup.chosen, parent, [self.report.destination], compressed_data, plain
+            backup.folder, backup.chosen, parent, [self.report.destination], compressed_data, plain, cutting
         )
         how = self.streaming.sending(self.host, compressed_data)
         receiver = Receiver(attempt.receiver(how), self.place.home.writing_out)
-        return self.streaming.transfer([sender], [receiver], backup.folder.host.connection is not None, None)
+        return self.streaming.transfer([sender], [receiver], backup.far, cutting)
 
     def _compressed_data(self) -> bool:
         """Whether the compressed data of the filesystem can be sent as it is."""
@@ -489,9 +545,14 @@ class _Restore:
             log.warning("%s: not all could be removed; the next try does it: %s", self.place.location, failure)
 
     def _remove_attempt(self) -> None:
-        """Remove the stage with what is in it. Raises Failure."""
+        """Remove the stage with what is in it, except for parts that are of use. Raises Failure."""
         if self._attempt:
             found, _ = self._attempt.contents()
+            parts = cutter.checkpoints([*self._earlier, *found.values()], self.backup.far) if self._keeps_parts else []
+            if parts:
+                kept = size(parts[-1].offset)
+                log.info("%s: %s of it are kept; the same command goes on behind them", self.place.location, kept)
+                return
             self._attempt.remove(list(found.values()), commit=not self.report.done)
 
     def _clear_up(self) -> None:

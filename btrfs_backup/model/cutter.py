@@ -146,6 +146,11 @@ def salt(now: float, token: str) -> str:
     return f"{int(now) & 0xFFFFFFFF:08x}{token}"
 
 
+def beginning(found: Iterable[Subvolume], known: Checkpoint) -> str:
+    """Like `origin`, of a checkpoint that is KNOWN from those FOUND."""
+    return origin(Subvolume("", "", known.source), found)
+
+
 class Unproved(ValueError):
     """The stream is another one than the checkpoint was made of. proved: the checkpoints that it does agree with."""
 

@@ -464,8 +464,7 @@ class World:
             known = cutter.checkpoints(stage.subvolumes, self.settings.source.scheme is Scheme.SSH)
             if not known or stage.foreign or stage.holder or stage.name not in target.missing:
                 continue
-            last = next(each for each in stage.subvolumes if each.uuid == known[-1].source)
-            origin = cutter.origin(replace(last, parent_uuid=last.uuid), stage.subvolumes)
+            origin = cutter.beginning(stage.subvolumes, known[-1])
             parent = names.get(origin)
             if not origin or (parent in target.parents and self.settings.incremental):
                 found[stage.name] = stage, parent
@@ -706,7 +705,7 @@ def _with_less(each: Destination, tried: Stage | None, left: Stage) -> Destinati
     stages = tuple(left if stage == tried else stage for stage in each.stages)
     _, parent = each.parts[left.name]
     parts = {name: its for name, its in each.parts.items() if name != left.name}
-    if left != tried:
+    if tried and left.subvolumes != tried.subvolumes:
         parts[left.name] = left, parent
     target = replace(each.target, partial=frozenset(parts)) if each.target else None
     return replace(each, stages=stages, parts=parts, target=target)

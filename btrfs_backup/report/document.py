@@ -76,7 +76,13 @@ def _outcome(outcome: Outcome, state: str) -> Value:
 
 
 def _sent(sent: Sent) -> Value:
-    return {"snapshot": sent.snapshot, "parent": sent.parent, "bytes": sent.bytes, "seconds": _rounded(sent.seconds)}
+    return {
+        "snapshot": sent.snapshot,
+        "parent": sent.parent,
+        "bytes": sent.bytes,
+        "seconds": _rounded(sent.seconds),
+        "resumed_from": sent.resumed_from or None,
+    }
 
 
 def _rounded(seconds: float | None) -> float | None:

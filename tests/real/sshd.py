@@ -108,11 +108,12 @@ class Sshd:
 class Proxy:
     """Hands bytes on between a port of its own and another one, until told not to.
 
-    rate: bytes a second; moved: bytes so far, in both directions.
+    rate: bytes a second; moved: bytes so far, in both directions; limit: of these, at which it cuts all connections.
     """
 
     def __init__(self, port: int, rate: float = 0) -> None:
         self.moved = 0
+        self.limit = 1 << 60
         self._target = port
         self._rate = rate
         self._silent = threading.Event()
@@ -125,8 +126,15 @@ class Proxy:
         """Neither hand on nor close anything from now on."""
         self._silent.set()
 
+    def cut(self) -> None:
+        """Cut all connections; new ones can be made."""
+        self._close(*self._sockets)
+
     def close(self) -> None:
-        for each in (self._listener, *self._sockets):
+        self._close(self._listener, *self._sockets)
+
+    def _close(self, *sockets: socket.socket) -> None:
+        for each in sockets:
             with suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
             each.close()
@@ -149,6 +157,9 @@ class Proxy:
                 if self._silent.is_set():
                     return
                 self.moved += len(piece)
+                if self.moved >= self.limit:
+                    self.limit = 1 << 60
+                    self.cut()
                 if self._rate:
                     time.sleep(len(piece) / self._rate)
                 target.sendall(piece)
