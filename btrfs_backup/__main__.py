@@ -197,7 +197,7 @@ def _restoration(settings: Settings) -> _Task:
     reports: deque[Restoration] = deque([nothing], maxlen=1)
 
     def interrupted(name: str) -> str:
-        result = "it is restored" if reports[0].done else "it is not restored; the same command begins anew"
+        result = "it is restored" if reports[0].done else "it is not restored; run the same command again"
         return f"{nothing.destination}: ended by {name}; {result}"
 
     work = partial(restore, settings, reports.append)

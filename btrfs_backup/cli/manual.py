@@ -7,6 +7,7 @@ CHAPTERS = (
     "failures",
     "files",
     "destinations",
+    "slow",
     "encrypted",
     "status",
     "timers",

@@ -178,7 +178,7 @@ class BackupFolder:
         foreign = frozenset(each.entry for each in known.seen.inventory.stages if each.foreign)
         attempt = scope.enter_context(stages.opened(there, step.batches[0].snapshot, foreign, step.resumed))
         reception = FolderReception(self, attempt, step.batches, now.snapshots, known.holdings.complete, how)
-        if ahead := cutter.checkpoints(reception.earlier, reception.far):
+        if ahead := cutter.checkpoints(reception.earlier, self.settings.far):
             attempt.folder.delete(cutter.useless(reception.earlier, ahead[-1]))
         if attempt.mounting[0] != self.filesystem:
             reception.cancel()
@@ -228,11 +228,6 @@ class FolderReception:
         return True
 
     @property
-    def far(self) -> bool:
-        """Whether the streams come from another machine."""
-        return self.at.settings.source.scheme is Scheme.SSH
-
-    @property
     def earlier(self) -> Sequence[Subvolume]:
         """What was in the stage before."""
         return self.attempt.earlier.subvolumes if self.attempt.earlier else ()
@@ -272,7 +267,7 @@ class FolderReception:
         delivery = self._published(sent[:count], streams, found, failure, blamed)
         parts: Sequence[Checkpoint] = ()
         if ending.failure and not (ending.spoiled or unwritten or blamed or count):
-            parts = cutter.checkpoints([*self.earlier, *found.values()], self.far)
+            parts = cutter.checkpoints([*self.earlier, *found.values()], self.at.settings.far)
         if delivery.failure and (parts or (blind and streams and streams[0].cut)):
             what = f"{size(parts[-1].offset)} of it are" if parts and not blind else "What has arrived of it is"
             kept = f"{what} kept there, and the next run goes on behind that."

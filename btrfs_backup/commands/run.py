@@ -27,6 +27,7 @@ from btrfs_backup.model.world import (
     List,
     Listed,
     Look,
+    Measure,
     Seen,
     Send,
     Step,
@@ -148,6 +149,8 @@ class Real:
                 return None
             case Send():
                 return self._send(step, now)
+            case Measure(_, batch):
+                return self._estimate(batch, now)
             case Delete("", _, judged):
                 return destination.delete(self._source.folder, judged, self.settings)
             case Delete(name):
@@ -204,7 +207,7 @@ class Real:
             return self._sent(step, now, scope)
 
     def _sent(self, step: Send, now: World, scope: ExitStack) -> Mapping[str, Delivery]:
-        ahead = cutter.checkpoints(step.resumed.subvolumes, self._far) if step.resumed else []
+        ahead = cutter.checkpoints(step.resumed.subvolumes, self.settings.far) if step.resumed else []
         compressed_data = self._compressed_data(step.destinations) and not (ahead and ahead[-1].version < 2)
         came: dict[str, Delivery] = {}
         ready: dict[str, Reception] = {}
@@ -223,7 +226,7 @@ class Real:
         )
         try:
             receivers = [each.receiver for each in ready.values()]
-            done = self._streaming.transfer(senders, receivers, self._far, cutting)
+            done = self._streaming.transfer(senders, receivers, self.settings.far, cutting)
         except Failure as failure:
             for each in ready.values():
                 each.cancel()
@@ -236,15 +239,11 @@ class Real:
                 log.info("%s: sent %s: %s", name, sent.snapshot, pace(moved, sent.seconds or 0))
         return came
 
-    @property
-    def _far(self) -> bool:
-        return self._source.host.connection is not None
-
     def _cutting(self, ready: Sequence[Reception], ahead: Sequence[Checkpoint]) -> Cutting | None:
         """How the first stream is cut; not when that is of no use, or a receiver could take the parts of another."""
         if not all(each.keeps_parts for each in ready) or len({each.disk for each in ready}) < len(ready):
             return None
-        return self._streaming.cutting([each.host for each in ready], self._far, ahead)
+        return self._streaming.cutting([each.host for each in ready], self.settings.far, ahead)
 
     def _sender(
         self,
@@ -271,6 +270,12 @@ class Real:
         sender = self._streaming.sender(there, snapshot, parent, list(ready), compressed_data, plain, cutting)
         return replace(sender, begin=tell)
 
+    def _estimate(self, batch: Batch, now: World) -> int | None:
+        """Bytes of its stream; None for what does not exist yet."""
+        if now.taken and now.taken in (batch.snapshot, batch.parent):
+            return None
+        return transfer.measure(self._source.folder.estimate(batch.snapshot, batch.parent))
+
     def _compressed_data(self, destinations: Sequence[str]) -> bool:
         """Whether the source can send the compressed data of its filesystem as it is, and all of them can take it."""
         try:
@@ -292,12 +297,12 @@ class Supposed(Real):
                 return Taken()
             case List():
                 return self._listed(super()._list(), now.taken)
-            case Look():
+            case Look() | Measure():
                 return super().perform(step, now)
             case Clear():
                 return None
             case Send(batches):
-                ahead = cutter.checkpoints(step.resumed.subvolumes, self._far) if step.resumed else []
+                ahead = cutter.checkpoints(step.resumed.subvolumes, self.settings.far) if step.resumed else []
                 begun = ahead[-1].offset if ahead else 0
                 sent = tuple(
                     Sent(each.snapshot, each.parent, self._estimate(each, now), None, begun) for each in batches
@@ -313,12 +318,6 @@ class Supposed(Real):
             return listed
         imagined = {**listed.folder.subvolumes, taken: Subvolume(taken, "", listed.subvolume.uuid)}
         return replace(listed, folder=replace(listed.folder, subvolumes=imagined))
-
-    def _estimate(self, batch: Batch, now: World) -> int | None:
-        """Bytes of its stream; None for what does not exist yet."""
-        if now.taken and now.taken in (batch.snapshot, batch.parent):
-            return None
-        return transfer.measure(self._source.folder.estimate(batch.snapshot, batch.parent))
 
 
 def _as_written(ready: Sequence[Reception], endings: Sequence[Ending]) -> list[Ending]:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from hashlib import sha256
 
 from btrfs_backup.model.sendstream import (
@@ -116,6 +117,12 @@ def _ranges(
             break
         begun, uuid = part, each.parent_uuid
     return begun.offset, tuple(ranges)
+
+
+def begun(found: Iterable[Subvolume]) -> datetime | None:
+    """When the first of the parts FOUND was begun, in local time."""
+    times = [part.since for each in found if (part := Part.named(each.name))]
+    return datetime.fromtimestamp(min(times)) if times else None
 
 
 def useless(found: Sequence[Subvolume], kept: Checkpoint) -> list[Subvolume]:

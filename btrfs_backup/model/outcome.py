@@ -91,11 +91,25 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Partial:
+    """A transfer that was cut off and goes on. bytes: of its stream that are there, of SIZE in all if that is known.
+
+    since: when it was begun.
+    """
+
+    snapshot: str
+    bytes: int
+    size: int | None
+    since: datetime | None
+
+
+@dataclass(frozen=True)
 class Place:
     """A destination in the table of --status.
 
     reachable: it could be looked at, or is a shell command. newest: its newest complete backup, or the newest known
-    from the records when it is not reachable. owed: snapshots, sorted. too_old: the newest one is.
+    from the records when it is not reachable. owed: snapshots, sorted. too_old: the newest one is. parts: of what is
+    owed.
     """
 
     location: str
@@ -105,6 +119,7 @@ class Place:
     owed: tuple[str, ...] = ()
     too_old: bool = False
     failures: tuple[Failure, ...] = ()
+    parts: tuple[Partial, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from posixpath import join
 
-from btrfs_backup.model.location import Location, normalise
+from btrfs_backup.model.location import Location, Scheme, normalise
 from btrfs_backup.model.retention import KEEP_ALL, Policy
 from btrfs_backup.model.snapshot import Naming
 
@@ -47,6 +47,11 @@ class Settings:
     json: bool = False
     restore: bool = False  # instead of a backup: the one DEST is to be made of the backup SOURCE
     verify: str = ""  # instead of a backup: which backups to compare with their snapshots, "newest" or "all"; or ""
+
+    @property
+    def far(self) -> bool:
+        """Whether the source is on another machine."""
+        return self.source.scheme is Scheme.SSH
 
     @property
     def folder_path(self) -> str:

@@ -56,15 +56,15 @@ def name_of(entry: str) -> str | None:
     return match[1] if match else None
 
 
-def attempt(host: str, pid: int, token: str) -> str:
-    """The name of an attempt by the process PID on HOST. token: eight hexadecimal digits."""
-    return f"{re.sub('[^A-Za-z0-9_.-]', '_', host)[:64] or 'localhost'}-{pid}-{token}"
+def attempt(host: str, pid: int, now: float) -> str:
+    """The name of an attempt by the process PID on HOST. now: seconds since 1970."""
+    return f"{re.sub('[^A-Za-z0-9_.-]', '_', host)[:64] or 'localhost'}-{pid}-{int(now * 100) & 0xFFFFFFFF:08x}"
 
 
 def who(stage: Stage) -> str:
-    """Whose attempts are in it, for people: `process 123 on host`."""
-    latest = [each.rsplit("-", 2) for each in stage.attempts]
-    return " and ".join(f"process {pid} on {host}" for host, pid, _ in latest) or "an unknown process"
+    """Whose attempt is the latest in it, for people: `process 123 on host`."""
+    latest = max((each.rsplit("-", 2)[::-1] for each in stage.attempts), default=None)
+    return f"process {latest[1]} on {latest[2]}" if latest else "an unknown process"
 
 
 def found(entry: str, name: str, kind: str, inside: Mapping[str, str], subvolumes: Mapping[str, Subvolume]) -> Stage:

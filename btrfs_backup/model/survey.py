@@ -1,7 +1,7 @@
 """What is where: every snapshot against the source and every destination."""
 
-from btrfs_backup.model import records
-from btrfs_backup.model.outcome import Place, Row, Survey
+from btrfs_backup.model import cutter, records
+from btrfs_backup.model.outcome import Partial, Place, Row, Survey
 from btrfs_backup.model.world import Destination, World
 
 COMPLETE, MISSING, PARTIAL, FOREIGN = "complete", "missing", "partial", "foreign"
@@ -44,8 +44,19 @@ def _place(each: Destination, world: World) -> Place:
     taken, max_age = world.naming.time(newest) if newest else None, world.settings.max_age
     age = world.moment - taken if taken else None
     too_old = max_age is not None and (age is None or age > max_age)
+    parts = []
+    for name, (stage, _) in each.parts.items():
+        last = cutter.checkpoints(stage.subvolumes, world.settings.far)[-1]
+        parts.append(Partial(name, last.offset, each.sizes.get(name), cutter.begun(stage.subvolumes)))
     return Place(
-        each.identity, each.target is not None, newest, age, tuple(sorted(owed)), too_old, each.outcome.failures
+        each.identity,
+        each.target is not None,
+        newest,
+        age,
+        tuple(sorted(owed)),
+        too_old,
+        each.outcome.failures,
+        tuple(parts),
     )
 
 

@@ -139,9 +139,17 @@ class Deleted:
     unfinished: Failure | None = None
 
 
-Step = Take | List | Look | Clear | Send | Delete
+@dataclass(frozen=True)
+class Measure:
+    """Find out how many bytes the stream of a BATCH has, of which DESTINATION has a part."""
+
+    destination: str
+    batch: Batch
+
+
+Step = Take | List | Look | Clear | Send | Delete | Measure
 # What comes of each of them, in this order.
-Came = Taken | Listed | Mapping[str, "Seen | Failure"] | Mapping[str, Delivery] | Deleted | Failure | None
+Came = Taken | Listed | Mapping[str, "Seen | Failure"] | Mapping[str, Delivery] | Deleted | Failure | int | None
 
 
 @dataclass(frozen=True)
@@ -160,8 +168,9 @@ class Message:
 class Destination:
     """A destination in a run. target: what it lacks, None until it was looked at; looked: that was tried.
 
-    broken: something failed, so that nothing more is sent there. stages: those that are left of transfers;
-    parts: those of them that hold a part of a snapshot, by its name, with the parent of that stream.
+    broken: something failed, so that nothing more is sent there. stages: those that are left of our transfers;
+    parts: those of them that hold a part of a snapshot, by its name, with the parent of that stream; sizes: of these
+    streams, as far as they were asked for, None where that cannot be told.
     strangers: backups there that cannot be proved to be of this source.
     """
 
@@ -174,6 +183,7 @@ class Destination:
     broken: bool = False
     stages: tuple[Stage, ...] = ()
     parts: Mapping[str, tuple[Stage, str | None]] = field(default_factory=dict)
+    sizes: Mapping[str, int | None] = field(default_factory=dict)
     strangers: frozenset[str] = frozenset()
 
     @property
@@ -234,15 +244,19 @@ class World:
         unlooked = tuple(each.identity for each in self.destinations if not each.looked)
         if unlooked and (settings.transfer or settings.status or settings.keep_backups != retention.KEEP_ALL):
             return Look(unlooked)
-        if settings.status:
-            return None
-        return next(self._steps(), None)
+        return next(self._sizes() if settings.status else self._steps(), None)
+
+    def _sizes(self) -> Iterator[Step]:
+        for each in self.destinations:
+            for name, (_, parent) in each.parts.items():
+                if name not in each.sizes:
+                    yield Measure(each.identity, Batch(name, parent, (each.identity,)))
 
     def _steps(self) -> Iterator[Step]:
         for each in self.destinations:
-            parts = tuple(name for name in each.holdings.partial if name in self.snapshots and name not in each.parts)
-            known = {*self.snapshots, *records.owed(self.records, self.naming, each.identity)}
-            stages = tuple(left for left in each.stages if left.name in known and left.name not in each.parts)
+            stages = tuple(left for left in each.stages if left.name not in each.parts)
+            ours = {*self.snapshots, *(left.name for left in stages)} - each.parts.keys()
+            parts = tuple(name for name in each.holdings.partial if name in ours)
             if (parts or stages) and not each.broken:
                 yield Clear(each.identity, parts, stages)
         if self.settings.transfer:
@@ -357,6 +371,10 @@ class World:
                 return world
             case Delete(), Deleted():
                 return self._deleted(step, outcome)
+            case Measure(destination, batch), int() | None:
+                return self._changing(
+                    destination, lambda each: replace(each, sizes={**each.sizes, batch.snapshot: outcome})
+                )
         raise TypeError(f"{outcome!r} cannot come of {step!r}")
 
     # --- taking ---
@@ -443,7 +461,11 @@ class World:
             seen=seen,
             holdings=holdings,
             target=target,
-            stages=tuple(left for left in seen.inventory.stages if not (left.foreign or left.holder)),
+            stages=tuple(
+                left
+                for left in seen.inventory.stages
+                if not (left.foreign or left.holder) and (left.name in self.snapshots or left.name in recorded)
+            ),
             parts=parts,
             strangers=strangers,
         )
@@ -461,7 +483,7 @@ class World:
         """Those STAGES that hold a part of what TARGET lacks, which HELD those backups, with its parent."""
         names, found = {each.uuid: name for name, each in held.items()}, {}
         for stage in stages:
-            known = cutter.checkpoints(stage.subvolumes, self.settings.source.scheme is Scheme.SSH)
+            known = cutter.checkpoints(stage.subvolumes, self.settings.far)
             if not known or stage.foreign or stage.holder or stage.name not in target.missing:
                 continue
             origin = cutter.beginning(stage.subvolumes, known[-1])
@@ -501,7 +523,7 @@ class World:
         ):
             yield "warning", _ahead(ahead)
         for name in each.holdings.partial:
-            if name not in self.snapshots:
+            if name not in self.snapshots and name not in {left.name for left in each.stages}:
                 yield (
                     "warning",
                     f"leaving {name} alone: it is a transfer that was cut off, and the source does not have that "
@@ -682,7 +704,7 @@ def _without(each: Destination, names: set[str]) -> Destination:
 
 def _deletion(each: Destination, name: str) -> str:
     """The command that deletes what a transfer of NAME has left at a destination."""
-    left = next((left for left in each.stages if left.name == name and left.attempts), None)
+    left = next((left for left in each.seen.inventory.stages if left.name == name and left.attempts), None)
     if not left:
         return f"btrfs subvolume delete {each.location.path}/{name}"
     stage = f"{each.location.path}/{left.entry}"

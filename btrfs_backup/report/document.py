@@ -81,7 +81,7 @@ def _sent(sent: Sent) -> Value:
         "parent": sent.parent,
         "bytes": sent.bytes,
         "seconds": _rounded(sent.seconds),
-        "resumed_from": sent.resumed_from or None,
+        "resumed_from": sent.resumed_from,
     }
 
 
@@ -119,6 +119,15 @@ def _place(place: Place) -> Value:
         "age_seconds": None if place.age is None else int(place.age.total_seconds()),
         "too_old": place.too_old,
         "owed": list(place.owed),
+        "partial": [
+            {
+                "snapshot": each.snapshot,
+                "bytes": each.bytes,
+                "size": each.size,
+                "since": each.since.isoformat() if each.since else None,
+            }
+            for each in place.parts
+        ],
         "failures": [_failure(failure) for failure in place.failures],
     }
 

@@ -2,11 +2,12 @@
 
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
 from btrfs_backup.model import survey as status
 from btrfs_backup.model.outcome import Place, Row, Survey, plural
+from btrfs_backup.report.text import size
 
 _RED, _GREEN, _YELLOW, _PLAIN = "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[0m"
 _COLOURS = {
@@ -30,7 +31,9 @@ def table(survey: Survey, width: int, colour: bool) -> list[str]:
     lines += [f"{number}: {place.location}" for number, place in enumerate(survey.places, 1)] or [_NO_PLACES]
     if survey.rows:
         lines += ["", *_grid(survey.rows, survey.places, width, colour)]
-    lines += ["", *(_standing(place, colour) for place in survey.places)] if survey.places else []
+    lines += [""] if survey.places else []
+    for place in survey.places:
+        lines += [_standing(place, colour), *_partial(place)]
     return lines
 
 
@@ -74,6 +77,15 @@ def _standing(place: Place, colour: bool) -> str:
     if place.too_old:
         line += _coloured_word(": TOO OLD", _RED, colour)
     return line
+
+
+def _partial(place: Place) -> Iterator[str]:
+    for each in place.parts:
+        share = f"{min(99, each.bytes * 100 // each.size)} %, " if each.size else ""
+        whole = f" of {size(each.size)}" if each.size else ""
+        since = f", since {each.since:%Y-%m-%d %H:%M}" if each.since else ""
+        how_far = f"partial ({share}{size(each.bytes)}{whole}){since}"
+        yield f"{place.location}: {each.snapshot}: {how_far}; the next run goes on"
 
 
 def _coloured_word(text: str, code: str, colour: bool) -> str:

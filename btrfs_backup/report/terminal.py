@@ -94,7 +94,7 @@ class Progress:
         self._rate = Rate()
 
     def __call__(self, moving: "Moving") -> None:
-        rate = self._rate(moving.seconds, moving.moved)
+        rate = self._rate(moving.seconds, max(0, moving.moved - moving.begun))
         delivered = dict(zip(self._destinations, moving.delivered, strict=True))
         show(progress_line(self._name, moving.moved, rate, moving.size, delivered, moving.arrived))
 

@@ -34,6 +34,7 @@ def _intended(outcome: Outcome) -> Iterator[str]:
         yield f"would delete {name}, a transfer that was cut off"
     for sent in outcome.sent:
         how = f"on top of {sent.parent}" if sent.parent else "in full"
+        how += f", on from {size(sent.resumed_from)}" if sent.resumed_from else ""
         yield f"would send {sent.snapshot} {how}: {_volume([sent])}"
     if outcome.sent:
         yield f"would send {plural(len(outcome.sent), 'snapshot')}: {_volume(outcome.sent)}{_room(outcome.free)}"
@@ -45,7 +46,7 @@ def _intended(outcome: Outcome) -> Iterator[str]:
 
 
 def _volume(sent: Sequence[Sent]) -> str:
-    known = sum(each.bytes or 0 for each in sent)
+    known = sum(max(0, (each.bytes or 0) - each.resumed_from) for each in sent)
     more = any(each.bytes is None for each in sent)
     if not known:
         return "size not known before"
@@ -58,7 +59,7 @@ def _room(free: int | None) -> str:
 
 def _scarcity(sent: Sequence[Sent], free: int | None) -> Iterator[str]:
     """Not for certain: the destination may compress what it gets."""
-    if free is not None and sum(each.bytes or 0 for each in sent) > free:
+    if free is not None and sum((each.bytes or 0) - each.resumed_from for each in sent) > free:
         yield "would probably fill the disk: that is more than is free there"
 
 
@@ -157,7 +158,10 @@ def _sending(outcome: Outcome) -> str:
         return "sent nothing"
     incremental = sum(1 for sent in outcome.sent if sent.parent)
     how = f"{incremental} incremental, " if incremental else ""
-    return f"sent {plural(len(outcome.sent), 'snapshot')} ({how}{size(sum(sent.bytes or 0 for sent in outcome.sent))})"
+    moved = size(sum(sent.bytes or 0 for sent in outcome.sent))
+    before = sum(sent.resumed_from for sent in outcome.sent)
+    moved += f", {size(before)} of it before" if before else ""
+    return f"sent {plural(len(outcome.sent), 'snapshot')} ({how}{moved})"
 
 
 def size(count: float) -> str:

@@ -1,8 +1,8 @@
 """The only place that acts in stages (see model.stage): they are opened, received into, published from and removed."""
 
 import os
-import secrets
 import socket
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -108,7 +108,7 @@ def opened(folder: Folder, name: str, taken: frozenset[str], earlier: Stage | No
         return
     mounting = folder.mounting()
     entry = stage.entry(name, taken)
-    attempt = stage.attempt(socket.gethostname(), os.getpid(), secrets.token_hex(4))
+    attempt = stage.attempt(socket.gethostname(), os.getpid(), time.time())
     place = folder.at(entry)
     try:
         folder.host.run(("mkdir", "-m", "700", "--", place, join(place, attempt)), f"cannot make the stage '{place}'")
@@ -124,7 +124,7 @@ def opened(folder: Folder, name: str, taken: frozenset[str], earlier: Stage | No
 def _continued(folder: Folder, earlier: Stage) -> Iterator[Attempt]:
     """A new attempt in a stage that is there. Raises Failure, LockHeld when there is another new one."""
     mounting, place = folder.mounting(), folder.at(earlier.entry)
-    name = stage.attempt(socket.gethostname(), os.getpid(), secrets.token_hex(4))
+    name = stage.attempt(socket.gethostname(), os.getpid(), time.time())
     in_use = LockHeld(f"'{folder.at(earlier.name)}' is being received already", "Wait until that has ended.")
     if lock.is_held(folder.host, place):
         raise in_use

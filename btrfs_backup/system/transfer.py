@@ -39,7 +39,7 @@ class Moving:
 
 @dataclass(frozen=True)
 class Cutting:
-    """How the first stream of a transfer is cut, so that it can go on when it is cut off; those that follow are small.
+    """The way to cut the first stream of a transfer, so that it can go on when it is cut off; the others are small.
 
     limit: bytes of a part, or what moves in that many seconds if that is more. checkpoints, far: see Cutter.
     """

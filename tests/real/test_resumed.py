@@ -1,12 +1,18 @@
 """Transfers that are cut off go on where they stopped: in every direction, and with every kind of cut."""
 
+import fcntl
 import json
 import os
 import random
+import shutil
+import signal
+import subprocess
 import unittest
+from contextlib import suppress
 from pathlib import Path
 
-from tests.real.machine import Result, extent, names, sh, show, staged, tree
+from tests.real.machine import Result, child_running, extent, kill, names, sh, show, staged, tree, wait_for
+from tests.real.small_parts import PART
 from tests.real.sshd import Proxy, SshTest
 
 SMALL = "tests.real.small_parts"
@@ -118,6 +124,217 @@ class Directions(ResumedTest):
         url = server.url.replace(str(server.port), str(proxy.port))
         arguments = (*server.arguments(), "--compress", "gzip", f"{url}{source}", f"{server.url}{nas}")
         self.there_and_back(source, *arguments, proxy=proxy, backups=nas)
+
+
+class Cuts(ResumedTest):
+    """Every kind of cut, between local disks."""
+
+    def begun(self, source: Path, backups: Path, *options: object) -> "subprocess.Popen[str]":
+        """A run that has several parts there."""
+        command = self.start("--rate-limit", "20M", *options, source, backups, module=SMALL)
+        wait_for(lambda: len(staged(backups)) > 2)
+        return command
+
+    def killed(self, command: "subprocess.Popen[str]", *backups: Path) -> None:
+        """Kill a run; its children have ended, too."""
+        command.kill()
+        command.wait()
+        wait_for(lambda: not any(is_locked(each) for folder in backups for each in folder.glob(".*.receiving")))
+        wait_for(lambda: not left_behind(self.folder))
+
+    def followed(self, source: Path, backups: Path, *options: object, resumed: bool = True) -> Result:
+        """The next run brings it to its end."""
+        result = self.backup("--json", "-S", *options, source, backups, module=SMALL)
+        [where] = json.loads(result.out)["destinations"]
+        self.assertEqual(where["sent"][0]["resumed_from"] >= PART, resumed, result)
+        for name in names(source / "snapshot"):
+            self.assert_whole(backups / name, source / "snapshot" / name)
+        return result
+
+    def grown(self) -> tuple[Path, Path]:
+        source, backups = self.source(), self.disk("usb").path
+        grow(source, 1)
+        return source, backups
+
+    def test_killed(self) -> None:
+        source, backups = self.grown()
+        for options in ([], ["-S"]):
+            self.killed(self.begun(source, backups, *options), backups)
+        status = json.loads(self.backup("--status", "--json", source, backups).out)
+        [partial] = status["destinations"][0]["partial"]
+        [name] = names(source / "snapshot")
+        self.assertEqual(partial["snapshot"], name)
+        self.assertTrue(PART < partial["bytes"] < partial["size"] < 30e6, partial)
+        self.assertRegex(self.backup("--status", source, backups).out, rf"{name}: partial \(\d+ %, [\d.]+ MB of 2\d")
+        dry = self.backup("--dry-run", "-S", source, backups, module=SMALL).out
+        self.assertRegex(dry, rf"would send {name} in full, on from [\d.]+ MB: about [\d.]+ MB")
+        self.followed(source, backups)
+
+    def test_ended_by_a_signal(self) -> None:
+        source, backups = self.grown()
+        command = self.begun(source, backups)
+        command.send_signal(signal.SIGINT)
+        self.assertEqual(command.wait(), 130)
+        self.followed(source, backups)
+
+    def test_receiver_is_killed(self) -> None:
+        source, backups = self.grown()
+        command = self.begun(source, backups)
+        kill(wait_for(lambda: child_running(command.pid, "btrfs", "receive")))
+        _, err = command.communicate()
+        self.assertEqual(command.returncode, 10, err)
+        self.assertRegex(err, r"[\d.]+ MB of it are kept there, and the next run goes on behind that")
+        self.followed(source, backups)
+
+    def test_sender_is_killed(self) -> None:
+        source, backups = self.grown()
+        command = self.begun(source, backups)
+        kill(wait_for(lambda: child_running(command.pid, "btrfs", "send")))
+        command.communicate()
+        self.assertEqual(command.returncode, 10)
+        self.followed(source, backups)
+
+    def test_full_disk(self) -> None:
+        """The parts stay: the snapshot is still wanted."""
+        source, backups = self.source(), self.disk("usb").path
+        filler = backups / "filler"
+        filler.write_bytes(os.urandom(1 << 20) * ((shutil.disk_usage(backups).free - (14 << 20)) >> 20))
+        sh("sync", "-f", backups)
+        grow(source, 1)
+        result = self.backup(source, backups, status=10, module=SMALL)
+        self.assertRegex(result.err, r"No space left|disk full")
+        self.assertRegex(result.err, r"[\d.]+ MB of it are kept there")
+        filler.unlink()
+        sh("btrfs", "filesystem", "sync", backups)
+        self.followed(source, backups)
+
+    def test_power_of_the_destination_fails(self) -> None:
+        """What the disk has at that moment is gone on with."""
+        source, usb = self.source(), self.disk("usb")
+        grow(source, 1)
+        command = self.begun(source, usb.path)
+        image = self.folder / "at that moment"
+        shutil.copyfile(usb.image, image)
+        self.killed(command, usb.path)
+        usb.unmount()
+        shutil.copyfile(image, usb.image)
+        usb.mount()
+        self.assertTrue(staged(usb.path))
+        self.followed(source, usb.path)
+
+    def test_another_stream(self) -> None:
+        """It is proved by what comes, not by the names: then all is sent, and that is said."""
+        source, backups = self.grown()
+        command = self.begun(source, backups)
+        self.killed(command, backups)
+        [name] = names(source / "snapshot")
+        snapshot = source / "snapshot" / name
+        sh("btrfs", "property", "set", "-ts", snapshot, "ro", "false")
+        (snapshot / "folder-1" / "large 1").write_bytes(os.urandom(1_900_000))
+        sh("btrfs", "property", "set", "-ts", snapshot, "ro", "true")
+        result = self.followed(source, backups, resumed=False)
+        self.assertIn("the stream is not the one that was cut off\n  It is sent from its beginning.", result.err)
+
+    def test_another_stream_in_its_second_half(self) -> None:
+        """It goes on from the last part that is proved."""
+        source, backups = self.grown()
+        command = self.start("--rate-limit", "20M", source, backups, module=SMALL)
+        wait_for(lambda: len(staged(backups)) > 7)
+        self.killed(command, backups)
+        [name] = names(source / "snapshot")
+        snapshot = source / "snapshot" / name
+        sh("btrfs", "property", "set", "-ts", snapshot, "ro", "false")
+        (snapshot / "folder-1" / "large 5").write_bytes(os.urandom(1_900_000))
+        sh("btrfs", "property", "set", "-ts", snapshot, "ro", "true")
+        result = self.backup("-S", source, backups, module=SMALL)
+        self.assertIn("the stream is not the one that was cut off", result.err)
+        self.assert_whole(backups / name, snapshot)
+
+    def test_not_wanted_any_more(self) -> None:
+        """Parts go when their snapshot does, and when it would be deleted again."""
+        for how in ("gone", "old"):
+            with self.subTest(how):
+                source = self.source(f"pool-{how}")
+                backups = self.disk(f"usb-{how}").path
+                grow(source, 1)
+                command = self.begun(source, backups)
+                self.killed(command, backups)
+                [name] = names(source / "snapshot")
+                if how == "gone":
+                    sh("btrfs", "subvolume", "delete", source / "snapshot" / name)
+                shutil.rmtree(source / "folder-1")
+                self.backup("-n", "1", source, backups, module=SMALL)
+                self.assertNotIn(name, names(backups))
+                self.assertEqual([*backups.glob(".*")], [])
+
+    def test_shared_stream(self) -> None:
+        """Each destination has a place of its own in it, and who is ahead does not wait or get it again."""
+        source, one, two = self.source(), self.disk("one").path, self.disk("two").path
+        grow(source, 1)
+        command = self.begun(source, one)
+        self.killed(command, one)
+        command = self.start("--rate-limit", "20M", "-S", source, one, two, module=SMALL)
+        wait_for(lambda: len(staged(two)) > 5)
+        self.killed(command, one, two)
+        result = self.backup("--json", "-S", source, one, two, module=SMALL)
+        begun = [each["sent"][0]["resumed_from"] for each in json.loads(result.out)["destinations"]]
+        self.assertTrue(begun[1] > begun[0] >= PART, begun)
+        [name] = names(source / "snapshot")
+        for where in (one, two):
+            self.assert_whole(where / name, source / "snapshot" / name)
+
+    def test_shared_stream_in_parts(self) -> None:
+        source, one, two = self.source(), self.disk("one").path, self.disk("two").path
+        grow(source, 1)
+        command = self.start("--rate-limit", "20M", source, one, two, module=SMALL)
+        wait_for(lambda: len(staged(one)) > 2 and len(staged(two)) > 2)
+        self.killed(command, one, two)
+        self.backup("-S", source, one, two, module=SMALL)
+        [name] = names(source / "snapshot")
+        for where in (one, two):
+            self.assert_whole(where / name, source / "snapshot" / name)
+
+    def test_two_runs_go_on_with_it(self) -> None:
+        """One of them does, the other one says why not."""
+        source, backups = self.grown()
+        command = self.begun(source, backups)
+        self.killed(command, backups)
+        # Another source folder with the same snapshots has a run lock of its own.
+        [name] = names(source / "snapshot")
+        other = self.folder / "pool" / "other"
+        sh("btrfs", "subvolume", "create", other)
+        (other / "snapshot").mkdir()
+        sh("btrfs", "subvolume", "snapshot", "-r", source / "snapshot" / name, other / "snapshot" / name)
+        command = self.start("--rate-limit", "1M", "-S", source, backups, module=SMALL)
+        wait_for(lambda: any(map(is_locked, backups.glob(".*.receiving"))))
+        result = self.backup("-S", other, backups, status=10, module=SMALL)
+        self.assertIn(f"{name} is being received there already, by process {command.pid} on", result.err)
+        self.killed(command, backups)
+        self.followed(source, backups)
+
+
+def left_behind(folder: Path) -> list[int]:
+    """The processes that still send from FOLDER or receive there."""
+    found = []
+    for each in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            words = (each / "cmdline").read_bytes().split(b"\0")
+            if words[0] == b"btrfs" and any(word.startswith(bytes(folder)) for word in words):
+                found.append(int(each.name))
+    return found
+
+
+def is_locked(stage: Path) -> bool:
+    """Whether a receiver holds that STAGE."""
+    with suppress(FileNotFoundError):
+        descriptor = os.open(stage, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+    return False
 
 
 class Restored(ResumedTest):

@@ -12,7 +12,8 @@ from types import SimpleNamespace
 from btrfs_backup.cli import parser as cli
 from btrfs_backup.commands.run import Supposed, run
 from btrfs_backup.errors import DISK_FULL, READ_ONLY, Absent, Failure, Interrupted
-from btrfs_backup.model import inventory, location, plan, retention, stage, world
+from btrfs_backup.model import cutter, inventory, location, plan, retention, stage, world
+from btrfs_backup.model.cutter import Part
 from btrfs_backup.model.inventory import Holdings, Inventory
 from btrfs_backup.model.outcome import Outcome, Report, Sent
 from btrfs_backup.model.records import BLOCKED, NEWEST, OWED, PARENT, STAGED, Fact, Records
@@ -52,14 +53,28 @@ class Disk:
     filesystem: str
     held: dict[str, Subvolume] = field(default_factory=dict)
     files: set[str] = field(default_factory=set)
-    stages: set[str] = field(default_factory=set)  # of what was cut off
+    stages: dict[str, Stage] = field(default_factory=dict)  # of what was cut off, by its name
 
     def seen(self) -> Inventory:
-        stages = tuple(Stage(stage.entry(name), name, ("host-1-01234567",)) for name in sorted(self.stages))
+        stages = tuple(self.stages[name] for name in sorted(self.stages))
         return Inventory(dict(sorted(self.held.items())), frozenset(self.files), stages)
+
+    def leave(self, batch: plan.Batch, parent: str, token: int) -> None:
+        """Leave what is cut off, or when there is a TOKEN a part of it that is built upon the PARENT of that UUID."""
+        name = batch.snapshot
+        old = self.stages.get(name)
+        held = (*(old.subvolumes if old else ()), *(parts(parent, token) if token else ()))
+        self.stages[name] = Stage(stage.entry(name), name, ("host-1-01234567",), held)
 
     def holdings(self, snapshots: plan.Snapshots) -> Holdings:
         return inventory.backups(self.seen(), snapshots, old=False)
+
+
+def parts(parent: str, token: int) -> tuple[Subvolume, ...]:
+    """A part that is whole, built upon the PARENT of that UUID, and the next one, which is not."""
+    one, two = (Part(offset, f"{offset:032}", f"{token:016x}") for offset in (78, 100))
+    first = Subvolume(one.name, f"part-{token}", parent, one.uuid)
+    return first, Subvolume(two.name, f"next-{token}", first.uuid, readonly=False)
 
 
 class Universe:
@@ -307,12 +322,12 @@ class Run:
 
     def clear(self, place: str, names: tuple[str, ...], stages: tuple[Stage, ...]) -> Failure | None:
         disk = self.universe.mounted[place]
-        self.test.assertLessEqual({each.name for each in stages}, disk.stages)
+        self.test.assertLessEqual({each.name for each in stages}, disk.stages.keys())
         self.test.assertLessEqual(set(names), set(disk.holdings(self.universe.usable).partial))
         for each in stages:
             if self.chance():
                 return self.failure(place)
-            disk.stages.discard(each.name)
+            self.test.assertEqual(disk.stages.pop(each.name), each)
         self.cleared.setdefault(place, []).extend(names)
         return None
 
@@ -325,23 +340,39 @@ class Run:
                 self.test.assertIn(Fact(OWED, place, batch.snapshot), self.universe.file)
         if self.chance(0.2):
             return Delivery(failure=self.failure(place))
+        if step.resumed and self.chance(0.5):
+            return self.another_stream(step.resumed, place)
         arrived: list[Sent] = []
         published: list[Subvolume] = []
         for batch in step.batches:
             if self.chance(0.5):
                 return self.cut_off(step, batch, place, tuple(arrived), tuple(published))
             if place != SHELL and self.chance(0.05):
-                self.universe.mounted[place].stages.add(batch.snapshot)
+                self.leave(batch, place)
                 raise Interrupted(15)
-            published += self.receive(batch, place)
-            arrived.append(Sent(batch.snapshot, batch.parent, 1, 1.0))
+            published += self.receive(batch, place, step.resumed)
+            arrived.append(Sent(batch.snapshot, batch.parent, 1, 1.0, 100 if step.resumed else 0))
         self.sent.setdefault(place, []).extend(each.snapshot for each in arrived)
         failure = self.failure(place) if self.chance(0.1) else None  # such as a stage that cannot be removed
         if failure and place != SHELL:
-            self.universe.mounted[place].stages.add(arrived[-1].snapshot)
+            self.leave(step.batches[-1], place)
         return Delivery(tuple(arrived), tuple(published), failure)
 
-    def receive(self, batch: plan.Batch, place: str) -> list[Subvolume]:
+    def leave(self, batch: plan.Batch, place: str) -> None:
+        disk = self.universe.mounted[place]
+        self.universe.serial += 1
+        parent = disk.held[batch.parent].uuid if batch.parent else ""
+        disk.leave(batch, parent, self.dice.choice((0, self.universe.serial)))
+
+    def another_stream(self, resumed: Stage, place: str) -> Delivery:
+        """It is another one than was cut off; at most a part of what is there is of use."""
+        left = resumed
+        if self.dice.random() < 0.5 and len(resumed.subvolumes) > 2:
+            left = replace(resumed, subvolumes=resumed.subvolumes[:2])
+        self.universe.mounted[place].stages[resumed.name] = left
+        return Delivery(failure=Failure("another stream", "It is sent from its beginning."), left=left)
+
+    def receive(self, batch: plan.Batch, place: str, resumed: Stage | None) -> list[Subvolume]:
         universe = self.universe
         snapshot = universe.usable[batch.snapshot]
         if place == SHELL:
@@ -353,6 +384,11 @@ class Run:
         disk = universe.mounted[place]
         self.test.assertNotIn(batch.snapshot, {*disk.held, *disk.files})
         parent = disk.holdings(universe.usable).complete[batch.parent].uuid if batch.parent else ""
+        if resumed:
+            self.test.assertEqual(disk.stages.pop(batch.snapshot), resumed)
+            [known] = cutter.checkpoints(resumed.subvolumes)[-1:]
+            self.test.assertEqual(cutter.beginning(resumed.subvolumes, known), parent)
+        self.test.assertNotIn(batch.snapshot, disk.stages)
         made = Subvolume(batch.snapshot, universe.uuid(), parent, snapshot.stream_uuid)
         universe.received.add(made.uuid)
         disk.held[batch.snapshot] = made
@@ -372,7 +408,7 @@ class Run:
         if disk and kind == 1 and batch.parent:
             return Delivery(arrived, published, Failure("of no use", "Mend it."), blames_parent=True)
         if disk and kind == 2:
-            disk.stages.add(batch.snapshot)
+            self.leave(batch, place)
         return Delivery(arrived, published, self.failure(place))
 
     # --- deleting, with what must never go ---

@@ -18,7 +18,7 @@ from btrfs_backup.cli import argfiles
 from btrfs_backup.cli import parser as cli
 from btrfs_backup.errors import Failure
 from btrfs_backup.model.manifest import Comparison, Difference
-from btrfs_backup.model.outcome import Outcome, Place, Report, Restoration, Row, Sent, Survey
+from btrfs_backup.model.outcome import Outcome, Partial, Place, Report, Restoration, Row, Sent, Survey
 from btrfs_backup.report.document import document
 
 TOP = Path(__file__).parents[2]
@@ -73,7 +73,8 @@ class Documents(unittest.TestCase):
 
     def test_status(self) -> None:
         rows = (Row("s", ("complete", "missing"), ("why",)),)
-        survey = Survey(Outcome("/a"), rows, (Place("/b", True, "s", None, ("s",), failures=(FAILURE,)),))
+        parts = (Partial("s", 1, 2, NOW),)
+        survey = Survey(Outcome("/a"), rows, (Place("/b", True, "s", None, ("s",), False, (FAILURE,), parts),))
         found = {field.replace("./b", ".*") for field in self.found("status", survey)}
         self.assertEqual(found, self.described("Status of all"))
 

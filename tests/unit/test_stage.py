@@ -74,7 +74,7 @@ class Attempts(unittest.TestCase):
         }
         for host, (wanted, who) in table.items():
             with self.subTest(host):
-                name = stage.attempt(host, 123, "0123abcd")
+                name = stage.attempt(host, 123, 0x0123ABCD / 100)
                 self.assertEqual(name, wanted)
                 found = stage.found(ENTRY, NAME, FOLDER, {name: FOLDER}, {})
                 self.assertEqual((found.attempts, found.foreign), ((name,), ""))
@@ -83,7 +83,7 @@ class Attempts(unittest.TestCase):
     def test_who(self) -> None:
         self.assertEqual(stage.who(Stage(ENTRY, NAME)), "an unknown process")
         both = Stage(ENTRY, NAME, (ONE, TWO))
-        self.assertEqual(stage.who(both), "process 123 on nas and process 4 on my-host.lan")
+        self.assertEqual(stage.who(both), "process 4 on my-host.lan")
 
 
 class Found(unittest.TestCase):

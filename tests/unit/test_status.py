@@ -317,7 +317,7 @@ class DocumentTest(unittest.TestCase):
                     {
                         "location": USB,
                         "state": "failed",
-                        "sent": [{"snapshot": B, "parent": A, "bytes": 1234, "seconds": 0.25}],
+                        "sent": [{"snapshot": B, "parent": A, "bytes": 1234, "seconds": 0.25, "resumed_from": 0}],
                         "cleared": [],
                         "deleted": [A],
                         "kept": [{"name": B, "because": ["latest 1 of 1"]}],
@@ -368,6 +368,7 @@ class DocumentTest(unittest.TestCase):
                 "age_seconds": 282600,
                 "too_old": False,
                 "owed": [C],
+                "partial": [],
                 "failures": [{"message": "down", "hint": "Wait."}],
             },
         )
@@ -386,7 +387,7 @@ class DocumentTest(unittest.TestCase):
                 "backup": A,
                 "taken": "2026-01-01T12:00:00",
                 "copy": f"/home/snapshot/{A}",
-                "sent": {"snapshot": A, "parent": None, "bytes": 5, "seconds": 0.1},
+                "sent": {"snapshot": A, "parent": None, "bytes": 5, "seconds": 0.1, "resumed_from": 0},
                 "next_backup": "x y",
                 "done": True,
                 "failures": [],

@@ -2,7 +2,7 @@
 
 import unittest
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from btrfs_backup.cli import parser as cli
@@ -15,6 +15,7 @@ from btrfs_backup.model.plan import Batch
 from btrfs_backup.model.records import BACKUP, BLOCKED, NEWEST, NONE, OWED, PARENT, STAGED, Fact, Records
 from btrfs_backup.model.snapshot import Subvolume
 from btrfs_backup.model.stage import Stage
+from btrfs_backup.model.survey import survey
 from btrfs_backup.model.world import (
     Came,
     Clear,
@@ -31,6 +32,8 @@ from btrfs_backup.model.world import (
     Taken,
     World,
 )
+from btrfs_backup.report.table import table
+from tests.unit import imagined
 
 A, B, C = (f"2026010{day}-120000" for day in (1, 2, 3))
 NOW = datetime(2026, 1, 3, 12)  # C is the snapshot that a run takes
@@ -341,6 +344,90 @@ class Failures(unittest.TestCase):
         [usb] = actor.last.report().destinations
         self.assertEqual((usb.sent, usb.outstanding, usb.kept), ((), (C,), None))
         self.assertLessEqual(owed(USB, C), actor.file)
+
+
+class GoingOn(unittest.TestCase):
+    """With parts of transfers that were cut off."""
+
+    def parts(self, name: str, parent: str = "", place: str = USB) -> Seen:
+        """A destination that has A and a part of NAME, built upon that PARENT."""
+        held = seen(A, place=place)
+        stage = Stage(f".{name}.receiving", name, ("x-1-01234567",), imagined.parts(parent, 7))
+        return replace(held, inventory=replace(held.inventory, stages=(stage,)))
+
+    def test_one_by_one_behind_the_others(self) -> None:
+        """It is sent with the parent that its part has, and nobody waits for it."""
+        usb, nas = self.parts(B), seen(A, place=NAS)
+        actor = Told(["-S"], seen={USB: usb, NAS: nas})
+        report = actor.run()
+        stage = usb.inventory.stages[0]
+        self.assertEqual(
+            [each for each in actor.steps if isinstance(each, Send)],
+            [Send((Batch(B, A, (NAS,)),)), Send((Batch(B, None, (USB,)),), stage)],
+        )
+        self.assertFalse(report.failed)
+        self.assertNotIn(f"Clear {USB}", actor.order)
+        self.assertEqual([names_sent(each) for each in report.destinations], [[B], [B]])
+        assert actor.last
+        self.assertEqual((actor.last.at(USB).stages, actor.last.at(USB).holdings.partial), ((), ()))
+
+    def test_in_turn(self) -> None:
+        """What is older comes first, and what is newer afterwards, on top of it."""
+        actor = Told([], there=(A, B, C), seen={USB: self.parts(C, backup(A).uuid)})
+        actor.run()
+        sends = [each for each in actor.steps if isinstance(each, Send)]
+        self.assertEqual([[each.snapshot for each in send.batches] for send in sends], [[B], [C], ["20260103-120001"]])
+        self.assertEqual([bool(each.resumed) for each in sends], [False, True, False])
+        self.assertEqual([send.batches[0].parent for send in sends], [A, A, C])
+
+    def test_of_no_use(self) -> None:
+        """Its parent is gone, it is not wanted, or nothing is to be incremental."""
+        upon = backup(A).uuid
+        cases: dict[str, tuple[list[str], Seen]] = {
+            "parent": (["-S"], self.parts(B, "gone")),
+            "not wanted": (["-S", "-n", "1"], self.parts(A, upon)),
+            "incremental": (["-S", "-I"], self.parts(B, upon)),
+        }
+        for case, (options, usb) in cases.items():
+            with self.subTest(case):
+                actor = Told(options, seen={USB: usb})
+                self.assertFalse(actor.run().failed)
+                self.assertIn(f"Clear {USB}", actor.order)
+                self.assertFalse([each for each in actor.steps if isinstance(each, Send) and each.resumed])
+
+    def test_snapshot_is_gone(self) -> None:
+        """A stage goes when it is on record that it is of this source."""
+        for facts, cleared in ((owed(USB, B), True), (set(), False)):
+            actor = Told(["-S"], there=(A,), seen={USB: self.parts(B)}, file=frozenset(facts))
+            actor.run()
+            self.assertEqual(f"Clear {USB}" in actor.order, cleared)
+
+    def test_another_stream(self) -> None:
+        """What is proved of it is gone on with; then all is sent. That is told, and no failure."""
+        usb = self.parts(B)
+        stage = usb.inventory.stages[0]
+        less = replace(stage, subvolumes=(*stage.subvolumes[:1], replace(stage.subvolumes[1], uuid="other")))
+        changed = Failure("another stream", "It is sent from its beginning.")
+        answers: list[Came] = [{USB: Delivery(failure=changed, left=left)} for left in (less, less)]
+        actor = Told(["-S"], seen={USB: usb}, answers={Send: answers})  # type: ignore[dict-item]
+        report = actor.run()
+        sends = [each for each in actor.steps if isinstance(each, Send)]
+        self.assertEqual([each.resumed for each in sends], [stage, less, None])
+        self.assertEqual(sends[-1].batches[0].parent, A)
+        self.assertEqual([each for each in actor.steps if isinstance(each, Clear)], [Clear(USB, (B,), (less,))])
+        self.assertFalse(report.failed)
+        self.assertEqual(actor.told("warning"), ["another stream", "another stream"])
+        self.assertFalse({each for each in actor.file if each.kind in (OWED, PARENT)})
+
+    def test_shown(self) -> None:
+        actor = Told(["--status"], there=(A, B), seen={USB: self.parts(B)}, answers={world.Measure: [400]})
+        actor.run()
+        self.assertEqual(actor.steps[-1], world.Measure(USB, Batch(B, None, (USB,))))
+        assert actor.last
+        [place] = survey(actor.last).places
+        self.assertEqual([(each.snapshot, each.bytes, each.size) for each in place.parts], [(B, 100, 400)])
+        text = "\n".join(table(survey(actor.last), 80, False))
+        self.assertIn(f"{USB}: {B}: partial (25 %, 100 B of 400 B), since 1970-01-01", text)
 
 
 class Unwritable(unittest.TestCase):
