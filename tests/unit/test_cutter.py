@@ -6,7 +6,7 @@ from dataclasses import replace
 from hashlib import sha256
 
 from btrfs_backup.model.cutter import Checkpoint, Cutter, Part, Unproved, checkpoints, origin, useless
-from btrfs_backup.model.sendstream import Attribute, Beginning, Command, Walker, frame
+from btrfs_backup.model.sendstream import Attribute, Beginning, BrokenStream, Command, Walker, frame
 from btrfs_backup.model.snapshot import Subvolume
 from tests.unit.test_gate import OTHER, clone
 from tests.unit.test_sendstream import END, FULL, HEADER, INCREMENT, PARENT, SNAPSHOT, command, write
@@ -196,6 +196,24 @@ class Resumed(unittest.TestCase):
                     handed += each
             self.assertEqual((handed, caught.exception.proved), (b"", good))
             self.assertTrue(cut(Cutter(200, "1234567812345678", good), text))
+
+    def test_from_another_machine_that_lost_bytes(self) -> None:
+        """The first frame behind the checkpoint is not one."""
+        stream = HEADER + FULL.frame() + write(bytes(range(256)) * 8) * 100 + END
+        receiver = Receiver()
+        receiver.receive(cut(Cutter(30_000, SALT, far=True), stream)[:100_000])
+        [*_, known] = checkpoints(receiver.standing, far=True)
+        for lost in (1, 10, 40):
+            text = sent_again(stream, known)
+            text = text[: known.head] + text[known.head + lost :]
+            with self.assertRaises((Unproved, BrokenStream)):
+                cut(Cutter(30_000, "1" * 16, [known], far=True), text)
+        first = len(write(bytes(range(256)) * 8))
+        self.assertEqual((known.offset - known.head) % first, 0)
+        changed = bytearray(sent_again(stream, known))
+        changed[known.head + 100] ^= 1
+        with self.assertRaises(Unproved):
+            cut(Cutter(30_000, "1" * 16, [known], far=True), bytes(changed))
 
     def test_beginnings_count(self) -> None:
         """Another snapshot, parent or version is another stream, though what follows is the same."""

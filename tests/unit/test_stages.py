@@ -2,10 +2,11 @@
 
 import unittest
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from unittest.mock import patch
 
-from btrfs_backup.errors import Failure
+from btrfs_backup.errors import Failure, LockHeld
 from btrfs_backup.model.snapshot import Subvolume
 from btrfs_backup.model.stage import Stage
 from btrfs_backup.system import stages
@@ -159,8 +160,13 @@ class Stages(unittest.TestCase):
             with stages.opened(folder(host), NAME, frozenset()):
                 pass
 
+        def go_on(host: Host) -> None:
+            with stages.opened(folder(host), NAME, frozenset(), left):
+                pass
+
         table: list[tuple[str, Callable[[Host], None], str]] = [
             ("mkdir", open_one, f"cannot make the stage '/usb/{ENTRY}': mkdir: "),
+            ("mkdir", go_on, f"cannot go on in the stage '/usb/{ENTRY}': mkdir: "),
             (
                 "btrfs subvolume snapshot",
                 lambda host: self.attempt(host).publish([NAME]),
@@ -177,6 +183,32 @@ class Stages(unittest.TestCase):
             with self.subTest(program), self.assertRaises(Failure) as caught:
                 act(MadeUp(failing=(program,)))
             self.assertEqual(caught.exception.message, f"{words}{BROKEN}")
+
+    def test_another_run_goes_on_as_well(self) -> None:
+        """Of two that have made their attempts at the same time, at least one sees the other."""
+        host, left = MadeUp(), Stage(ENTRY, NAME, (ATTEMPT,))
+        for others, alone in (((), True), (("other-2-0123abcd",), False)):
+
+            def found(self: Folder, others: tuple[str, ...] = others) -> object:
+                [made] = [line.rpartition("/")[2] for line in host.ran if line.startswith("mkdir")]
+                return dict.fromkeys([ENTRY, *(f"{ENTRY}/{each}" for each in (ATTEMPT, made, *others))]), {}
+
+            host.ran.clear()
+            with (
+                patch.object(Folder, "found", found),
+                patch("btrfs_backup.system.lock.shared", lambda *_: nullcontext(())),
+            ):
+                if alone:
+                    with stages.opened(folder(host), NAME, frozenset(), left) as attempt:
+                        self.assertEqual((attempt.entry, attempt.earlier), (ENTRY, left))
+                    continue
+                with (
+                    self.assertRaisesRegex(LockHeld, f"'/usb/{NAME}' is being received already"),
+                    stages.opened(folder(host), NAME, frozenset(), left),
+                ):
+                    self.fail("both go on")
+            [made] = [line for line in host.ran if line.startswith("mkdir")]
+            self.assertEqual(host.ran[-1], made.replace("mkdir -m 700", "rmdir"))
 
     def test_published(self) -> None:
         """Read-only, the oldest first; nothing goes on when one fails."""

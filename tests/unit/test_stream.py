@@ -1,6 +1,7 @@
 """Streams through real pipes, with ordinary programs at their ends; and who made a transfer fail."""
 
 import os
+import random
 import signal
 import sys
 import tempfile
@@ -8,15 +9,19 @@ import time
 import unittest
 from collections.abc import Callable
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from unittest import mock
 
 from btrfs_backup.errors import Failure, Interrupted, MissingProgram
+from btrfs_backup.model.cutter import Checkpoint, checkpoints
+from btrfs_backup.model.gate import Expected
 from btrfs_backup.system import transfer as stream
 from btrfs_backup.system.pipes import Chain, Outlet
 from btrfs_backup.system.process import Command, Ended
-from btrfs_backup.system.transfer import Ending, Receiver, Sender
-from tests.unit.test_sendstream import HEADER, STREAM, frame
+from btrfs_backup.system.transfer import Cutting, Ending, Receiver, Sender
+from tests.unit import test_cutter
+from tests.unit.test_sendstream import END, FULL, HEADER, STREAM, frame, write
 
 MUCH = 1_500_000
 
@@ -193,6 +198,96 @@ class Transfers(unittest.TestCase):
             done = stream.transfer(senders, [shell('[ "$(cat)" = "onetwo" ]')])
         self.assertEqual(done.endings, (Ending(None),))
         self.assertEqual((begun, len(done.streams)), (["one", "two"], 2))
+
+    def cutting(self, *known: Checkpoint, far: bool = False) -> Cutting:
+        small = mock.patch("btrfs_backup.system.pipes._SMALL", 1000)
+        small.start()
+        self.addCleanup(small.stop)
+        return Cutting(200_000, 0.0, "1" * 16 if known else "2" * 16, known, far)
+
+    def cut(self, text: bytes, cutting: Cutting, count: int = 1, expected: Expected | None = None) -> list[bytes]:
+        """What each of COUNT receivers gets of the stream TEXT."""
+        folder = self.folder()
+        (folder / "stream").write_bytes(text)
+        source = Sender((sender(f"cat {folder}/stream"),), expected=expected)
+        self.done = stream.transfer(
+            [source], [shell(f"cat >{folder}/{each}") for each in range(count)], 0, bool(expected), cutting
+        )
+        return [(folder / str(each)).read_bytes() for each in range(count)]
+
+    def frames(self) -> list[bytes]:
+        """Small ones and large ones."""
+        dice = random.Random(1)
+        return [write(dice.randbytes(dice.choice((0, 1, 100, 3000, 40_000)))) for _ in range(300)]
+
+    def test_cut(self) -> None:
+        """What goes by unseen is as whole as what is looked at; for one receiver and several, judged and not."""
+        frames = self.frames()
+        text = HEADER + FULL.frame() + b"".join(frames) + END
+        judged = Expected(FULL.name, FULL.uuid, "", lambda _: True)
+        for count, expected in ((1, None), (3, None), (1, judged)):
+            for got in self.cut(text, self.cutting(), count, expected):
+                receiver = test_cutter.Receiver()
+                receiver.receive(got)
+                self.assertGreater(len(receiver.standing), 10)
+                self.assertEqual(receiver.made[receiver.standing[-1].uuid], frames)
+            self.assertEqual([each.failure for each in self.done.endings], [None] * count)
+            [streamed] = self.done.streams
+            self.assertEqual((streamed.bytes, streamed.cut, streamed.resumed_from), (len(text), True, 0))
+
+    def test_goes_on(self) -> None:
+        frames = self.frames()
+        text = HEADER + FULL.frame() + b"".join(frames) + END
+        for far in (False, True):
+            receiver = test_cutter.Receiver()
+            [got] = self.cut(text, self.cutting(far=far))
+            receiver.receive(got[: len(got) // 2])
+            [*_, known] = checkpoints(receiver.standing, far)
+            kept = text
+            if far:
+                lines, at = b"", known.head
+                for length, _ in known.ranges:
+                    lines += sha256(text[at : at + length]).hexdigest().encode() + b"  -\n"
+                    at += length
+                kept = text[: known.head] + lines + text[at:]
+            [got] = self.cut(kept, self.cutting(known, far=far))
+            self.assertLess(len(got), len(text) - known.offset + 3000)
+            receiver.receive(got)
+            self.assertEqual(receiver.made[receiver.standing[-1].uuid], frames)
+            [streamed] = self.done.streams
+            self.assertEqual((streamed.bytes, streamed.resumed_from), (len(text), known.offset))
+            spoiled = (
+                kept.replace(kept[known.head : known.head + 40], bytes(40)) if far else text.replace(frames[3], b"")
+            )
+            [got] = self.cut(spoiled, self.cutting(known, far=far))
+            self.assertEqual((got, self.done.unproved), (b"", ()))
+            [ending] = self.done.endings
+            self.assertIn("the stream is not the one that was cut off", str(ending.failure))
+
+    def test_small_ones_are_not_cut(self) -> None:
+        """Nor what is no stream at all; whoever reads it finds that out."""
+        for text in (HEADER + FULL.frame() + write(b"data") + END, b"no stream"):
+            [got] = self.cut(text, self.cutting())
+            self.assertEqual(got, text)
+            self.assertFalse(self.done.streams[0].cut)
+
+    def test_broken_when_it_is_cut(self) -> None:
+        text = HEADER + FULL.frame() + write(bytes(40_000)) * 10
+        self.cut(text + bytes(100), self.cutting())
+        self.assertIn("the stream was cut off here: there is something in it", str(self.done.endings[0].failure))
+
+    def test_behind_the_first_only_small_ones_follow(self) -> None:
+        """A large one waits for a transfer of its own, in which it can be cut."""
+        small = (HEADER + FULL.frame() + write(b"data") + END, "small")
+        large = (HEADER + FULL.frame() + write(bytes(40_000)) * 9 + END, "large")
+        folder = self.folder()
+        for text, name in (small, large):
+            (folder / name).write_bytes(text)
+        senders = [Sender((sender(f"cat {folder}/{each}"),)) for each in ("large", "small", "small", "large", "small")]
+        done = stream.transfer(senders, [shell(f"cat >{folder}/got")], 0, False, self.cutting())
+        self.assertEqual([each.bytes for each in done.streams], [len(large[0]), len(small[0]), len(small[0])])
+        self.assertEqual([each.cut for each in done.streams], [True, False, False])
+        self.assertEqual(done.endings, (Ending(None),))
 
     def test_a_disk_is_made_to_write_while_the_stream_goes_on(self) -> None:
         """And at the end once more."""
