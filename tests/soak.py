@@ -1,6 +1,7 @@
 """Kills runs of the command at any moment, and checks that one ordinary run then brings everything right.
 
     sudo python3 -m tests.soak --kills 200 --seed 1 [--ssh]
+    sudo python3 -m tests.soak --cuts 200 --seed 1
 
 Half of the kills come after some time, the others at a step: a program is about to be started or has been, a state
 file is about to be replaced or has been. What is killed is the command with all that it started, the command alone, or
@@ -18,6 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from tests import cuts
 from tests.real.machine import (
     COMPLETED,
     LOCK,
@@ -222,10 +224,16 @@ def soak(test: RealTest, kills: int, seed: int, ssh: bool, tell: Callable[[str],
 class Run(RealTest):
     """What `python3 -m tests.soak` does; no test of its own."""
 
-    kills, seed, ssh = 0, 0, False
+    kills, cuts, seed, ssh = 0, 0, 0, False
 
     def runTest(self) -> None:  # noqa: N802  # unittest's name
-        soak(self, self.kills, self.seed, self.ssh, lambda line: print(line, file=sys.stderr))
+        def tell(line: str) -> None:
+            print(line, file=sys.stderr)
+
+        if self.cuts:
+            cuts.soak(self, self.cuts, self.seed, tell)
+        else:
+            soak(self, self.kills, self.seed, self.ssh, tell)
 
 
 def main() -> int:
@@ -233,10 +241,11 @@ def main() -> int:
         return run_to_step()
     parser = argparse.ArgumentParser(description="kill runs at any moment, and check that the next one heals")
     parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--cuts", type=int, default=0, help="cut so many transfers instead, see tests/cuts.py")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--ssh", action="store_true", help="source and one destination on an ssh host")
     options = parser.parse_args()
-    Run.kills, Run.seed, Run.ssh = options.kills, options.seed, options.ssh
+    Run.kills, Run.cuts, Run.seed, Run.ssh = options.kills, options.cuts, options.seed, options.ssh
     from unittest import TextTestRunner
 
     return 0 if TextTestRunner(failfast=True).run(Run()).wasSuccessful() else 1

@@ -11,6 +11,8 @@ import unittest
 from contextlib import suppress
 from pathlib import Path
 
+from tests import cuts
+from tests.cuts import left_behind
 from tests.real.machine import Result, child_running, extent, kill, names, sh, show, staged, tree, wait_for
 from tests.real.small_parts import PART
 from tests.real.sshd import Proxy, SshTest
@@ -313,17 +315,6 @@ class Cuts(ResumedTest):
         self.followed(source, backups)
 
 
-def left_behind(folder: Path) -> list[int]:
-    """The processes that still send from FOLDER or receive there."""
-    found = []
-    for each in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            words = (each / "cmdline").read_bytes().split(b"\0")
-            if words[0] == b"btrfs" and any(word.startswith(bytes(folder)) for word in words):
-                found.append(int(each.name))
-    return found
-
-
 def is_locked(stage: Path) -> bool:
     """Whether a receiver holds that STAGE."""
     with suppress(FileNotFoundError):
@@ -369,6 +360,13 @@ class Restored(ResumedTest):
         url = server.url.replace(str(server.port), str(proxy.port))
         where = self.disk("new").path / "home"
         self.restored(source, nas / name, str(where), url, proxy, *server.arguments())
+
+
+class Anywhere(SshTest):
+    """A sample of the soak."""
+
+    def test_cut(self) -> None:
+        cuts.soak(self, 8, 1)
 
 
 if __name__ == "__main__":
