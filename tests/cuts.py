@@ -77,7 +77,8 @@ class Cuts:
         elif dice.random() < 0.3:
             dice.choice(folders).rename(top / f"folder {dice.randrange(10**6)}")
         if sum(each.stat().st_size for each in top.rglob("*") if each.is_file() and not each.is_symlink()) > 150 << 20:
-            shutil.rmtree(max(folders, key=lambda each: len(list(each.iterdir()))), ignore_errors=True)
+            for each in list(top.glob("folder *"))[1:]:
+                shutil.rmtree(each)
 
     def follow(self, number: int) -> str:
         """One transfer, in a direction of its own, with several cuts; what was done, for a message."""
