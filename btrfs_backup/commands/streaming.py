@@ -56,9 +56,8 @@ class Streaming:
         if folder.host.connection:
             upon = parent.stream_uuid if parent else ""
             expected = Expected(os.fsencode(name), snapshot.stream_uuid, upon, plain)
-        if not (self._settings.progress and terminal.possible()):
-            return Sender(pipeline, expected=expected)
-        watch = terminal.Progress(name, tuple(destinations))
+        shown = self._settings.progress and terminal.possible()
+        watch = terminal.Progress(name, tuple(destinations)) if shown else None
         return Sender(pipeline, folder.estimate(name, base), watch=watch, expected=expected)
 
     def transfer(

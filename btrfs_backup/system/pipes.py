@@ -31,11 +31,12 @@ from btrfs_backup.model.sendstream import Beginning, BrokenStream, Checker, Piec
 # The sender reads ahead while the receiver commits. Measured: a full backup takes 0.7 of the time of a shell pipe with
 # 64 MiB, and 0.9 with 1 MiB, which is what users without CAP_SYS_RESOURCE get (/proc/sys/fs/pipe-max-size).
 _PIPE_SIZES = tuple(1 << power for power in range(26, 15, -1))
-_F_SETPIPE_SZ = 1031
+_F_SETPIPE_SZ, _F_GETPIPE_SZ = 1031, 1032
 _PIECE = 1 << 20  # bytes read at once where the data is looked at
 _LEAST = 4096  # bytes read at once where only the heads of large frames are
 _LARGE = 16 << 10  # bytes of a frame that are worth a system call of their own
-_SMALL, _SOON = 16 << 20, 0.2  # bytes and seconds: a stream is small that has ended within both
+_SMALL = 16 << 20  # bytes that a stream has at most which is small
+SOON, IN_A_WHILE = 0.2, 2.0  # seconds within which it has ended, while its receiver is idle or busy
 _GLANCE = 200  # milliseconds between looks at whether the process at the other end has ended
 _LONGEST_HEAD = 4096  # bytes, far above those of a header and a first command
 _MANY = 1 << 30  # more than a pipe holds
@@ -252,7 +253,7 @@ class Chain:
 
     def _look_at(self, source: Pipe, target: Pipe) -> None:
         """Hand on what the gate lets through, in parts."""
-        if source.cutter and not source.cutter.resumes and is_small(source):
+        if source.cutter and not source.cutter.resumes and is_small(source, SOON):
             source.cutter = None
         if not (source.gate or source.cutter):
             self._share(source, target)
@@ -289,11 +290,13 @@ class Chain:
             self.broken_stream = error
 
 
-def is_small(source: Pipe) -> bool:
-    """Whether all that comes out of SOURCE is in it, within a moment."""
-    until = time.monotonic() + _SOON
+def is_small(source: Pipe, within: float) -> bool:
+    """Whether all that comes out of SOURCE is in it WITHIN that many seconds."""
+    until = time.monotonic() + within
+    # Some of a pipe can stay empty when it takes no more.
+    most = min(_SMALL, fcntl.fcntl(source.reader, _F_GETPIPE_SZ) * 3 // 4)
     while not (source.abandoned or _poll(source.reader, select.POLLIN, 0) & select.POLLHUP):
-        if source.unread() >= _SMALL or time.monotonic() > until:
+        if source.unread() >= most or time.monotonic() > until:
             return False
         time.sleep(0.002)
     return source.unread() < _SMALL

@@ -6,7 +6,7 @@ import resource
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,7 +15,7 @@ from btrfs_backup.model.cutter import Checkpoint, Cutter
 from btrfs_backup.model.gate import Expected, Gate
 from btrfs_backup.model.sendstream import Beginning, Measure
 from btrfs_backup.model.snapshot import Subvolume
-from btrfs_backup.system.pipes import HASH_LINE, Chain, Outlet, Pipe, is_small
+from btrfs_backup.system.pipes import HASH_LINE, IN_A_WHILE, Chain, Outlet, Pipe, is_small
 from btrfs_backup.system.process import Child, Children, Command, CommandFailed, Ended, Pipeline, lacking
 
 _LONG = 5.0  # seconds after which no further stream is begun: what has arrived is to be verified and recorded
@@ -39,9 +39,10 @@ class Moving:
 
 @dataclass(frozen=True)
 class Cutting:
-    """The way to cut the first stream of a transfer, so that it can go on when it is cut off; the others are small.
+    """The way to cut the first stream of a transfer, so that it can go on when it is cut off.
 
-    limit: bytes of a part, or what moves in that many seconds if that is more. checkpoints, far: see Cutter.
+    limit: bytes of a part, or what moves in that many seconds if that is more; those that follow have at most as many.
+    checkpoints, far: see Cutter.
     """
 
     limit: int
@@ -71,7 +72,7 @@ class Sender:
     pipeline: Pipeline
     estimate: Command | None = None
     begin: Callable[[], None] = lambda: None
-    watch: Callable[[Moving], None] = lambda moving: None
+    watch: Callable[[Moving], None] | None = None
     expected: Expected | None = None
 
 
@@ -179,7 +180,7 @@ def transfer(
         waiting = (
             _Flow(sender, chain.inlet(), children, None if number else cutting) for number, sender in enumerate(senders)
         )
-        for flow in _in_turn(waiting, only_small=cutting is not None):
+        for flow in _in_turn(waiting, cutting.limit if cutting else None):
             flow.begin([end.outlet.delivered for end in ends])
             flows.append(flow)
             chain.take(flow.inlet)
@@ -215,8 +216,8 @@ def _ends(receivers: Sequence[Receiver]) -> list["_End"]:
     return ends
 
 
-def _in_turn(flows: Iterator["_Flow"], only_small: bool) -> Iterator["_Flow"]:
-    """FLOWS, the next one when the one before has ended well; when ONLY_SMALL, up to the first large one behind that.
+def _in_turn(flows: Iterator["_Flow"], most: int | None) -> Iterator["_Flow"]:
+    """FLOWS, the next one when the one before has ended well, up to the first behind that with more bytes than MOST.
 
     From the second one on, another is started ahead, since starting a sender takes longer than a small stream itself.
     When it is not wanted after all, it is dropped, and no receiver has seen anything of it.
@@ -228,7 +229,7 @@ def _in_turn(flows: Iterator["_Flow"], only_small: bool) -> Iterator["_Flow"]:
         if not flow.ended_well or time.monotonic() - since > _LONG:
             break
         flow, ahead = ahead or next(flows, None), next(flows, None)
-        if flow and only_small and not is_small(flow.inlet):
+        if flow and most is not None and not flow.has_at_most(most):
             flow.drop()
             break
     if ahead:
@@ -263,12 +264,21 @@ class _Flow:
         self.started = time.monotonic()
         self._delivered_before = delivered
         self._sender.begin()
-        if self._sender.estimate:
+        if self._sender.estimate and self._sender.watch:
             with open(os.devnull, "rb") as nothing:
                 self._starter.start(self._sender.estimate, nothing.fileno(), capture=self._measure.feed)
 
     def drop(self) -> None:
         self.inlet.close_reader()
+
+    def has_at_most(self, count: int) -> bool:
+        """Whether the stream, which waits, has at most COUNT bytes."""
+        if is_small(self.inlet, IN_A_WHILE):
+            return True
+        with suppress(Failure):
+            size = measure(self._sender.estimate) if self._sender.estimate else None
+            return size is not None and size <= count
+        return False
 
     @property
     def ended_well(self) -> bool:
@@ -280,7 +290,8 @@ class _Flow:
         begun = self._resumed_from
         own = (max(0, count - before) + begun for count, before in zip(delivered, self._delivered_before, strict=True))
         seconds = time.monotonic() - self.started
-        self._sender.watch(Moving(self._moved, tuple(own), seconds, self._measure.size, arrived, begun))
+        if self._sender.watch:
+            self._sender.watch(Moving(self._moved, tuple(own), seconds, self._measure.size, arrived, begun))
         if self._cutting and self.inlet.cutter:
             paced = int((self._moved - begun) / max(seconds, 1.0) * self._cutting.seconds)
             self.inlet.cutter.limit = max(self._cutting.limit, paced)

@@ -160,9 +160,9 @@ class InARow(RealTest):
         """A kill leaves all of them on record, and the next run sends those that did not arrive."""
         source, usb = self.source(), self.disk("usb", 400).path
         taken = self.snapshots(source, 2)
-        random_file(source / "large", 100)
+        random_file(source / "large", 10)
         taken = self.snapshots(source, 2)
-        command = self.start("-S", source, usb)
+        command = self.start("-S", "--rate-limit", "5M", source, usb)
         wait_for(lambda: any(path.name == taken[2] for path in staged(usb)))
         kill(command.pid)
         command.wait()

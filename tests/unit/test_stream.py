@@ -281,12 +281,18 @@ class Transfers(unittest.TestCase):
         small = (HEADER + FULL.frame() + write(b"data") + END, "small")
         large = (HEADER + FULL.frame() + write(bytes(40_000)) * 9 + END, "large")
         folder = self.folder()
-        for text, name in (small, large):
+        medium = (HEADER + FULL.frame() + write(bytes(40_000)) * 3 + END, "medium")
+        for text, name in (small, medium, large):
             (folder / name).write_bytes(text)
-        senders = [Sender((sender(f"cat {folder}/{each}"),)) for each in ("large", "small", "small", "large", "small")]
+        # Their sizes are measured as those of streams without data are.
+        senders = [
+            Sender((sender(f"cat {folder}/{each}"),), estimate=sender(f"cat {folder}/{each}"))
+            for each in ("large", "small", "medium", "small", "large", "small")
+        ]
         done = stream.transfer(senders, [shell(f"cat >{folder}/got")], 0, False, self.cutting())
-        self.assertEqual([each.bytes for each in done.streams], [len(large[0]), len(small[0]), len(small[0])])
-        self.assertEqual([each.cut for each in done.streams], [True, False, False])
+        sizes = [len(text) for text, _ in (large, small, medium, small)]
+        self.assertEqual([each.bytes for each in done.streams], sizes)
+        self.assertEqual([each.cut for each in done.streams], [True, False, False, False])
         self.assertEqual(done.endings, (Ending(None),))
 
     def test_a_disk_is_made_to_write_while_the_stream_goes_on(self) -> None:
