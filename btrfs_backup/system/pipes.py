@@ -31,6 +31,9 @@ from btrfs_backup.model.sendstream import Beginning, BrokenStream, Checker, Piec
 # The sender reads ahead while the receiver commits. Measured: a full backup takes 0.7 of the time of a shell pipe with
 # 64 MiB, and 0.9 with 1 MiB, which is what users without CAP_SYS_RESOURCE get (/proc/sys/fs/pipe-max-size).
 _PIPE_SIZES = tuple(1 << power for power in range(26, 15, -1))
+LARGEST_PIPE = _PIPE_SIZES[0]
+# What has come from another machine, and is in pipes when all is cut off, has to come again.
+FAR_PIPE = 4 << 20
 _F_SETPIPE_SZ, _F_GETPIPE_SZ = 1031, 1032
 _PIECE = 1 << 20  # bytes read at once where the data is looked at
 _LEAST = 4096  # bytes read at once where only the heads of large frames are
@@ -55,7 +58,8 @@ class Pipe:
     may still hold that end open, so the state of the pipe alone does not tell.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = LARGEST_PIPE) -> None:
+        """MOST: bytes that it holds."""
         self.reader, self.writer = os.pipe()
         self.moved = 0
         self.drained = 0
@@ -66,7 +70,7 @@ class Pipe:
         self.looking = _LEAST  # bytes that are read at once
         self.broken = False
         self.abandoned = False
-        for size in _PIPE_SIZES:
+        for size in [each for each in _PIPE_SIZES if each <= most]:
             with suppress(OSError):
                 fcntl.fcntl(self.writer, _F_SETPIPE_SZ, size)
                 break
@@ -98,8 +102,8 @@ class Outlet:
     what it left unread: whoever writes to a pipe believes that what fits into it has arrived.
     """
 
-    def __init__(self) -> None:
-        self.pipe = Pipe()
+    def __init__(self, most: int = LARGEST_PIPE) -> None:
+        self.pipe = Pipe(most)
         self._unread = 0
         os.set_blocking(self.pipe.writer, False)
 
@@ -126,11 +130,14 @@ class Chain:
 
     checked: how many of the outlets, from the end, get what has been checked on the way (see sendstream.Checker).
     looked_at: the streams of the inlets may have gates and cutters. rate: bytes a second that go through at most;
-    0: as fast as it goes. unproved: the stream does not go on where it was cut off.
+    0: as fast as it goes. most: bytes in each pipe. unproved: the stream does not go on where it was cut off.
     Leaving the scope closes everything and waits for the stages: the processes at its ends must be gone by then.
     """
 
-    def __init__(self, outlets: Sequence[Outlet], checked: int, rate: int = 0, looked_at: bool = False) -> None:
+    def __init__(
+        self, outlets: Sequence[Outlet], checked: int, rate: int = 0, looked_at: bool = False, most: int = LARGEST_PIPE
+    ) -> None:
+        self._most = most
         self.unproved: Unproved | None = None
         self.broken_stream: BrokenStream | None = None
         self.refused: BrokenStream | None = None  # why a gate let no more of a stream through
@@ -192,7 +199,7 @@ class Chain:
 
     def inlet(self) -> Pipe:
         """A pipe for a stream. Its writing end is to be closed here when somebody else has it."""
-        pipe = Pipe()
+        pipe = Pipe(self._most)
         self._pipes.append(pipe)
         return pipe
 
@@ -206,7 +213,7 @@ class Chain:
 
     def _pipe(self) -> Pipe:
         """One between two stages."""
-        pipe = Pipe()
+        pipe = Pipe(self._most)
         os.set_blocking(pipe.writer, False)
         self._pipes.append(pipe)
         return pipe

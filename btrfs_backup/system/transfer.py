@@ -15,7 +15,7 @@ from btrfs_backup.model.cutter import Checkpoint, Cutter
 from btrfs_backup.model.gate import Expected, Gate
 from btrfs_backup.model.sendstream import Beginning, Measure
 from btrfs_backup.model.snapshot import Subvolume
-from btrfs_backup.system.pipes import HASH_LINE, IN_A_WHILE, Chain, Outlet, Pipe, is_small
+from btrfs_backup.system.pipes import FAR_PIPE, HASH_LINE, IN_A_WHILE, LARGEST_PIPE, Chain, Outlet, Pipe, is_small
 from btrfs_backup.system.process import Child, Children, Command, CommandFailed, Ended, Pipeline, lacking
 
 _LONG = 5.0  # seconds after which no further stream is begun: what has arrived is to be verified and recorded
@@ -158,12 +158,17 @@ def transfer(
 
     Raises Failure when one of the commands cannot be started.
     """
-    ends = _ends(receivers)
+    most = FAR_PIPE if cutting and cutting.far else LARGEST_PIPE
+    ends = _ends(receivers, most)
     in_order = sorted(ends, key=lambda end: end.checked)
     flows: list[_Flow] = []
     with (
         Chain(
-            [end.outlet for end in in_order], sum(end.checked for end in ends), rate, judged or cutting is not None
+            [end.outlet for end in in_order],
+            sum(end.checked for end in ends),
+            rate,
+            judged or cutting is not None,
+            most,
         ) as chain,
         Children() as children,
     ):
@@ -203,12 +208,12 @@ def most_receivers() -> int:
     return max(1, (limit - len(os.listdir("/proc/self/fd")) - _FILES_OF_TRANSFER) // _FILES_OF_RECEIVER)
 
 
-def _ends(receivers: Sequence[Receiver]) -> list["_End"]:
-    """Raises OSError; then all pipes are closed."""
+def _ends(receivers: Sequence[Receiver], most: int) -> list["_End"]:
+    """MOST: bytes in each pipe. Raises OSError; then all pipes are closed."""
     ends: list[_End] = []
     try:
         for receiver in receivers:
-            ends.append(_End(receiver))
+            ends.append(_End(receiver, most))
     except OSError:
         for end in ends:
             end.outlet.pipe.close()
@@ -317,9 +322,9 @@ class _Flow:
 class _End:
     """The receiving end of a transfer: a receiver, the pipe that it reads, and the disk that it writes to."""
 
-    def __init__(self, receiver: Receiver) -> None:
+    def __init__(self, receiver: Receiver, most: int) -> None:
         self.checked = receiver.checked
-        self.outlet = Outlet()
+        self.outlet = Outlet(most)
         self.children: list[Child] = []
         self._receiver = receiver
         self._writings: list[Child] = []
