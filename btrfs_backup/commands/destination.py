@@ -159,7 +159,7 @@ class BackupFolder:
         for failure in self.folder.delete([held[name] for name in step.names if name in held]).values():
             raise failure
         for left in step.stages:
-            stages.remove(self.folder, left)
+            stages.clear(self.folder, left)
 
     def ready(self, step: Send, now: World, how: Sending, scope: ExitStack) -> "FolderReception":
         there = self.folder.created()
@@ -259,8 +259,9 @@ class FolderReception:
             if wrong:
                 return found, number, wrong, bool(parent) and entry.parent_uuid != (parent.uuid if parent else "")
             if parent and batch.parent and batch.parent not in found:
-                before = self.attempt.folder.show(batch.parent)
-                if before.uuid != parent.uuid or not stream.fits(self.snapshots[batch.parent], before.sent_transid):
+                before = self.attempt.folder.show_parent(batch.parent)
+                fits = stream.fits(self.snapshots[batch.parent], before.sent_transid)
+                if before.uuid != parent.uuid or before.was_changed or not fits:
                     return found, number, f"{batch.parent}, which it builds upon, was changed after it was sent", True
         return found, len(sent), "", False
 

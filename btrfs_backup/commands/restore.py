@@ -166,7 +166,7 @@ class Place:
                 log.warning("%s: leaving %s alone: %s", self.location, self.home.at(left.entry), left.foreign)
                 foreign.add(left.entry)
                 continue
-            stages.remove(self.home, left)
+            stages.clear(self.home, left)
             log.info("%s: removed what a restore that was cut off had left", self.location)
         return frozenset(foreign)
 
@@ -431,7 +431,8 @@ class _Restore:
         parent, [stream] = self.plan.parent, done.streams
         if not parent or parent == self.plan.name:
             return ""
-        if stream.fits(self.backup.beside.complete[parent], self._held(parent).sent_transid):
+        held = self.place.folder.show_parent(parent)
+        if not held.was_changed and stream.fits(self.backup.beside.complete[parent], held.sent_transid):
             return ""
         return f"{parent}, which it builds upon, was changed after it was sent"
 

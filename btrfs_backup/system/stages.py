@@ -103,8 +103,14 @@ def opened(folder: Folder, name: str, taken: frozenset[str]) -> Iterator[Attempt
         # It goes on behind what it could not make: the stage is that of another attempt, which could not remove it.
         folder.host.ended(("rmdir", "--", join(place, attempt)))
         raise
-    with lock.shared(folder.host, place) as inherit:
+    with lock.staged(folder.host, place, shared=True) as inherit:
         yield Attempt(folder, entry, attempt, mounting, inherit)
+
+
+def clear(folder: Folder, left: Stage) -> None:
+    """Remove a stage of FOLDER that is LEFT from a transfer. Raises Failure, LockHeld when one is alive there."""
+    with lock.staged(folder.host, folder.at(left.entry), shared=False):
+        remove(folder, left)
 
 
 def remove(folder: Folder, left: Stage, commit: bool = True) -> None:
