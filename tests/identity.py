@@ -24,6 +24,7 @@ from typing import Any
 
 from tests.real.machine import TOP, RealTest, descendants, is_readonly, kill, names, sh, tree
 from tests.real.sshd import Sshd
+from tests.real.test_identity import set_writable
 
 CLOCK = "BTRFS_BACKUP_TEST_CLOCK"  # seconds by which the clock of a run is wrong
 STAMP = re.compile(r"(b-)?\d{8}-\d{6}")
@@ -71,6 +72,7 @@ class World:
 
     mounted: the disk at each place. held: what the snapshot with that UUID held when it was looked at last, and whose
     it is. proved: UUIDs of backups with the right content. made: what people made, by UUID: its disk and content.
+    spoiled: what they changed and what looks like a backup all the same.
     """
 
     def __init__(self, test: RealTest, seed: int) -> None:
@@ -87,7 +89,7 @@ class World:
             test.addCleanup(sh, "umount", "-l", place, check=False)
             self.mount(place, disk)
         prefix = self.random.choice(["", "b-"])
-        folders = [["backups"], self.random.choice([["backups"], ["other"]])]
+        folders = [["backups"], self.random.choice([["backups"], ["backups"], ["other"]])]
         folders[0] += ["second"] if self.random.random() < 0.4 else []
         self.sources = [
             Source(self.pool / "a", self.pool / "taken", ["-f", str(self.pool / "taken")], "", folders[0]),
@@ -99,7 +101,7 @@ class World:
         self.clock = 0
         self.held: dict[str, tuple[Source, object]] = {}
         self.proved: set[str] = set()
-        self.unknown = 0
+        self.spoiled: set[str] = set()
         self.made: dict[str, tuple[Path, object]] = {}
         self.said = ""
 
@@ -116,18 +118,17 @@ class World:
         self.count += 1
         acts = (self.rename, self.copy, self.edit, self.delete, self.swap, self.restore, self.roll_back, self.set_clock)
         act = self.random.choice([*acts, self.block])
-        return f"{act.__name__} {act()}"
+        done = f"{act.__name__} {act()}"
+        # Whatever came of it, no run has made it.
+        self.proved.update(*map(Found, self.disks))
+        return done
 
     def somewhere(self) -> Path | None:
         """A snapshot or backup that nobody made by hand."""
         folders = [source.snapshots for source in self.sources]
         folders += [disk / name for disk in self.disks for source in self.sources for name in source.folders]
-        mine = {
-            top / path
-            for top in (self.pool, *self.disks)
-            for uuid, (path, _) in Found(top).items()
-            if uuid in self.made
-        }
+        found = {top / path: uuid for top in (self.pool, *self.disks) for uuid, (path, _) in Found(top).items()}
+        mine = {path for path, uuid in found.items() if uuid in self.made or uuid in self.spoiled}
         usable = [
             [folder / name for name in entries(folder) if STAMP.fullmatch(name) and folder / name not in mine]
             for folder in folders
@@ -142,9 +143,11 @@ class World:
 
     def make(self, path: Path) -> None:
         """PATH is what somebody made."""
+        self.made[self.uuid(path)] = (self.top(path), tree(path))
+
+    def uuid(self, path: Path) -> str:
         top = self.top(path)
-        [uuid] = [uuid for uuid, (found, _) in Found(top).items() if top / found == path]
-        self.made[uuid] = (top, tree(path))
+        return next(uuid for uuid, (found, _) in Found(top).items() if top / found == path)
 
     def free_name(self, beside: Path, of_ours: bool) -> Path:
         """A name in the same folder that is free, perhaps OF OUR form."""
@@ -182,16 +185,23 @@ class World:
         return f"{path} {new.name}{' writable' if writable else ''}"
 
     def edit(self) -> object:
-        """Through writable and back, as btrfs-progs of today do it, which forget where a backup came from."""
-        path = self.somewhere()
+        """Through writable and back; btrfs-progs of today forget where a backup came from, older ones do not."""
+        path, today = self.somewhere(), self.random.random() < 0.5
         if not path or not is_readonly(path):
             return None
-        sh("btrfs", "property", "set", "-f", "-ts", path, "ro", "false")
-        (path / f"edit{self.count}").write_text("made by hand")
-        sh("btrfs", "property", "set", "-ts", path, "ro", "true")
+        for writable in (True, False):
+            if today:
+                sh("btrfs", "property", "set", "-f", "-ts", path, "ro", str(not writable).lower())
+            else:
+                set_writable(path, writable)
+            if writable:
+                (path / f"edit{self.count}").write_text("made by hand")
         if not path.is_relative_to(self.pool):
-            self.make(path)
-        return path
+            if today:
+                self.make(path)
+            else:
+                self.spoiled.add(self.uuid(path))
+        return f"{path}{'' if today else ' by an older program'}"
 
     def delete(self) -> object:
         if path := self.somewhere():
@@ -208,9 +218,8 @@ class World:
 
     def restore(self) -> object:
         """Of a backup of the first source, in place of that."""
-        source, place = self.sources[0], self.places[0]
-        folder = place / "backups"
-        ours = [name for name in entries(folder) if self.is_whole(folder / name, source)]
+        source, folder = self.sources[0], self.places[0] / "backups"
+        ours = [name for name in entries(folder) if self.is_whole(self.real(f"{folder}/{name}"), source)]
         if not ours:
             return None
         name, new = self.random.choice(ours), self.pool / f"restored{self.count}"
@@ -221,15 +230,12 @@ class World:
             self.replace(source, new)
         else:
             # A snapshot of that name is there, and is another one.
-            self.test.assertFalse(new.exists(), result)
+            self.test.assertIn("in the way of the read-only copy", result.err)
         return f"{folder / name} {result.status}"
 
     def is_whole(self, path: Path, source: Source) -> bool:
-        uuid, received = next(
-            ((uuid, its) for uuid, (at, its) in Found(path).items() if self.mounted[path.parents[1]] / at == path),
-            ("", ""),
-        )
-        return uuid in self.proved and self.held[received][0] is source
+        uuid, received = self.uuid(path), Found(path)
+        return uuid in self.proved - self.spoiled and self.held.get(received[uuid][1], [None])[0] is source
 
     def roll_back(self) -> object:
         source = self.sources[0]
@@ -397,7 +403,7 @@ class World:
             for place, state in row["destinations"].items():
                 if state == "complete":
                     path = self.real(place) / row["name"]
-                    [uuid] = [uuid for uuid, (at, _) in Found(path).items() if self.top(path) / at == path]
+                    uuid = self.uuid(path)
                     snapshot = source.snapshots / row["name"]
                     self.test.assertTrue(uuid in self.proved or not snapshot.exists(), f"{path}\n{self.said}")
 
