@@ -219,7 +219,8 @@ class World:
     def restore(self) -> object:
         """Of a backup of the first source, in place of that."""
         source, folder = self.sources[0], self.places[0] / "backups"
-        ours = [name for name in entries(folder) if self.is_whole(self.real(f"{folder}/{name}"), source)]
+        named = [name for name in entries(folder) if STAMP.fullmatch(name)]
+        ours = [name for name in named if self.is_whole(self.real(f"{folder}/{name}"), source)]
         if not ours:
             return None
         name, new = self.random.choice(ours), self.pool / f"restored{self.count}"
