@@ -159,9 +159,8 @@ class World:
 
     def rename(self) -> object:
         path = self.somewhere()
-        if not path:
+        if not path or (new := self.free_name(path, self.random.random() < 0.4)) == path:
             return None
-        new = self.free_name(path, self.random.random() < 0.4)
         if new.exists():
             between = path.with_name("between")
             new.rename(between)
@@ -384,9 +383,9 @@ class World:
                 blocked = _IN_THE_WAY.findall(self.said)
                 if attempt or not blocked:
                     break
-                for number, (_, place) in enumerate(blocked):
-                    path = self.real(place)
-                    path.rename(path.with_name(f"mine-{self.count}-{source.prefix}{number}-{path.parent.name}"))
+                for _, place in blocked:
+                    self.count += 1
+                    self.real(place).rename(self.free_name(self.real(place), False))
             self.test.assertEqual(run.returncode, 0, self.said)
             self.check_status(source, arguments)
 
