@@ -117,14 +117,14 @@ class World:
         """One of the acts; what it was, for a message."""
         self.count += 1
         acts = (self.rename, self.copy, self.edit, self.delete, self.swap, self.restore, self.roll_back, self.set_clock)
-        act = self.random.choice([*acts, self.block])
+        act = self.random.choice([*acts, self.block, self.edit, self.edit])
         done = f"{act.__name__} {act()}"
         # Whatever came of it, no run has made it.
         self.proved.update(*map(Found, self.disks))
         return done
 
-    def somewhere(self) -> Path | None:
-        """A snapshot or backup that nobody made by hand."""
+    def somewhere(self, newest: bool = False) -> Path | None:
+        """A snapshot or backup that nobody made by hand; the NEWEST in its folder."""
         folders = [source.snapshots for source in self.sources]
         folders += [disk / name for disk in self.disks for source in self.sources for name in source.folders]
         found = {top / path: uuid for top in (self.pool, *self.disks) for uuid, (path, _) in Found(top).items()}
@@ -133,7 +133,8 @@ class World:
             [folder / name for name in entries(folder) if STAMP.fullmatch(name) and folder / name not in mine]
             for folder in folders
         ]
-        return self.pick(self.random.choice([some for some in usable if some] or [[]]))
+        some = self.random.choice([some for some in usable if some] or [[]])
+        return self.pick(some[-1:] if newest else some)
 
     def pick(self, some: list[Path]) -> Path | None:
         return self.random.choice(some) if some else None
@@ -185,7 +186,7 @@ class World:
 
     def edit(self) -> object:
         """Through writable and back; btrfs-progs of today forget where a backup came from, older ones do not."""
-        path, today = self.somewhere(), self.random.random() < 0.5
+        path, today = self.somewhere(newest=True), self.random.random() < 0.4
         if not path or not is_readonly(path):
             return None
         for writable in (True, False):
@@ -200,6 +201,8 @@ class World:
                 self.make(path)
             else:
                 self.spoiled.add(self.uuid(path))
+        if path.parent == self.sources[0].snapshots:
+            self.roll_back(path)
         return f"{path}{'' if today else ' by an older program'}"
 
     def delete(self) -> object:
@@ -237,9 +240,9 @@ class World:
         uuid, received = self.uuid(path), Found(path)
         return uuid in self.proved - self.spoiled and self.held.get(received[uuid][1], [None])[0] is source
 
-    def roll_back(self) -> object:
+    def roll_back(self, path: Path | None = None) -> object:
         source = self.sources[0]
-        path = self.pick([source.snapshots / name for name in entries(source.snapshots)])
+        path = path or self.pick([source.snapshots / name for name in entries(source.snapshots)])
         if path:
             sh("btrfs", "subvolume", "snapshot", path, self.pool / "new")
             self.replace(source, self.pool / "new")
