@@ -14,23 +14,22 @@ import os
 import random
 import re
 import subprocess
-import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from tests.real.machine import TOP, RealTest, descendants, is_readonly, kill, names, sh, tree
+from tests.real.machine import RealTest, descendants, is_readonly, kill, sh, start_command, tree
 from tests.real.sshd import Sshd
 from tests.real.test_identity import set_writable
 
-CLOCK = "BTRFS_BACKUP_TEST_CLOCK"  # seconds by which the clock of a run is wrong
-STAMP = re.compile(r"(b-)?\d{8}-\d{6}")
-_ROW = re.compile(r"^ID \d+ .* received_uuid (\S+) +uuid (\S+) path (.+)$", re.MULTILINE)
-_IN_THE_WAY = re.compile(r"cannot send (\S+): '(\S+)' is in the way")
+CLOCK = "BTRFS_BACKUP_TEST_CLOCK"  # hours by which the clock of a run is wrong
 _HOURS = (0, 0, 0, 2, -2, 24 * 3, -24 * 2, 24 * 400)
+_STAMP = re.compile(r"(b-)?\d{8}-\d{6}")
+_ROW = re.compile(r"^ID \d+ .* received_uuid (\S+) +uuid (\S+) path (.+)$", re.MULTILINE)
+_IN_THE_WAY = re.compile(r"cannot send \S+: '(\S+)' is in the way")
 
 
 def run_with_wrong_clock() -> int:
@@ -38,45 +37,48 @@ def run_with_wrong_clock() -> int:
     from btrfs_backup import __main__
     from btrfs_backup.commands import run
 
-    wrong = timedelta(seconds=int(os.environ[CLOCK]))
+    wrong = timedelta(hours=int(os.environ[CLOCK]))
     run.Real.__init__.__defaults__ = (lambda: datetime.now() + wrong,)  # type: ignore[attr-defined]
     return __main__.main()
 
 
-@dataclass
+@dataclass(frozen=True)
 class Source:
-    """A subvolume that is backed up, and the folder of its snapshots."""
+    """A subvolume that is backed up, the folder of its snapshots, and those of its backups on whatever disk."""
 
     path: Path
     snapshots: Path
-    options: list[str]
+    options: tuple[str, ...]
     prefix: str
-    folders: list[str]  # of its backups, on whatever disk
-    keep: list[str] = field(default_factory=list)
+    folders: tuple[str, ...]
 
 
-def entries(folder: Path) -> list[str]:
-    return names(folder) if folder.is_dir() else []
+class Subvolume(NamedTuple):
+    path: Path
+    uuid: str
+    received: str
 
+    @property
+    def stream(self) -> str:
+        """The received UUID of its copies."""
+        return self.uuid if self.received == "-" else self.received
 
-class Found(dict[str, tuple[str, str]]):
-    """The subvolumes of a filesystem, path and received UUID by UUID."""
-
-    def __init__(self, top: Path) -> None:
-        rows = _ROW.findall(sh("btrfs", "subvolume", "list", "-u", "-R", top))
-        super().__init__({uuid: (path, received) for received, uuid, path in rows})
+    @property
+    def is_named(self) -> bool:
+        """Whether it has the name of a snapshot, and is in no stage."""
+        return bool(_STAMP.fullmatch(self.path.name)) and ".receiving" not in str(self.path)
 
 
 class World:
     """All there is, and what is known of it.
 
     mounted: the disk at each place. held: what the snapshot with that UUID held when it was looked at last, and whose
-    it is. proved: UUIDs of backups with the right content. made: what people made, by UUID: its disk and content.
-    spoiled: what they changed and what looks like a backup all the same.
+    it is. proved: UUIDs of backups with the right content, and of what no run has made. made: what people made, by
+    UUID. spoiled: UUIDs of what they changed and what looks like a backup all the same. said: by the last run.
     """
 
     def __init__(self, test: RealTest, seed: int) -> None:
-        self.test, self.random, self.count = test, random.Random(seed), 0
+        self.test, self.random, self.count, self.clock, self.said = test, random.Random(seed), 0, 0, ""
         test.folder.chmod(0o755)
         self.server = Sshd(test.folder / "sshd")
         test.addCleanup(self.server.stop)
@@ -84,110 +86,96 @@ class World:
         self.disks = [test.disk(name, 400).path for name in ("red", "green", "blue")]
         self.places = [test.folder / name for name in ("front", "back")]
         self.mounted: dict[Path, Path] = {}
-        for place, disk in zip(self.places, self.disks, strict=False):
+        for place in self.places:
             place.mkdir()
             test.addCleanup(sh, "umount", "-l", place, check=False)
-            self.mount(place, disk)
-        prefix = self.random.choice(["", "b-"])
-        folders = [["backups"], self.random.choice([["backups"], ["backups"], ["other"]])]
-        folders[0] += ["second"] if self.random.random() < 0.4 else []
+            self.mount(place, self.away())
+        prefix, own = self.random.choice(["", "b-"]), self.random.choice(["backups", "backups", "other"])
+        folders = self.random.choice([("backups",), ("backups", "second")])
         self.sources = [
-            Source(self.pool / "a", self.pool / "taken", ["-f", str(self.pool / "taken")], "", folders[0]),
-            Source(self.pool / "b", self.pool / "b" / "snapshot", ["-p", prefix], prefix, folders[1]),
+            self.source("a", self.pool / "taken", "", folders),
+            self.source("b", self.pool / "b" / "snapshot", prefix, (own,)),
         ]
-        for source in self.sources:
-            test.subvolume(source.path)
-            source.keep = ["-N", self.random.choice("23"), "-n", self.random.choice("234")]
-        self.clock = 0
         self.held: dict[str, tuple[Source, object]] = {}
         self.proved: set[str] = set()
         self.spoiled: set[str] = set()
-        self.made: dict[str, tuple[Path, object]] = {}
-        self.said = ""
+        self.made: dict[str, object] = {}
 
-    def mount(self, place: Path, disk: Path) -> None:
-        if place in self.mounted:
-            sh("umount", "-l", place)
-        sh("mount", "--bind", disk, place)
-        self.mounted[place] = disk
+    def source(self, name: str, snapshots: Path, prefix: str, folders: tuple[str, ...]) -> Source:
+        keep = ("-N", self.random.choice("23"), "-n", self.random.choice("234"))
+        options = (*keep, "-f", str(snapshots), "-p", prefix)
+        return Source(self.test.subvolume(self.pool / name), snapshots, options, prefix, folders)
+
+    def look(self) -> dict[str, Subvolume]:
+        """All subvolumes, by UUID."""
+        return {
+            uuid: Subvolume(top / path, uuid, received)
+            for top in (self.pool, *self.disks)
+            for received, uuid, path in _ROW.findall(sh("btrfs", "subvolume", "list", "-u", "-R", top))
+        }
+
+    def at(self, path: Path) -> Subvolume:
+        return next(each for each in self.look().values() if each.path == path)
 
     # --- what people do ---
 
     def act(self) -> str:
         """One of the acts; what it was, for a message."""
         self.count += 1
-        acts = (self.rename, self.copy, self.edit, self.delete, self.swap, self.restore, self.roll_back, self.set_clock)
-        act = self.random.choice([*acts, self.block, self.edit, self.edit])
+        acts = (self.rename, self.copy, self.edit, self.edit, self.edit, self.delete, self.swap, self.restore)
+        act = self.random.choice([*acts, self.roll_back, self.set_clock, self.block])
         done = f"{act.__name__} {act()}"
-        # Whatever came of it, no run has made it.
-        self.proved.update(*map(Found, self.disks))
+        self.proved.update(self.look())
         return done
 
-    def somewhere(self, newest: bool = False) -> Path | None:
-        """A snapshot or backup that nobody made by hand; the NEWEST in its folder."""
-        folders = [source.snapshots for source in self.sources]
-        folders += [disk / name for disk in self.disks for source in self.sources for name in source.folders]
-        found = {top / path: uuid for top in (self.pool, *self.disks) for uuid, (path, _) in Found(top).items()}
-        mine = {path for path, uuid in found.items() if uuid in self.made or uuid in self.spoiled}
-        usable = [
-            [folder / name for name in entries(folder) if STAMP.fullmatch(name) and folder / name not in mine]
-            for folder in folders
-        ]
-        some = self.random.choice([some for some in usable if some] or [[]])
-        return self.pick(some[-1:] if newest else some)
+    def somewhere(self) -> list[Path]:
+        """The snapshots or backups in a folder that nobody made by hand, sorted; mostly there are some."""
+        folders: dict[Path, list[Path]] = {}
+        for uuid, each in self.look().items():
+            if each.is_named and uuid not in self.made and uuid not in self.spoiled:
+                folders.setdefault(each.path.parent, []).append(each.path)
+        return sorted(folders[self.random.choice(sorted(folders))]) if folders else []
 
-    def pick(self, some: list[Path]) -> Path | None:
-        return self.random.choice(some) if some else None
-
-    def top(self, path: Path) -> Path:
-        return next(each for each in (self.pool, *self.disks) if path.is_relative_to(each))
+    def name_beside(self, path: Path) -> Path:
+        """A name in the folder of PATH: one of somebody's own, or of a snapshot."""
+        if self.random.random() < 0.6:
+            return path.with_name(f"mine-{self.count}")
+        source = self.random.choice(self.sources)
+        some = [each.path.name for each in self.look().values() if each.path.parent == source.snapshots]
+        return path.with_name(self.random.choice(sorted([*some, f"{source.prefix}20260301-{self.count:06}"])))
 
     def make(self, path: Path) -> None:
         """PATH is what somebody made."""
-        self.made[self.uuid(path)] = (self.top(path), tree(path))
-
-    def uuid(self, path: Path) -> str:
-        top = self.top(path)
-        return next(uuid for uuid, (found, _) in Found(top).items() if top / found == path)
-
-    def free_name(self, beside: Path, of_ours: bool) -> Path:
-        """A name in the same folder that is free, perhaps OF OUR form."""
-        if not of_ours:
-            return beside.with_name(f"mine-{self.count}")
-        source = self.random.choice(self.sources)
-        stamps = [*entries(source.snapshots), f"{source.prefix}20260301-{self.count:06}"]
-        return beside.with_name(next(each for each in self.random.sample(stamps, len(stamps)) if STAMP.fullmatch(each)))
+        self.made[self.at(path).uuid] = tree(path)
 
     def rename(self) -> object:
-        path = self.somewhere()
-        if not path or (new := self.free_name(path, self.random.random() < 0.4)) == path:
+        path = self.random.choice(self.somewhere())
+        if (new := self.name_beside(path)) == path:
             return None
         if new.exists():
-            between = path.with_name("between")
-            new.rename(between)
-            path.rename(new)
-            between.rename(path)
-            return f"swapped {path} {new}"
+            new.rename(path.with_name("between"))
         path.rename(new)
-        if not STAMP.fullmatch(new.name):
+        if path.with_name("between").exists():
+            path.with_name("between").rename(path)
+        elif not _STAMP.fullmatch(new.name):
             self.make(new)
         return f"{path} {new.name}"
 
     def copy(self) -> object:
-        path, writable = self.somewhere(), self.random.random() < 0.5
-        if not path or (new := self.free_name(path, self.random.random() < 0.4)).exists():
+        path, writable = self.random.choice(self.somewhere()), self.random.random() < 0.5
+        if (new := self.name_beside(path)).exists():
             return None
         sh("btrfs", "subvolume", "snapshot", *([] if writable else ["-r"]), path, new)
         if writable:
             (new / "mine").write_text("work")
-        if writable or not STAMP.fullmatch(new.name):
+        if writable or not _STAMP.fullmatch(new.name):
             self.make(new)
         return f"{path} {new.name}{' writable' if writable else ''}"
 
     def edit(self) -> object:
         """Through writable and back; btrfs-progs of today forget where a backup came from, older ones do not."""
-        path, today = self.somewhere(newest=True), self.random.random() < 0.4
-        if not path or not is_readonly(path):
+        path, today = self.somewhere()[-1], self.random.random() < 0.4
+        if not is_readonly(path):
             return None
         for writable in (True, False):
             if today:
@@ -196,18 +184,17 @@ class World:
                 set_writable(path, writable)
             if writable:
                 (path / f"edit{self.count}").write_text("made by hand")
-        if not path.is_relative_to(self.pool):
-            if today:
-                self.make(path)
-            else:
-                self.spoiled.add(self.uuid(path))
         if path.parent == self.sources[0].snapshots:
             self.roll_back(path)
+        elif not path.is_relative_to(self.pool) and today:
+            self.make(path)
+        elif not path.is_relative_to(self.pool):
+            self.spoiled.add(self.at(path).uuid)
         return f"{path}{'' if today else ' by an older program'}"
 
     def delete(self) -> object:
-        if path := self.somewhere():
-            sh("btrfs", "subvolume", "delete", path)
+        path = self.random.choice(self.somewhere())
+        sh("btrfs", "subvolume", "delete", path)
         return path
 
     def swap(self) -> object:
@@ -218,39 +205,40 @@ class World:
     def away(self) -> Path:
         return next(disk for disk in self.disks if disk not in self.mounted.values())
 
+    def mount(self, place: Path, disk: Path) -> None:
+        if place in self.mounted:
+            sh("umount", "-l", place)
+        sh("mount", "--bind", disk, place)
+        self.mounted[place] = disk
+
     def restore(self) -> object:
         """Of a backup of the first source, in place of that."""
         source, folder = self.sources[0], self.places[0] / "backups"
-        named = [name for name in entries(folder) if STAMP.fullmatch(name)]
-        ours = [name for name in named if self.is_whole(self.real(f"{folder}/{name}"), source)]
+        good = [each for each in self.look().values() if each.uuid in self.proved - self.spoiled and each.is_named]
+        good = [each for each in good if each.path.parent == self.real(folder) and each.stream in self.held]
+        ours = [each.path.name for each in good if self.held[each.stream][0] == source]
         if not ours:
             return None
-        name, new = self.random.choice(ours), self.pool / f"restored{self.count}"
-        expected = tree(folder / name)
-        result = self.test.run_command("--restore", *source.options, folder / name, new)
+        name, new = self.random.choice(sorted(ours)), self.pool / "new"
+        result = self.test.run_command("--restore", "-f", source.snapshots, folder / name, new)
         if result.status == 0:
-            self.test.assertEqual(tree(new), expected, result)
-            self.replace(source, new)
+            self.test.assertEqual(tree(new), tree(folder / name), result)
+            self.replace(source)
         else:
-            # A snapshot of that name is there, and is another one.
             self.test.assertIn("in the way of the read-only copy", result.err)
         return f"{folder / name} {result.status}"
 
-    def is_whole(self, path: Path, source: Source) -> bool:
-        uuid, received = self.uuid(path), Found(path)
-        return uuid in self.proved - self.spoiled and self.held.get(received[uuid][1], [None])[0] is source
-
     def roll_back(self, path: Path | None = None) -> object:
         source = self.sources[0]
-        path = path or self.pick([source.snapshots / name for name in entries(source.snapshots)])
-        if path:
-            sh("btrfs", "subvolume", "snapshot", path, self.pool / "new")
-            self.replace(source, self.pool / "new")
+        some = [each.path for each in self.look().values() if each.path.parent == source.snapshots]
+        path = path or self.random.choice(sorted(some))
+        sh("btrfs", "subvolume", "snapshot", path, self.pool / "new")
+        self.replace(source)
         return path
 
-    def replace(self, source: Source, new: Path) -> None:
+    def replace(self, source: Source) -> None:
         source.path.rename(self.pool / "old")
-        new.rename(source.path)
+        (self.pool / "new").rename(source.path)
         sh("btrfs", "subvolume", "delete", self.pool / "old")
 
     def set_clock(self) -> object:
@@ -259,11 +247,11 @@ class World:
 
     def block(self) -> object:
         """Something of somebody's in the place of a stage."""
-        source, disk = self.random.choice(self.sources), self.random.choice(self.disks)
-        folder, taken = disk / source.folders[0], entries(source.snapshots)
-        if not taken or not folder.is_dir():
+        some = [each.path for each in self.look().values() if each.is_named and not each.path.is_relative_to(self.pool)]
+        if not some:
             return None
-        stage = folder / f".{self.random.choice(taken)}.receiving"
+        path = self.random.choice(sorted(some))
+        stage = path.with_name(f".{path.name}.receiving")
         stage.mkdir(exist_ok=True)
         (stage / "mine").write_text("precious")
         return stage
@@ -271,6 +259,7 @@ class World:
     # --- runs ---
 
     def arguments(self, source: Source, some: bool) -> list[str]:
+        """Of a run; SOME: perhaps not to all destinations, or from the ssh host."""
         places = [f"{self.places[0]}/{name}" for name in source.folders]
         places += [f"{self.server.url}{self.places[1]}/{source.folders[0]}"]
         if some and self.random.random() < 0.3:
@@ -279,136 +268,95 @@ class World:
         return [*self.server.arguments(), *source.options, here, *places]
 
     def start(self, arguments: list[str], clock: int = 0) -> "subprocess.Popen[str]":
-        return subprocess.Popen(
-            [sys.executable, "-S", "-m", "tests.soak" if clock else "btrfs_backup", *arguments],
-            text=True,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": str(TOP), **({CLOCK: str(clock * 3600)} if clock else {})},
-            start_new_session=True,
-        )
-
-    def change(self, source: Source) -> None:
-        for number in range(self.random.randint(1, 3)):
-            size = self.random.choice((100, 20_000, 3_000_000)) if number else 5000
-            (source.path / f"file{self.random.randrange(9)}").write_bytes(os.urandom(size))
+        env, module = {CLOCK: str(clock)} if clock else {}, "tests.soak" if clock else "btrfs_backup"
+        return start_command(*arguments, env=env, module=module, start_new_session=True)
 
     def run(self, sources: list[Source]) -> str:
         """A run of SOURCES, to which that of a second run is added, with what happens meanwhile; what that was."""
         how = self.random.choice(["", "", "swap", "kill", "second", "second"])
         if how == "second":
             sources.append(self.random.choice(self.sources))
-        before = {top: Found(top) for top in (self.pool, *self.disks)}
+        before = self.look()
         for source in sources:
-            self.change(source)
-        arguments = [[*source.keep, *self.arguments(source, True)] for source in sources]
+            for number in range(self.random.randint(1, 3)):
+                size = self.random.choice((100, 20_000, 3_000_000)) if number else 5000
+                (source.path / f"file{self.random.randrange(9)}").write_bytes(os.urandom(size))
+        arguments = [self.arguments(source, True) for source in sources]
         runs = [self.start(each, self.clock) for each in arguments]
-        moment, meanwhile = self.random.uniform(0.1, 1.5), self.meanwhile(how, runs[0].pid)
-        delay = threading.Timer(moment if how else 0, meanwhile)
-        delay.start()
-        ends = [each.communicate(timeout=120) for each in runs]
-        delay.join()
-        self.said = "".join(err for _, err in ends)
-        self.test.assertNotIn("Traceback", self.said)
-        for run in runs:
-            allowed = {0, 10} | ({-9} if how == "kill" else set()) | ({3} if how == "second" else set())
-            self.test.assertIn(run.returncode, allowed, self.said)
-        self.check(sources, before)
-        told = " and ".join(
-            f"{run.returncode} of {self.brief(each)}" for run, each in zip(runs, arguments, strict=True)
-        )
-        return f"{told}, {how}"
-
-    def brief(self, arguments: list[str]) -> str:
-        own = " ".join(each for each in arguments if not each.startswith("--ssh-opt"))
-        return own.replace(str(self.test.folder), "").replace(self.server.url, "ssh:/")
-
-    def meanwhile(self, how: str, pid: int) -> Callable[[], None]:
-        place, disk = self.random.choice(self.places), self.away()
+        moment, place, disk = self.random.uniform(0.1, 1.5), self.random.choice(self.places), self.away()
 
         def disturb() -> None:
             if how == "swap":
                 self.mount(place, disk)
-            if how == "kill":
-                for each in (pid, *descendants(pid)):
-                    kill(each)
+            for each in (runs[0].pid, *descendants(runs[0].pid)) if how == "kill" else ():
+                kill(each)
 
-        return disturb
+        timer = threading.Timer(moment if how else 0, disturb)
+        timer.start()
+        self.said = "".join([each.communicate(timeout=120)[1] for each in runs])
+        timer.join()
+        self.test.assertNotIn("Traceback", self.said)
+        allowed = {0, 10, *{"kill": [-9], "second": [3]}.get(how, [])}
+        self.test.assertLessEqual({run.returncode for run in runs}, allowed, self.said)
+        self.check(sources, before)
+        own = (" ".join(word for word in each if not word.startswith("--ssh-opt")) for each in arguments)
+        told = " and ".join(f"{run.returncode} of {words}" for run, words in zip(runs, own, strict=True))
+        return f"{told} {how}".replace(str(self.test.folder), "").replace(self.server.url, "ssh:/")
 
     # --- what has to hold ---
 
-    def check(self, sources: list[Source], before: dict[Path, Found]) -> None:
+    def check(self, sources: list[Source], before: dict[str, Subvolume]) -> None:
         """Behind runs of SOURCES."""
-        now = {top: Found(top) for top in before}
-        self.look_at_snapshots(now[self.pool])
-        for top, found in before.items():
-            for uuid in found.keys() - now[top].keys():
-                path, received = found[uuid]
-                self.test.assertNotIn(uuid, self.made, f"{top}/{path}\n{self.said}")
-                owner = self.held.get(uuid if top == self.pool else received)
-                if owner and ".receiving" not in path:
-                    self.test.assertIn(owner[0].path, [each.path for each in sources], f"{top}/{path}\n{self.said}")
-        for uuid, (top, content) in self.made.items():
-            self.test.assertEqual(tree(top / now[top][uuid][0]), content, self.said)
-        for disk in self.disks:
-            for path in disk.glob("*/.*.receiving/mine"):
-                self.test.assertEqual(path.read_text(), "precious")
-            for uuid, (path, received) in now[disk].items():
-                self.prove(disk / path, uuid, received)
-
-    def look_at_snapshots(self, found: Found) -> None:
-        for uuid, (path, received) in found.items():
-            for source in self.sources:
-                if (self.pool / path).parent == source.snapshots and is_readonly(self.pool / path):
-                    self.held[uuid] = self.held[uuid if received == "-" else received] = (
-                        source,
-                        tree(self.pool / path),
-                    )
-
-    def prove(self, path: Path, uuid: str, received: str) -> None:
-        """What has the name of a backup holds what its snapshot held when it was sent."""
-        if uuid in self.proved or uuid in self.made or received == "-" or ".receiving" in str(path):
-            return
-        if is_readonly(path) and received in self.held:
-            self.test.assertEqual(tree(path), self.held[received][1], f"{path}\n{self.said}")
-            self.proved.add(uuid)
+        now = self.look()
+        for each in now.values():
+            source = next((source for source in self.sources if each.path.parent == source.snapshots), None)
+            if source and is_readonly(each.path):
+                self.held[each.uuid] = self.held[each.stream] = (source, tree(each.path))
+        for each in (before[uuid] for uuid in before.keys() - now.keys()):
+            self.test.assertNotIn(each.uuid, self.made, f"{each.path}\n{self.said}")
+            if each.is_named and each.stream in self.held:
+                self.test.assertIn(self.held[each.stream][0], sources, f"{each.path}\n{self.said}")
+        for uuid, content in self.made.items():
+            self.test.assertEqual(tree(now[uuid].path), content, self.said)
+        for path in [path for disk in self.disks for path in disk.glob("*/.*.receiving/mine")]:
+            self.test.assertEqual(path.read_text(), "precious")
+        for each in now.values():
+            new = each.is_named and each.received in self.held and each.uuid not in self.proved
+            if new and not each.path.is_relative_to(self.pool) and is_readonly(each.path):
+                self.test.assertEqual(tree(each.path), self.held[each.received][1], f"{each.path}\n{self.said}")
+                self.proved.add(each.uuid)
 
     def heal(self, sources: list[Source]) -> None:
         """One more ordinary run of SOURCES, once that is out of the way of which the first says that it is."""
-        for source in {id(each): each for each in sources}.values():
-            before = {top: Found(top) for top in (self.pool, *self.disks)}
-            arguments = [*source.keep, *self.arguments(source, False)]
-            for attempt in range(2):
+        for source in dict.fromkeys(sources):
+            before, arguments = self.look(), self.arguments(source, False)
+            for again in (False, True):
                 run = self.start(arguments)
                 self.said = run.communicate(timeout=120)[1]
                 self.check([source], before)
                 blocked = _IN_THE_WAY.findall(self.said)
-                if attempt or not blocked:
+                if again or not blocked:
                     break
-                for _, place in blocked:
+                for path in map(self.real, blocked):
                     self.count += 1
-                    self.real(place).rename(self.free_name(self.real(place), False))
+                    path.rename(path.with_name(f"mine-{self.count}"))
             self.test.assertEqual(run.returncode, 0, self.said)
             self.check_status(source, arguments)
 
-    def real(self, location: str) -> Path:
+    def real(self, location: object) -> Path:
         """The path of what is at LOCATION, on the disk that is there."""
-        path = Path(re.sub(r"^ssh://[^/]*", "", location))
+        path = Path(re.sub(r"^ssh://[^/]*", "", str(location)))
         place = next(each for each in self.places if path.is_relative_to(each))
         return self.mounted[place] / path.relative_to(place)
 
     def check_status(self, source: Source, arguments: list[str]) -> None:
-        out, err = self.start(["--status", "--json", *arguments]).communicate(timeout=120)
-        told: dict[str, Any] = json.loads(out)
-        self.test.assertEqual([each["owed"] for each in told["destinations"]], [[]] * len(told["destinations"]), err)
+        """Nothing is owed, and what is called complete was proved, where its snapshot is known."""
+        told = json.loads(self.start(["--status", "--json", *arguments]).communicate(timeout=120)[0])
+        self.test.assertEqual([each["owed"] for each in told["destinations"]], [[]] * len(told["destinations"]))
         for row in told["snapshots"]:
             for place, state in row["destinations"].items():
-                if state == "complete":
-                    path = self.real(place) / row["name"]
-                    uuid = self.uuid(path)
-                    snapshot = source.snapshots / row["name"]
-                    self.test.assertTrue(uuid in self.proved or not snapshot.exists(), f"{path}\n{self.said}")
+                if state == "complete" and (source.snapshots / row["name"]).exists():
+                    self.test.assertIn(self.at(self.real(place) / row["name"]).uuid, self.proved, self.said)
 
 
 def soak(test: RealTest, acts: int, seed: int, tell: Callable[[str], object] = lambda line: None) -> None:
@@ -419,8 +367,8 @@ def soak(test: RealTest, acts: int, seed: int, tell: Callable[[str], object] = l
     for number in range(1, acts + 1):
         try:
             done += [f"{number}: {world.act()}"]
-            sources = [world.random.choice(world.sources)]
             tell(done[-1])
+            sources = [world.random.choice(world.sources)]
             done += [f"{number}: {world.run(sources)}"]
             tell(done[-1])
             world.heal(sources)
