@@ -231,6 +231,20 @@ class Proof(ProofTest):
         self.assertIn(f"sending {new} on top of {old}", result.err)
         self.assert_same(usb / new, source / "snapshot" / new)
 
+    def test_a_backup_that_was_changed_so_that_nothing_can_be_received(self) -> None:
+        """It is not words that tell so."""
+        source, usb = self.pair()
+        old, changed = names(usb)
+        set_writable(usb / changed, True)
+        (usb / changed / "second").write_text("in the way")
+        set_writable(usb / changed, False)
+        (source / "second").hardlink_to(source / "file")
+        result = self.backup(source, usb)
+        new = names(source / "snapshot")[-1]
+        self.assertIn("File exists", result.err)
+        self.assertIn(f"sending {new} on top of {old}", result.err)
+        self.assert_same(usb / new, source / "snapshot" / new)
+
 
 class RemoteTest(ProofTest, SshTest):
     """All places of runs that are not quiet are on an ssh host, whose `btrfs` may be another one."""
