@@ -4,9 +4,9 @@
 
 The disks take turns at two places, one of which is reached by ssh. Before each run somebody does what people do: they
 rename, copy, edit and delete snapshots and backups, swap disks, restore, roll back, set the clock. During some runs a
-disk is swapped, another run works, or the run is killed. After each: whatever has the name and the UUID of a backup
-holds what its snapshot held; nothing is gone that somebody made or that is the other source's; and one more ordinary
-run brings everything right, once that is out of the way of which it says so.
+disk is swapped, another run works, or the run is killed. After each: whatever looks like a backup holds what its
+snapshot held; nothing is gone that somebody made or that is the other source's; and one more ordinary run brings all
+right, once that is out of the way of which it says so.
 """
 
 import json
@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,7 +50,6 @@ class Source:
     path: Path
     snapshots: Path
     options: tuple[str, ...]
-    prefix: str
     folders: tuple[str, ...]
 
 
@@ -60,7 +60,6 @@ class Subvolume(NamedTuple):
 
     @property
     def stream(self) -> str:
-        """The received UUID of its copies."""
         return self.uuid if self.received == "-" else self.received
 
     @property
@@ -72,9 +71,9 @@ class Subvolume(NamedTuple):
 class World:
     """All there is, and what is known of it.
 
-    mounted: the disk at each place. held: what the snapshot with that UUID held when it was looked at last, and whose
-    it is. proved: UUIDs of backups with the right content, and of what no run has made. made: what people made, by
-    UUID. spoiled: UUIDs of what they changed and what looks like a backup all the same. said: by the last run.
+    mounted: the disk at each place. held: whose the snapshot with that UUID is, and what it held when last looked at.
+    proved: UUIDs of what is right, or not made by runs. made, spoiled: what people made, and what they changed that
+    looks like a backup all the same. said: by the last run.
     """
 
     def __init__(self, test: RealTest, seed: int) -> None:
@@ -97,14 +96,13 @@ class World:
             self.source("b", self.pool / "b" / "snapshot", prefix, (own,)),
         ]
         self.held: dict[str, tuple[Source, object]] = {}
-        self.proved: set[str] = set()
-        self.spoiled: set[str] = set()
+        self.proved, self.spoiled = set[str](), set[str]()
         self.made: dict[str, object] = {}
 
     def source(self, name: str, snapshots: Path, prefix: str, folders: tuple[str, ...]) -> Source:
         keep = ("-N", self.random.choice("23"), "-n", self.random.choice("234"))
         options = (*keep, "-f", str(snapshots), "-p", prefix)
-        return Source(self.test.subvolume(self.pool / name), snapshots, options, prefix, folders)
+        return Source(self.test.subvolume(self.pool / name), snapshots, options, folders)
 
     def look(self) -> dict[str, Subvolume]:
         """All subvolumes, by UUID."""
@@ -114,8 +112,8 @@ class World:
             for received, uuid, path in _ROW.findall(sh("btrfs", "subvolume", "list", "-u", "-R", top))
         }
 
-    def at(self, path: Path) -> Subvolume:
-        return next(each for each in self.look().values() if each.path == path)
+    def uuid(self, path: Path) -> str:
+        return next(uuid for uuid, each in self.look().items() if each.path == path)
 
     # --- what people do ---
 
@@ -123,7 +121,7 @@ class World:
         """One of the acts; what it was, for a message."""
         self.count += 1
         acts = (self.rename, self.copy, self.edit, self.edit, self.edit, self.delete, self.swap, self.restore)
-        act = self.random.choice([*acts, self.roll_back, self.set_clock, self.block])
+        act = self.random.choice([*acts, self.roll_back, self.set_clock])
         done = f"{act.__name__} {act()}"
         self.proved.update(self.look())
         return done
@@ -142,24 +140,17 @@ class World:
             return path.with_name(f"mine-{self.count}")
         source = self.random.choice(self.sources)
         some = [each.path.name for each in self.look().values() if each.path.parent == source.snapshots]
-        return path.with_name(self.random.choice(sorted([*some, f"{source.prefix}20260301-{self.count:06}"])))
-
-    def make(self, path: Path) -> None:
-        """PATH is what somebody made."""
-        self.made[self.at(path).uuid] = tree(path)
+        return path.with_name(self.random.choice(sorted([*some, f"{source.options[-1]}20260301-{self.count:06}"])))
 
     def rename(self) -> object:
+        """To another name; what has that one gets the old name."""
         path = self.random.choice(self.somewhere())
-        if (new := self.name_beside(path)) == path:
-            return None
+        new, between = self.name_beside(path), path.with_name("between")
+        path.rename(between)
         if new.exists():
-            new.rename(path.with_name("between"))
-        path.rename(new)
-        if path.with_name("between").exists():
-            path.with_name("between").rename(path)
-        elif not _STAMP.fullmatch(new.name):
-            self.make(new)
-        return f"{path} {new.name}"
+            new.rename(path)
+        between.rename(new)
+        return self.made_by_hand(new, not _STAMP.fullmatch(new.name))
 
     def copy(self) -> object:
         path, writable = self.random.choice(self.somewhere()), self.random.random() < 0.5
@@ -168,28 +159,30 @@ class World:
         sh("btrfs", "subvolume", "snapshot", *([] if writable else ["-r"]), path, new)
         if writable:
             (new / "mine").write_text("work")
-        if writable or not _STAMP.fullmatch(new.name):
-            self.make(new)
-        return f"{path} {new.name}{' writable' if writable else ''}"
+        return self.made_by_hand(new, writable or not _STAMP.fullmatch(new.name))
+
+    def made_by_hand(self, path: Path, is_theirs: bool = True) -> Path:
+        if is_theirs:
+            self.made[self.uuid(path)] = tree(path)
+        return path
 
     def edit(self) -> object:
         """Through writable and back; btrfs-progs of today forget where a backup came from, older ones do not."""
         path, today = self.somewhere()[-1], self.random.random() < 0.4
         if not is_readonly(path):
             return None
-        for writable in (True, False):
+        for readonly in ("false", "true"):
             if today:
-                sh("btrfs", "property", "set", "-f", "-ts", path, "ro", str(not writable).lower())
+                sh("btrfs", "property", "set", "-f", "-ts", path, "ro", readonly)
             else:
-                set_writable(path, writable)
-            if writable:
+                set_writable(path, readonly == "false")
+            if readonly == "false":
                 (path / f"edit{self.count}").write_text("made by hand")
         if path.parent == self.sources[0].snapshots:
             self.roll_back(path)
-        elif not path.is_relative_to(self.pool) and today:
-            self.make(path)
         elif not path.is_relative_to(self.pool):
-            self.spoiled.add(self.at(path).uuid)
+            self.made_by_hand(path, today)
+            self.spoiled.add(self.uuid(path))
         return f"{path}{'' if today else ' by an older program'}"
 
     def delete(self) -> object:
@@ -198,8 +191,7 @@ class World:
         return path
 
     def swap(self) -> object:
-        place = self.random.choice(self.places)
-        self.mount(place, self.away())
+        self.mount(place := self.random.choice(self.places), self.away())
         return f"{place.name} {self.mounted[place].name}"
 
     def away(self) -> Path:
@@ -216,45 +208,32 @@ class World:
         source, folder = self.sources[0], self.places[0] / "backups"
         good = [each for each in self.look().values() if each.uuid in self.proved - self.spoiled and each.is_named]
         good = [each for each in good if each.path.parent == self.real(folder) and each.stream in self.held]
-        ours = [each.path.name for each in good if self.held[each.stream][0] == source]
-        if not ours:
+        if not (ours := [each.path.name for each in good if self.held[each.stream][0] == source]):
             return None
         name, new = self.random.choice(sorted(ours)), self.pool / "new"
         result = self.test.run_command("--restore", "-f", source.snapshots, folder / name, new)
-        if result.status == 0:
-            self.test.assertEqual(tree(new), tree(folder / name), result)
-            self.replace(source)
-        else:
+        if result.status:
             self.test.assertIn("in the way of the read-only copy", result.err)
-        return f"{folder / name} {result.status}"
+            return f"{folder / name}, which was in the way"
+        self.test.assertEqual(tree(new), tree(folder / name), result)
+        self.replace()
+        return folder / name
 
     def roll_back(self, path: Path | None = None) -> object:
-        source = self.sources[0]
-        some = [each.path for each in self.look().values() if each.path.parent == source.snapshots]
+        some = [each.path for each in self.look().values() if each.path.parent == self.sources[0].snapshots]
         path = path or self.random.choice(sorted(some))
         sh("btrfs", "subvolume", "snapshot", path, self.pool / "new")
-        self.replace(source)
+        self.replace()
         return path
 
-    def replace(self, source: Source) -> None:
-        source.path.rename(self.pool / "old")
-        (self.pool / "new").rename(source.path)
-        sh("btrfs", "subvolume", "delete", self.pool / "old")
+    def replace(self) -> None:
+        """The first source is what is new."""
+        sh("btrfs", "subvolume", "delete", self.sources[0].path)
+        (self.pool / "new").rename(self.sources[0].path)
 
     def set_clock(self) -> object:
         self.clock = self.random.choice(_HOURS)
         return f"{self.clock} h"
-
-    def block(self) -> object:
-        """Something of somebody's in the place of a stage."""
-        some = [each.path for each in self.look().values() if each.is_named and not each.path.is_relative_to(self.pool)]
-        if not some:
-            return None
-        path = self.random.choice(sorted(some))
-        stage = path.with_name(f".{path.name}.receiving")
-        stage.mkdir(exist_ok=True)
-        (stage / "mine").write_text("precious")
-        return stage
 
     # --- runs ---
 
@@ -268,8 +247,8 @@ class World:
         return [*self.server.arguments(), *source.options, here, *places]
 
     def start(self, arguments: list[str], clock: int = 0) -> "subprocess.Popen[str]":
-        env, module = {CLOCK: str(clock)} if clock else {}, "tests.soak" if clock else "btrfs_backup"
-        return start_command(*arguments, env=env, module=module, start_new_session=True)
+        how = {"env": {CLOCK: str(clock)}, "module": "tests.soak"} if clock else {}
+        return start_command(*arguments, start_new_session=True, **how)  # type: ignore[arg-type]
 
     def run(self, sources: list[Source]) -> str:
         """A run of SOURCES, to which that of a second run is added, with what happens meanwhile; what that was."""
@@ -278,8 +257,7 @@ class World:
             sources.append(self.random.choice(self.sources))
         before = self.look()
         for source in sources:
-            for number in range(self.random.randint(1, 3)):
-                size = self.random.choice((100, 20_000, 3_000_000)) if number else 5000
+            for size in self.random.choices((100, 5000, 20_000, 3_000_000), k=3):
                 (source.path / f"file{self.random.randrange(9)}").write_bytes(os.urandom(size))
         arguments = [self.arguments(source, True) for source in sources]
         runs = [self.start(each, self.clock) for each in arguments]
@@ -318,8 +296,6 @@ class World:
                 self.test.assertIn(self.held[each.stream][0], sources, f"{each.path}\n{self.said}")
         for uuid, content in self.made.items():
             self.test.assertEqual(tree(now[uuid].path), content, self.said)
-        for path in [path for disk in self.disks for path in disk.glob("*/.*.receiving/mine")]:
-            self.test.assertEqual(path.read_text(), "precious")
         for each in now.values():
             new = each.is_named and each.received in self.held and each.uuid not in self.proved
             if new and not each.path.is_relative_to(self.pool) and is_readonly(each.path):
@@ -356,21 +332,19 @@ class World:
         for row in told["snapshots"]:
             for place, state in row["destinations"].items():
                 if state == "complete" and (source.snapshots / row["name"]).exists():
-                    self.test.assertIn(self.at(self.real(place) / row["name"]).uuid, self.proved, self.said)
+                    self.test.assertIn(self.uuid(self.real(place) / row["name"]), self.proved, self.said)
 
 
 def soak(test: RealTest, acts: int, seed: int, tell: Callable[[str], object] = lambda line: None) -> None:
     """Raises AssertionError, with the seed and what was done, when something did not hold."""
-    done: list[str] = []
-    world = World(test, seed)
+    done, world = list[str](), World(test, seed)
     world.heal(world.sources)
     for number in range(1, acts + 1):
+        sources = [world.random.choice(world.sources)]
         try:
-            done += [f"{number}: {world.act()}"]
-            tell(done[-1])
-            sources = [world.random.choice(world.sources)]
-            done += [f"{number}: {world.run(sources)}"]
-            tell(done[-1])
+            for each in (world.act, partial(world.run, sources)):
+                done += [f"{number}: {each()}"]
+                tell(done[-1])
             world.heal(sources)
         except AssertionError as error:
             raise AssertionError(f"seed {seed}: {error}\n" + "\n".join(done[-6:])) from error
