@@ -278,9 +278,21 @@ def survey(settings: Settings, backup: Backup, place: Place) -> Plan:
     if place.site.inside:
         _check_way(backup, place.site)
     elif not place.missing:
-        held = inventory.snapshots(place.folder.inventory(backup.naming))
+        held = _believed(backup, place.folder, inventory.snapshots(place.folder.inventory(backup.naming)))
     visible = _visible(backup, place)
     return model.decide(backup.chosen, backup.beside.complete, place.site, held, visible, settings.incremental)
+
+
+def _believed(backup: Backup, there: Folder, held: Holdings) -> Holdings:
+    """What is HELD THERE, where the snapshot of the backup's name counts only if nobody changed it. Raises Failure."""
+    name = backup.chosen.name
+    if name not in held.complete or held.complete[name].uuid == backup.chosen.uuid:
+        return held
+    copy = there.show_parent(name)
+    if not copy.was_changed or copy.changed_transid == backup.folder.show(name).sent_transid:
+        return held
+    others = {each: its for each, its in held.complete.items() if each != name}
+    return replace(held, complete=others, foreign={**held.foreign, name: "it was changed after it was sent"})
 
 
 def _check_way(backup: Backup, site: Site) -> None:

@@ -544,6 +544,25 @@ class Restores(ProofTest):
         self.edit(pool / "others" / old)
         self.check(usb, pool, "it was built upon another subvolume than the backup that was meant as its parent")
 
+    def test_an_own_snapshot_of_that_name_that_was_changed(self) -> None:
+        """It is not what is restored; one that was changed before it was sent is."""
+        source, usb = self.source(), self.disk("usb").path
+        pool = source.parent
+        self.backup("-q", "-f", pool / "snaps", source)
+        [name] = names(pool / "snaps")
+        self.edit(pool / "snaps" / name)
+        self.backup("-q", "-S", "-f", pool / "snaps", source, usb)
+        result = self.backup("--restore", "-f", pool / "snaps", usb, pool / "one")
+        self.assertIn(f"restoring {name}, which is there already", result.err)
+        self.assertEqual(tree(pool / "one"), tree(usb / name))
+        set_writable(pool / "snaps" / name, True)
+        (pool / "snaps" / name / "later").write_text("made by hand")
+        set_writable(pool / "snaps" / name, False)
+        result = self.backup("--restore", "-f", pool / "snaps", usb, pool / "two", status=1)
+        why = f"'{pool}/snaps/{name}' is in the way of the read-only copy: it was changed after it was sent"
+        self.assertIn(why, result.err)
+        self.assertFalse((pool / "two").exists())
+
     def check(self, usb: Path, pool: Path, why: str) -> None:
         """The newest backup is restored as it is; WHY it is not upon what is there."""
         result = self.backup("--restore", "-f", pool / "snaps", usb, pool / "restored")
