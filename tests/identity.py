@@ -168,9 +168,10 @@ class World:
 
     def edit(self) -> object:
         """Through writable and back; btrfs-progs of today forget where a backup came from, older ones do not."""
-        path, today = self.somewhere()[-1], self.random.random() < 0.4
-        if not is_readonly(path):
-            return None
+        path = self.somewhere()[-1]
+        # Of what was received at the source nothing tells that older ones have changed it.
+        received = path.is_relative_to(self.pool) and self.look()[self.uuid(path)].received != "-"
+        today = received or self.random.random() < 0.4
         for readonly in ("false", "true"):
             if today:
                 sh("btrfs", "property", "set", "-f", "-ts", path, "ro", readonly)
@@ -180,9 +181,8 @@ class World:
                 (path / f"edit{self.count}").write_text("made by hand")
         if path.parent == self.sources[0].snapshots:
             self.roll_back(path)
-        elif not path.is_relative_to(self.pool):
-            self.made_by_hand(path, today)
-            self.spoiled.add(self.uuid(path))
+        if not path.is_relative_to(self.pool):
+            self.spoiled.add(self.uuid(self.made_by_hand(path, today)))
         return f"{path}{'' if today else ' by an older program'}"
 
     def delete(self) -> object:
