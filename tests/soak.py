@@ -6,6 +6,7 @@
 Half of the kills come after some time, the others at a step: a program is about to be started or has been, a state
 file is about to be replaced or has been. What is killed is the command with all that it started, the command alone, or
 one of the programs that it started. With --ssh the source is on an ssh host, and one of the destinations, too.
+With --identity other things happen, see tests.identity.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tests import cuts
+from tests import cuts, identity
 from tests.real.machine import (
     COMPLETED,
     LOCK,
@@ -224,7 +225,7 @@ def soak(test: RealTest, kills: int, seed: int, ssh: bool, tell: Callable[[str],
 class Run(RealTest):
     """What `python3 -m tests.soak` does; no test of its own."""
 
-    kills, cuts, seed, ssh = 0, 0, 0, False
+    kills, cuts, acts, seed, ssh = 0, 0, 0, 0, False
 
     def runTest(self) -> None:  # noqa: N802  # unittest's name
         def tell(line: str) -> None:
@@ -232,6 +233,8 @@ class Run(RealTest):
 
         if self.cuts:
             cuts.soak(self, self.cuts, self.seed, tell)
+        elif self.acts:
+            identity.soak(self, self.acts, self.seed, tell)
         else:
             soak(self, self.kills, self.seed, self.ssh, tell)
 
@@ -239,12 +242,17 @@ class Run(RealTest):
 def main() -> int:
     if STEP in os.environ:
         return run_to_step()
+    if identity.CLOCK in os.environ:
+        return identity.run_with_wrong_clock()
     parser = argparse.ArgumentParser(description="kill runs at any moment, and check that the next one heals")
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--cuts", type=int, default=0, help="cut so many transfers instead, see tests/cuts.py")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--ssh", action="store_true", help="source and one destination on an ssh host")
+    parser.add_argument("--identity", action="store_true", help="no kills, but two sources, three disks and people")
+    parser.add_argument("--acts", type=int, default=300, help="of people, each followed by a run")
     options = parser.parse_args()
+    Run.acts = options.acts if options.identity else 0
     Run.kills, Run.cuts, Run.seed, Run.ssh = options.kills, options.cuts, options.seed, options.ssh
     from unittest import TextTestRunner
 

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from posixpath import join
 from typing import Protocol
@@ -168,7 +168,7 @@ class BackupFolder:
         for failure in self.folder.delete([held[name] for name in step.names if name in held]).values():
             raise failure
         for left in step.stages:
-            stages.remove(self.folder, left)
+            stages.clear(self.folder, left)
 
     def ready(self, step: Send, now: World, how: Sending, scope: ExitStack) -> "FolderReception":
         there = self.folder.created()
@@ -260,7 +260,8 @@ class FolderReception:
         failure, blamed = None, False
         if failed:
             failure = _failed_to_send(sent[count : count + 1] if count < len(sent) and not unwritten else sent, failed)
-            blamed = parent_is_to_blame(ending.failure) and not unwritten
+            if not unwritten:
+                blamed = parent_is_to_blame(ending.failure) or self._is_misled(sent[count:], streams[count:])
         elif count < len(sent):
             name = sent[count].snapshot
             failure, blamed = Failure(f"{name} has arrived, but {wrong}", "Nothing of it is kept."), misled
@@ -300,11 +301,23 @@ class FolderReception:
             wrong = inventory.received(entry, self.snapshots[batch.snapshot], parent.uuid if parent else "")
             if wrong:
                 return found, number, wrong, bool(parent) and entry.parent_uuid != (parent.uuid if parent else "")
-            if parent and batch.parent and batch.parent not in found:
-                before = self.attempt.folder.show(batch.parent)
-                if before.uuid != parent.uuid or not stream.fits(self.snapshots[batch.parent], before.sent_transid):
-                    return found, number, f"{batch.parent}, which it builds upon, was changed after it was sent", True
+            if batch.parent not in found and self._was_changed(batch, stream):
+                return found, number, f"{batch.parent}, which it builds upon, was changed after it was sent", True
         return found, len(sent), "", False
+
+    def _is_misled(self, failed: Sequence[Batch], streams: Sequence[Streamed]) -> bool:
+        """Whether the first of those that FAILED could not be received since its parent was changed."""
+        with suppress(Failure):
+            return any(map(self._was_changed, failed[:1], streams))
+        return False
+
+    def _was_changed(self, batch: Batch, stream: Streamed) -> bool:
+        """Whether the parent of BATCH, which was there before, is not what its STREAM supposes. Raises Failure."""
+        if not batch.parent or batch.parent not in self.held:
+            return False
+        there = self.attempt.folder.show_parent(batch.parent)
+        fits = stream.fits(self.snapshots[batch.parent], there.sent_transid)
+        return there.uuid != self.held[batch.parent].uuid or there.was_changed or not fits
 
     def _published(
         self,

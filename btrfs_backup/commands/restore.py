@@ -176,7 +176,7 @@ class Place:
                 log.warning("%s: leaving %s alone: %s", self.location, self.home.at(left.entry), left.foreign)
                 foreign.add(left.entry)
                 continue
-            stages.remove(self.home, left)
+            stages.clear(self.home, left)
             log.info("%s: removed what a restore that was cut off had left", self.location)
         return frozenset(foreign)
 
@@ -288,9 +288,21 @@ def survey(settings: Settings, backup: Backup, place: Place) -> Plan:
     if place.site.inside:
         _check_way(backup, place.site)
     elif not place.missing:
-        held = inventory.snapshots(place.folder.inventory(backup.naming))
+        held = _believed(backup, place.folder, inventory.snapshots(place.folder.inventory(backup.naming)))
     visible = _visible(backup, place)
     return model.decide(backup.chosen, backup.beside.complete, place.site, held, visible, settings.incremental)
+
+
+def _believed(backup: Backup, there: Folder, held: Holdings) -> Holdings:
+    """What is HELD THERE, where the snapshot of the backup's name counts only if nobody changed it. Raises Failure."""
+    name = backup.chosen.name
+    if name not in held.complete or held.complete[name].uuid == backup.chosen.uuid:
+        return held
+    copy = there.show_parent(name)
+    if not copy.was_changed or copy.changed_transid == backup.folder.show(name).sent_transid:
+        return held
+    others = {each: its for each, its in held.complete.items() if each != name}
+    return replace(held, complete=others, foreign={**held.foreign, name: "it was changed after it was sent"})
 
 
 def _check_way(backup: Backup, site: Site) -> None:
@@ -485,7 +497,8 @@ class _Restore:
         parent, [stream] = self.plan.parent, done.streams
         if not parent or parent == self.plan.name:
             return ""
-        if stream.fits(self.backup.beside.complete[parent], self._held(parent).sent_transid):
+        held = self.place.folder.show_parent(parent)
+        if not held.was_changed and stream.fits(self.backup.beside.complete[parent], held.sent_transid):
             return ""
         return f"{parent}, which it builds upon, was changed after it was sent"
 

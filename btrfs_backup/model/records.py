@@ -13,6 +13,7 @@ from btrfs_backup.model.snapshot import Naming, prefix_of
 
 OWED, PARENT = "locks", "parent_locks"
 NEWEST, BACKUP, BLOCKED, OTHER, STAGED = "newest", "backups", "blocked", "others", "staged"
+_OLD = "old"
 
 
 class Fact(NamedTuple):
@@ -228,7 +229,8 @@ def parse_completed(text: str) -> Records:
     """What was delivered; empty text means nothing. Raises ValueError.
 
     {destination: {filesystem UUID: {"newest": [snapshot, ...], "blocked": [snapshot, ...], "backups": {UUID: name},
-    "others": {UUID: name}}}}; before version 1.1 the list of the newest alone.
+    "others": {UUID: name}}}}; before version 1.1 the list of the newest alone. "old": true where something of such a
+    version may be unfinished.
     """
     facts = set()
     for destination, disks in _object(text).items():
@@ -243,9 +245,10 @@ def _delivered(destination: str, filesystem: str, entry: object) -> Iterator[Fac
     if isinstance(entry, list):
         yield from (Fact(NEWEST, destination, name, filesystem) for name in _strings(entry, destination))
         return
-    if not isinstance(entry, dict) or not entry.keys() <= {NEWEST, BLOCKED, BACKUP, OTHER}:
+    if not isinstance(entry, dict) or not entry.keys() <= {NEWEST, BLOCKED, BACKUP, OTHER, _OLD}:
         raise ValueError(f"the entry of '{destination}' holds something else than a list of names")
-    yield Fact(STAGED, destination, "", filesystem)
+    if not entry.get(_OLD):
+        yield Fact(STAGED, destination, "", filesystem)
     for kind in (NEWEST, BLOCKED):
         yield from (Fact(kind, destination, name, filesystem) for name in _strings(entry.get(kind, []), destination))
     for kind in (BACKUP, OTHER):
@@ -263,12 +266,12 @@ def format_completed(records: Records) -> str:
         own = sorted(group)
         lists = {kind: [each.snapshot for each in own if each.kind == kind] for kind in (NEWEST, BLOCKED)}
         maps = {kind: {each.uuid: each.snapshot for each in own if each.kind == kind} for kind in (BACKUP, OTHER)}
-        # As it was before version 1.1, as long as something of that may be unfinished there.
-        entries.setdefault(destination, {})[filesystem] = (
-            {kind: value for kind, value in {**lists, **maps}.items() if value}
-            if any(each.kind == STAGED for each in own)
-            else lists[NEWEST]
-        )
+        known: dict[str, object] = {kind: value for kind, value in {**lists, **maps}.items() if value}
+        if not any(each.kind == STAGED for each in own):
+            known[_OLD] = True
+        # As it was before version 1.1, where there is nothing else.
+        before = _OLD in known and known.keys() <= {NEWEST, _OLD}
+        entries.setdefault(destination, {})[filesystem] = lists[NEWEST] if before else known
     return _format(entries)
 
 

@@ -21,7 +21,8 @@ class Subvolume:
 
     id: its number in its filesystem, 0 when it is not known.
     sent_transid: the transaction of the source in which its original was last changed when it was sent.
-    made_transid: the transaction in which it was made, None when it is not known.
+    made_transid, received_transid, changed_transid: the transactions in which it was made, was received as a whole, and
+    was changed last; None where that is not known.
     received_at: when it was received as a whole; known also when its received UUID was cleared since.
     parent_received_uuid: that of its parent, where it is known.
     """
@@ -36,6 +37,8 @@ class Subvolume:
     id: int = 0
     sent_transid: int | None = None
     made_transid: int | None = None
+    received_transid: int | None = None
+    changed_transid: int | None = None
 
     @property
     def stream_uuid(self) -> str:
@@ -45,6 +48,16 @@ class Subvolume:
         (Linux, fs/btrfs/send.c, send_subvol_begin).
         """
         return self.received_uuid or self.uuid
+
+    @property
+    def was_changed(self) -> bool:
+        """Whether a read-only snapshot was changed since it was made, by way of writable and back, as far as is known.
+
+        Seen: neither its own snapshots nor a balance nor read-only set twice change the number. What was received and
+        is no snapshot of that got its content after it was made, and tells nothing.
+        """
+        made, changed = self.made_transid or 0, self.changed_transid or 0
+        return 0 < made < changed and (not self.received_uuid or 0 < (self.received_transid or 0) < made)
 
 
 @dataclass(frozen=True)

@@ -607,7 +607,11 @@ class World:
             world = world._changing(destination, lambda each: _with_less(each, step.resumed, left))
         elif useless and delivery.failure:
             what = f"{delivery.failure}\n  Trying another parent, or a full transfer."
-            world = world._telling("warning", destination, what)
+            # On one filesystem the copy in another folder may be found, and will be in each run.
+            filesystem = world.at(destination).seen.filesystem
+            beside = [each for each in world.destinations if each.seen.filesystem == filesystem]
+            lasts = any(useless in each.holdings.complete for each in beside if each.identity != destination)
+            world = world._telling("info" if lasts else "warning", destination, what)
             world = world._changing(destination, lambda each: _without_parent(each, useless))
         elif delivery.failure:
             world = world._failing(destination, delivery.failure)

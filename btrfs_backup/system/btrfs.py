@@ -161,7 +161,8 @@ def _rows(text: str) -> list[tuple[str, Subvolume]]:
 
 def parse_show(text: str) -> Subvolume:
     """What show prints. Raises Failure when the text is not of the expected form."""
-    wanted = "Name|UUID|Parent UUID|Received UUID|Subvolume ID|Flags|Send transid|Receive time"
+    identities, transids = "UUID|Parent UUID|Received UUID", "Gen at creation|Send transid|Receive transid"
+    wanted = f"Name|{identities}|Subvolume ID|Flags|{transids}|Receive time"
     fields = re.findall(rf"^\t({wanted}):[ \t]*(.*)$", text, re.MULTILINE)
     # The names of its snapshots come last and may look like anything: of each field the first counts.
     found = dict(reversed(fields))
@@ -180,6 +181,8 @@ def parse_show(text: str) -> Subvolume:
         id=_number(found.get("Subvolume ID", "")) or 0,
         # btrfs-progs 5.10 does not tell it; 0 in what was not received.
         sent_transid=_number(found.get("Send transid", "")) or None,
+        made_transid=_number(found.get("Gen at creation", "")),
+        received_transid=_number(found.get("Receive transid", "")) or None,
     )
 
 

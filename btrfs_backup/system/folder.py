@@ -13,9 +13,10 @@ from btrfs_backup.errors import Failure
 from btrfs_backup.model import stage
 from btrfs_backup.model.cutter import Checkpoint
 from btrfs_backup.model.inventory import Inventory
+from btrfs_backup.model.sendstream import BrokenStream, beginning
 from btrfs_backup.model.snapshot import Naming, Subvolume
 from btrfs_backup.model.stage import Stage
-from btrfs_backup.system import btrfs, lock, ssh
+from btrfs_backup.system import btrfs, lock, process, ssh
 from btrfs_backup.system.btrfs import Argv
 from btrfs_backup.system.host import Host
 from btrfs_backup.system.paths import PathInfo, examine
@@ -28,6 +29,7 @@ _BOOT_ID = "/proc/sys/kernel/random/boot_id"  # random(4)
 # It has a folder for each filesystem that is mounted. Seen: each mounting gets a new inode number; with a second mount
 # of the same filesystem, and a remount, it stays.
 _MOUNTED = "/sys/fs/btrfs"
+_BEGINNING = 512  # bytes of a stream, in which its first command is
 _FS_INFO = 0x8400941F  # BTRFS_IOC_FS_INFO: what it tells has 1024 bytes, the UUID from the 16th on
 
 
@@ -188,6 +190,18 @@ class Folder:
         """What btrfs tells of the subvolume NAME in it. Raises Failure."""
         printed = self.host.run(btrfs.show(self.at(name)), f"cannot look at '{self.at(name)}'")
         return btrfs.parse_show(printed)
+
+    def show_parent(self, name: str) -> Subvolume:
+        """Like `show`, for a snapshot, with the transaction in which it was changed last, where that can be told."""
+        sent = self.host.head(btrfs.send(self.at(name), None, data=False), _BEGINNING)
+        shown, begun = process.run_together([self.host.command(btrfs.show(self.at(name))), sent])
+        if shown.status:
+            raise CommandFailed(shown, f"cannot look at '{self.at(name)}'")
+        changed = None
+        with suppress(BrokenStream):
+            first = beginning(begun.stdout)
+            changed = first.transid if first else None
+        return replace(btrfs.parse_show(os.fsdecode(shown.stdout)), changed_transid=changed)
 
     def mounting(self) -> tuple[str, str]:
         """The UUID of its filesystem, and what is another one whenever that is mounted anew. Raises Failure."""

@@ -99,6 +99,12 @@ class Host:
         known = kernel.stdout.strip()
         return btrfs.parse_version(os.fsdecode(progs.stdout)), int(known) if known.isdigit() else 1
 
+    def head(self, argv: Argv, size: int) -> Command:
+        """What runs ARGV on the host and prints the first SIZE bytes of its output. Raises Failure like `command`."""
+        if self.connection:
+            return self.connection.command(argv, title(argv), after=("dd", "bs=1", f"count={size}"))
+        return Command(("sh", "-c", f'"$@" | dd bs=1 count={size}', "sh", *argv), title(argv))
+
     def has(self, method: str) -> bool:
         """Whether it has the program for a METHOD of compression. Raises Failure when it cannot be reached."""
         return self.can_run(METHODS[method][0])

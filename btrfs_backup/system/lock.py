@@ -39,17 +39,24 @@ def is_held(host: Host, folder: str) -> bool:
 
 
 @contextmanager
-def shared(host: Host, folder: str) -> Iterator[tuple[int, ...]]:
-    """Hold a lock on FOLDER that its receivers share, as long as the scope lasts; descriptors that they inherit.
+def staged(host: Host, folder: str, shared: bool) -> Iterator[tuple[int, ...]]:
+    """Hold the lock on the stage FOLDER as long as the scope lasts; descriptors that its receivers inherit.
 
-    Raises LockHeld when somebody tries to find out whether it is held at this moment, Failure when it is not possible.
+    SHARED with those, or to remove it. Raises LockHeld when somebody else is at work there, Failure when it is not
+    possible.
     """
-    if host.connection:
-        with _remote_lock(host, folder, "-s"):
-            yield ()
-        return
-    with _local_lock(host, folder, fcntl.LOCK_SH) as descriptor:
-        yield (descriptor,)
+    with ExitStack() as held:
+        try:
+            if host.connection:
+                held.enter_context(_remote_lock(host, folder, *(["-s"] if shared else [])))
+                inherit: tuple[int, ...] = ()
+            else:
+                inherit = (held.enter_context(_local_lock(host, folder, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)),)
+        except LockHeld:
+            raise LockHeld(
+                f"somebody else is at work in '{folder}'", "Nothing was touched there; run it again."
+            ) from None
+        yield inherit
 
 
 @contextmanager

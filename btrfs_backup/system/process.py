@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import IO
 
@@ -63,7 +64,7 @@ Pipeline = tuple[Command, ...]
 class Ended:
     """A child process that has ended. status: exit status, or -N when ended by signal N.
 
-    stderr: the last 32 KiB of its messages at most.
+    stderr: what it printed, where that counts as messages, and its messages; of each the last 32 KiB at most.
     """
 
     command: Command
@@ -232,14 +233,15 @@ class Child:
         self._popen = popen
         self._pidfd = _pidfd(popen.pid)
         self._stdout = bytearray()
-        self._words = bytearray()
-        self._unlogged = b""
-        keep_output = capture if callable(capture) else self._stdout.extend if capture else self._keep_words
+        # What it prints may come between two pieces of a message.
+        self._words = bytearray(), bytearray()
+        self._unlogged = [b"", b""]
+        keep_output = capture if callable(capture) else self._stdout.extend if capture else partial(self._keep_words, 0)
         self._readers = [
             (stream, _reader(stream.fileno(), keep))
             for stream, keep in (
                 (popen.stdout, keep_output),
-                (popen.stderr, self._keep_words),
+                (popen.stderr, partial(self._keep_words, 1)),
             )
             if stream
         ]
@@ -261,7 +263,7 @@ class Child:
     def ended(self) -> Ended:
         """How it ended; only to be asked when it is not running."""
         self.finish()
-        words = self._words.decode(errors="replace")
+        words = b"".join(self._words).decode(errors="replace")
         return Ended(self.command, self._popen.returncode, bytes(self._stdout), words)
 
     def register(self, selector: selectors.BaseSelector) -> None:
@@ -320,11 +322,13 @@ class Child:
             self._on_end()
         return False
 
-    def _keep_words(self, data: bytes) -> None:
-        self._words += data
-        del self._words[:-STDERR_KEPT]
+    def _keep_words(self, number: int, data: bytes) -> None:
+        """NUMBER: 1 for messages, 0 for what is printed and counts as such."""
+        words = self._words[number]
+        words += data
+        del words[:-STDERR_KEPT]
         if self.command.logged:
-            *lines, self._unlogged = (self._unlogged + data).split(b"\n")
+            *lines, self._unlogged[number] = (self._unlogged[number] + data).split(b"\n")
             for line in lines:
                 log.info("%s: %s", self.command.title, line.decode(errors="replace"))
 

@@ -116,7 +116,7 @@ def opened(folder: Folder, name: str, taken: frozenset[str], earlier: Stage | No
         # It goes on behind what it could not make: the stage is that of another attempt, which could not remove it.
         folder.host.ended(("rmdir", "--", join(place, attempt)))
         raise
-    with lock.shared(folder.host, place) as inherit:
+    with lock.staged(folder.host, place, shared=True) as inherit:
         yield Attempt(folder, entry, attempt, mounting, inherit)
 
 
@@ -130,7 +130,7 @@ def _continued(folder: Folder, earlier: Stage) -> Iterator[Attempt]:
         raise in_use
     folder.host.run(("mkdir", "-m", "700", "--", join(place, name)), f"cannot go on in the stage '{place}'")
     attempt = Attempt(folder, earlier.entry, name, mounting, earlier=earlier)
-    with lock.shared(folder.host, place) as inherit:
+    with lock.staged(folder.host, place, shared=True) as inherit:
         # Of two that have come so far, at least one sees the other.
         kinds, _ = folder.found()
         if {path for path in kinds if dirname(path) == earlier.entry} != {
@@ -139,6 +139,12 @@ def _continued(folder: Folder, earlier: Stage) -> Iterator[Attempt]:
             attempt.leave()
             raise in_use
         yield replace(attempt, inherit=inherit)
+
+
+def clear(folder: Folder, left: Stage) -> None:
+    """Remove a stage of FOLDER that is LEFT from a transfer. Raises Failure, LockHeld when one is alive there."""
+    with lock.staged(folder.host, folder.at(left.entry), shared=False):
+        remove(folder, left)
 
 
 def remove(folder: Folder, left: Stage, commit: bool = True) -> None:

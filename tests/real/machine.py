@@ -185,7 +185,10 @@ def with_program(folder: Path, name: str, script: str) -> dict[str, str]:
 def start_command(
     *arguments: object, env: dict[str, str] | None = None, module: str = "btrfs_backup", **more: object
 ) -> "subprocess.Popen[str]":
-    """Start the command, its output in pipes unless MORE says otherwise; the caller has to see that it ends."""
+    """Start the command, or what is in MODULE in its place, its output in pipes unless MORE says otherwise.
+
+    The caller has to see that it ends.
+    """
     pipes: dict[str, object] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     # -S: nothing but the standard library is needed, and to look for more takes time.
     return subprocess.Popen(

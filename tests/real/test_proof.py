@@ -1,14 +1,55 @@
 """Nothing is believed, built upon or deleted without proof: what looks like a backup, parent or part and is none."""
 
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from pathlib import Path
+from unittest import mock
 
+from btrfs_backup.commands import destination
+from btrfs_backup.system import hints, stages
 from tests.real.inside import InsideTest
-from tests.real.machine import COMPLETED, names, on_record, sh, show, stage, staged, tree, wait_for
+from tests.real.liar import lying_btrfs, path_with
+from tests.real.machine import (
+    COMPLETED,
+    Result,
+    child_running,
+    descendants,
+    kill,
+    names,
+    on_record,
+    random_file,
+    sh,
+    show,
+    stage,
+    staged,
+    start_command,
+    tree,
+    wait_for,
+)
+from tests.real.sshd import SshTest
 from tests.real.test_identity import identities, set_writable
 
 
-class Proof(InsideTest):
+class ProofTest(InsideTest):
+    def at(self, path: Path) -> str:
+        """How PATH is told to the command."""
+        return str(path)
+
+    def words(self, *arguments: object) -> list[object]:
+        """The arguments of a run; paths are places."""
+        return list(arguments)
+
+    def edit(self, path: Path) -> None:
+        """Through writable and back, as older programs did it: nothing that `btrfs subvolume` shows tells of it."""
+        set_writable(path, True)
+        (path / "edit").write_text("made by hand")
+        set_writable(path, False)
+
     def pair(self, backups: int = 2) -> tuple[Path, Path]:
         """A source, and a disk with some backups of it, each different."""
         source, usb = self.source(), self.disk("usb").path
@@ -17,6 +58,8 @@ class Proof(InsideTest):
             self.backup("-q", source, usb)
         return source, usb
 
+
+class Proof(ProofTest):
     def test_a_source_that_was_received_and_made_writable(self) -> None:
         """Its snapshots carry one received UUID, so that all increments would land on the first backup."""
         origin, usb = self.pair(1)
@@ -28,9 +71,8 @@ class Proof(InsideTest):
         home = pool / "received" / name
         set_writable(home, True)
         before = identities(usb)
-        for _ in range(2):
-            result = self.backup("-f", pool / "snapshots", home, usb, status=1)
-            self.assertIn("received UUID", result.err)
+        result = self.backup("-f", pool / "snapshots", home, usb, status=1)
+        self.assertIn("received UUID", result.err)
         self.assertEqual(identities(usb), before)
         self.assertFalse((pool / "snapshots").exists() and names(pool / "snapshots"))
         # A writable snapshot of it is what the cure comes to: that one has an identity of its own.
@@ -116,9 +158,9 @@ class Proof(InsideTest):
         sh("btrfs", "subvolume", "create", usb / name)
         (usb / name / "mine").write_text("precious")
         result = self.backup("-S", source, usb, status=10)
-        self.assertIn(f"cannot send {name}: '{usb}/{name}' is in the way", result.err)
+        self.assertIn(f"cannot send {name}: '{self.at(usb)}/{name}' is in the way", result.err)
         self.assertEqual((usb / name / "mine").read_text(), "precious")
-        [known] = on_record(source / "snapshot", COMPLETED)[str(usb)].values()
+        [known] = on_record(source / "snapshot", COMPLETED)[self.at(usb)].values()
         self.assertEqual(known["blocked"], [name])
 
     def test_two_sources_in_one_folder(self) -> None:
@@ -126,7 +168,7 @@ class Proof(InsideTest):
         home, usb = self.source(), self.disk("usb").path
         other = self.subvolume(home.parent / "other")
         folders = {home: home / "snapshot", other: other / "snapshot"}
-        for number in range(4):
+        for number in range(3):
             for source, folder in folders.items():
                 (source / "file").write_text(f"{source.name} {number}")
                 self.wait_for_another_second(usb)
@@ -176,3 +218,419 @@ class Proof(InsideTest):
         stage(usb, newest)
         self.backup("-S", source, usb)
         self.assertEqual((identities(usb), staged(usb)), (before, []))
+
+    def test_a_backup_that_was_changed(self) -> None:
+        """Also so that an increment on top of it is received without an error."""
+        source, usb = self.pair()
+        old, changed = names(usb)
+        self.edit(usb / changed)
+        (source / "new").write_text("new")
+        result = self.backup(source, usb)
+        new = names(source / "snapshot")[-1]
+        self.assertIn(f"{changed}, which it builds upon, was changed after it was sent", result.err)
+        self.assertIn(f"sending {new} on top of {old}", result.err)
+        self.assert_same(usb / new, source / "snapshot" / new)
+
+    def test_a_backup_that_was_changed_so_that_nothing_can_be_received(self) -> None:
+        """It is not words that tell so."""
+        source, usb = self.pair()
+        old, changed = names(usb)
+        set_writable(usb / changed, True)
+        (usb / changed / "second").write_text("in the way")
+        set_writable(usb / changed, False)
+        (source / "second").hardlink_to(source / "file")
+        result = self.backup(source, usb)
+        new = names(source / "snapshot")[-1]
+        self.assertIn("File exists", result.err)
+        self.assertIn(f"sending {new} on top of {old}", result.err)
+        self.assert_same(usb / new, source / "snapshot" / new)
+
+
+class RemoteTest(ProofTest, SshTest):
+    """All places of runs that are not quiet are on an ssh host, whose `btrfs` may be another one."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.lies = self.folder / "lies"
+        self.server = self.sshd(path=path_with(self.lies)["PATH"])
+
+    def at(self, path: Path) -> str:
+        return f"{self.server.url}{path}"
+
+    def words(self, *arguments: object) -> list[object]:
+        before = ("", *arguments)
+        return [
+            *self.server.arguments(),
+            *(
+                self.at(each) if isinstance(each, Path) and option != "-f" else each
+                for option, each in zip(before, arguments, strict=False)
+            ),
+        ]
+
+    def backup(self, *arguments: object, status: int = 0, **more: object) -> Result:
+        # What only prepares a test need not take the time.
+        return super().backup(*(arguments if "-q" in arguments else self.words(*arguments)), status=status, **more)
+
+
+class RemoteProof(RemoteTest):
+    wait_for_another_second = Proof.wait_for_another_second
+    test_a_source_that_was_received_and_made_writable = Proof.test_a_source_that_was_received_and_made_writable
+    test_a_damaged_copy_of_the_parent_beside_it = Proof.test_a_damaged_copy_of_the_parent_beside_it
+    test_a_snapshot_that_was_changed_after_it_was_sent = Proof.test_a_snapshot_that_was_changed_after_it_was_sent
+    test_a_backup_that_was_changed = Proof.test_a_backup_that_was_changed
+    test_work_in_place_of_a_backup = Proof.test_work_in_place_of_a_backup
+    test_two_sources_in_one_folder = Proof.test_two_sources_in_one_folder
+    test_what_is_in_the_place_of_a_stage = Proof.test_what_is_in_the_place_of_a_stage
+
+
+class SwappedDisks(ProofTest):
+    """Two disks take turns at one mount point."""
+
+    def test_between_the_look_and_the_deletion(self) -> None:
+        """What was judged on one disk is not deleted by its names on the other one."""
+        source, point, disks = self.taking_turns()
+        before = [identities(disk) for disk in disks]
+        result = self.swapping(f"subvolume?list*{disks[2]}*", disks[1], point)(
+            "-S", "-T", "-n", "1", source, point, disks[2], status=10
+        )
+        self.assertIn("another filesystem is there by now than the one that was looked at", result.err)
+        self.assertEqual([identities(disk) for disk in disks[:2]], before[:2])
+        self.assertEqual(len(names(disks[2])), 1)
+
+    def test_while_another_destination_is_served(self) -> None:
+        source, point, disks = self.taking_turns()
+        sh("btrfs", "subvolume", "delete", *(disks[2] / name for name in names(disks[2])))
+        before = [identities(disk) for disk in disks]
+        run = self.swapping("receive*other*", disks[1], point)
+        result = run("--no-shared-stream", "-n", "2", source, point, disks[2], status=10)
+        self.assertIn(f"{self.at(point)}: FAILED", result.err)
+        self.assertEqual(identities(disks[1]), before[1])
+        self.assertLessEqual(before[0].items(), identities(disks[0]).items())
+        for name in names(disks[2]):
+            self.assert_same(disks[2] / name, source / "snapshot" / name)
+        # Each of them is brought right when it is there.
+        for quiet in ([], ["-q"]):
+            self.backup(*quiet, "-S", "-n", "2", source, point, disks[2])
+            for name in names(point):
+                self.assert_same(point / name, source / "snapshot" / name)
+            self.mount(disks[0], point)
+
+    def taking_turns(self) -> tuple[Path, Path, list[Path]]:
+        """A source, the mount point, at which the first disk is, and the disks: three backups are on each."""
+        source, point = self.source(), self.folder / "point"
+        disks = [self.disk(name).path for name in ("red", "blue", "other")]
+        point.mkdir()
+        for disk in disks:
+            (disk / "mine").mkdir()
+        for number in range(3):
+            (source / "file").write_text(f"state {number}")
+            self.backup("-q", source, disks[2])
+        self.addCleanup(sh, "umount", "-l", point, check=False)
+        for disk in disks[1::-1]:
+            self.mount(disk, point)
+            self.backup("-q", "-S", source, point)
+        for disk in disks:
+            (disk / "mine").rmdir()
+        return source, point, disks
+
+    def mount(self, disk: Path, point: Path) -> None:
+        if point.is_mount():
+            sh("umount", "-l", point)
+        sh("mount", "--bind", disk, point)
+
+    def swapping(self, when: str, disk: Path, point: Path) -> Callable[..., Result]:
+        """A run in which DISK is put at POINT when `btrfs` gets such arguments first."""
+        swap = f"umount -l {point}; mount --bind {disk} {point}"
+        lies = lying_btrfs(self.folder / "lies", f'{when}) mkdir "$here/done" 2>/dev/null && {{ {swap}; }} ;;')
+        return partial(self.backup, env=path_with(lies))
+
+
+class RemoteSwappedDisks(RemoteTest, SwappedDisks):
+    pass
+
+
+class TwoRuns(ProofTest):
+    """Two runs to one name."""
+
+    def one_name(self) -> tuple[list[Path], Path, str]:
+        """Two sources with a snapshot of the same second, and a disk."""
+        home, usb = self.source(), self.disk("usb").path
+        sources = [home, self.subvolume(home.parent / "other")]
+        random_file(sources[0] / "large", 12)
+        for source in sources:
+            (source / "file").write_text(source.name)
+            (source / "snapshot").mkdir()
+            sh("btrfs", "subvolume", "snapshot", "-r", source, source / "snapshot" / "20260101-000000")
+        return sources, usb, "20260101-000000"
+
+    def test_the_second_while_the_first_transfers(self) -> None:
+        (one, other), usb, name = self.one_name()
+        first = self.slowly(one, usb)
+        [part] = wait_for(lambda: staged(usb))
+        with mock.patch.object(destination, "_PATIENCE", 0.1):
+            result = self.backup("-S", other, usb, status=10)
+        self.assertIn(f"{name} is being received there already, by process {first.pid} on ", result.err)
+        self.assertTrue(part.exists())
+        kill(first.pid, signal.SIGCONT)
+        self.assertEqual(first.wait(60), 0)
+        self.assert_same(usb / name, one / "snapshot" / name)
+        result = self.backup("-S", other, usb, status=10)
+        self.assertIn(f"'{self.at(usb)}/{name}' is in the way: it is a copy of another snapshot", result.err)
+        self.assert_same(usb / name, one / "snapshot" / name)
+
+    def test_both_have_looked_before_either_begins(self) -> None:
+        """The first one gets the name, and the other one says that it did not."""
+        (one, other), usb, name = self.one_name()
+        ready, running = destination.BackupFolder.ready, []
+
+        def later(*arguments: object) -> object:
+            running.append(self.slowly(one, usb))
+            wait_for(lambda: staged(usb))
+            return ready(*arguments)  # type: ignore[arg-type]
+
+        with mock.patch.object(destination.BackupFolder, "ready", later):
+            result = self.backup("-S", other, usb, status=10)
+        self.assertIn(f"cannot make the stage '{usb}/.{name}.receiving'", result.err)
+        self.assertIn("It is being sent there already", result.err)
+        kill(running[0].pid, signal.SIGCONT)
+        self.assertEqual(running[0].wait(60), 0)
+        self.assert_same(usb / name, one / "snapshot" / name)
+
+    def test_a_stage_that_comes_alive_before_it_is_cleared(self) -> None:
+        (one, _), usb, name = self.one_name()
+        left = stage(usb, name)
+        (left / "half").write_text("of it")
+        clear = stages.clear
+
+        def later(*arguments: object) -> object:
+            holder = subprocess.Popen(
+                ["flock", "-s", left.parents[1], "sh", "-c", "touch $0/held; read x", left.parent], stdin=-1
+            )
+            self.addCleanup(holder.wait)
+            assert holder.stdin
+            self.addCleanup(holder.stdin.close)
+            wait_for((left.parent / "held").exists)
+            return clear(*arguments)  # type: ignore[arg-type]
+
+        with mock.patch.object(stages, "clear", later):
+            result = self.backup("-S", one, usb, status=10)
+        self.assertIn(f"somebody else is at work in '{usb}/.{name}.receiving'", result.err)
+        self.assertEqual((left / "half").read_text(), "of it")
+        self.assertEqual(names(usb), [])
+
+    def slowly(self, *arguments: Path) -> "subprocess.Popen[str]":
+        """A run that has begun to transfer, and is stopped."""
+        run = start_command(*self.words("-S", "--rate-limit", "8M", *arguments))
+        self.addCleanup(run.communicate)
+        self.addCleanup(kill, run.pid)
+        wait_for(lambda: staged(arguments[-1]))
+        kill(run.pid, signal.SIGSTOP)
+        return run
+
+
+class RemoteTwoRuns(RemoteTest):
+    one_name, slowly = TwoRuns.one_name, TwoRuns.slowly
+    test_the_second_while_the_first_transfers = TwoRuns.test_the_second_while_the_first_transfers
+    test_a_stage_that_comes_alive_before_it_is_cleared = TwoRuns.test_a_stage_that_comes_alive_before_it_is_cleared
+
+
+class DeadRun(RemoteTest):
+    """A run is killed, and the receiver that it had on the ssh host wakes up when the next one is at work."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        # The first receiver gets what is left for it when it is told to go on, the second one does not begin before.
+        lying_btrfs(
+            self.lies,
+            """receive*) echo x >>"$here/receivers"
+                if [ "$(grep -c x "$here/receivers")" = 1 ]; then
+                    { head -c 60000; touch "$here/held"; until [ -e "$here/go" ]; do sleep 0.02; done; cat; } |
+                        "$real" "$@"
+                    touch "$here/gone"
+                    exit
+                fi
+                touch "$here/go"; until [ -e "$here/gone" ]; do sleep 0.02; done ;;""",
+        )
+
+    def killed(self, *arguments: object) -> None:
+        run = start_command(*self.words(*arguments))
+        wait_for((self.lies / "held").exists)
+        # All that is left has been sent.
+        wait_for(lambda: child_running(run.pid, "btrfs", "send") is None)
+        for each in (run.pid, *descendants(run.pid)):
+            kill(each)
+        run.communicate()
+        time.sleep(0.3)
+        for each in (run.pid, *descendants(run.pid)):
+            kill(each)
+        run.communicate()
+
+    def test_the_next_run_waits_and_then_tells(self) -> None:
+        source, nas = self.sent_to()
+        self.killed(source, nas)
+        with mock.patch.object(destination, "_PATIENCE", 0.1):
+            result = self.backup("-S", source, nas, status=10)
+        [name] = names(source / "snapshot")
+        self.assertIn(f"{name} is being received there already", result.err)
+        [left] = staged(nas)
+        (self.lies / "go").touch()
+        wait_for((self.lies / "gone").exists)
+        # It had all that was missing, so that it looks complete. Nobody has proved that, and it has no name.
+        self.assert_same(left, source / "snapshot" / name)
+        self.assertEqual(names(nas), [])
+        self.backup("-S", source, nas)
+        self.assert_complete(nas, source / "snapshot", [name])
+
+    def test_where_nobody_can_tell(self) -> None:
+        """Without a program `flock` there: it wakes up when the next one is about to receive."""
+        programs = ("bash", "sh", "sleep", "head", "grep", *hints.REMOTE_PROGRAMS)
+        tools = self.tools(*(each for each in programs if each not in ("flock", "btrfs")))
+        self.server = self.sshd(name="poor", path=f"{self.lies}:{tools}")
+        source, nas = self.sent_to()
+        self.killed(source, nas)
+        result = self.backup("-S", source, nas)
+        self.assertIn("there is no program 'flock'", result.err)
+        self.assertTrue((self.lies / "gone").exists())
+        self.assert_complete(nas, source / "snapshot", names(source / "snapshot"))
+
+    def test_restore(self) -> None:
+        source, usb = self.sent_to()
+        ProofTest.backup(self, source, usb)
+        [name] = names(usb)
+        new = self.disk("new").path
+        self.killed("--restore", str(usb), new / "home")
+        result = self.backup("--restore", str(usb), new / "home", status=3)
+        self.assertIn(f"'{new}/home' is being received already, by ", result.err)
+        (self.lies / "go").touch()
+        wait_for((self.lies / "gone").exists)
+        wait_for(lambda: not self.server.sessions())
+        self.backup("--restore", str(usb), new / "home")
+        self.assert_same(new / "home" / "snapshot" / name, usb / name)
+        self.assertEqual(os.listdir(new), ["home"])
+
+    def sent_to(self) -> tuple[Path, Path]:
+        """A source whose stream is neither too small nor too large for a pipe, and a disk."""
+        source, nas = self.source(), self.disk("nas").path
+        (source / "more").write_bytes(os.urandom(40_000))
+        return source, nas
+
+
+class Restores(ProofTest):
+    def test_a_parent_at_the_place_that_was_changed(self) -> None:
+        _, usb = self.pair()
+        old, _ = names(usb)
+        pool = self.disk("new").path
+        self.backup("-q", "--restore", "-f", pool / "snaps", usb / old, pool / "old")
+        self.edit(pool / "snaps" / old)
+        self.check(usb, pool, f"{old}, which it builds upon, was changed after it was sent")
+
+    def test_an_own_snapshot_that_was_changed(self) -> None:
+        source, usb = self.source(), self.disk("usb").path
+        pool = source.parent
+        for number in range(2):
+            (source / "file").write_text(f"state {number}")
+            self.backup("-q", "-f", pool / "snaps", source, usb)
+        old, new = names(usb)
+        sh("btrfs", "subvolume", "delete", pool / "snaps" / new)
+        self.edit(pool / "snaps" / old)
+        self.check(usb, pool, f"{old}, which it builds upon, was changed after it was sent")
+
+    def test_a_damaged_copy_beside_the_parent(self) -> None:
+        _, usb = self.pair()
+        old, _ = names(usb)
+        pool = self.disk("new").path
+        for folder in ("others", "snaps"):
+            self.backup("-q", "--restore", "-f", pool / folder, usb / old, pool / f"home-{folder}")
+        self.edit(pool / "others" / old)
+        self.check(usb, pool, "it was built upon another subvolume than the backup that was meant as its parent")
+
+    def test_an_own_snapshot_of_that_name_that_was_changed(self) -> None:
+        """It is not what is restored; one that was changed before it was sent is."""
+        source, usb = self.source(), self.disk("usb").path
+        pool = source.parent
+        self.backup("-q", "-f", pool / "snaps", source)
+        [name] = names(pool / "snaps")
+        self.edit(pool / "snaps" / name)
+        self.backup("-q", "-S", "-f", pool / "snaps", source, usb)
+        result = self.backup("--restore", "-f", pool / "snaps", usb, pool / "one")
+        self.assertIn(f"restoring {name}, which is there already", result.err)
+        self.assertEqual(tree(pool / "one"), tree(usb / name))
+        set_writable(pool / "snaps" / name, True)
+        (pool / "snaps" / name / "later").write_text("made by hand")
+        set_writable(pool / "snaps" / name, False)
+        result = self.backup("--restore", "-f", pool / "snaps", usb, pool / "two", status=1)
+        why = f"'{pool}/snaps/{name}' is in the way of the read-only copy: it was changed after it was sent"
+        self.assertIn(why, result.err)
+        self.assertFalse((pool / "two").exists())
+
+    def check(self, usb: Path, pool: Path, why: str) -> None:
+        """The newest backup is restored as it is; WHY it is not upon what is there."""
+        result = self.backup("--restore", "-f", pool / "snaps", usb, pool / "restored")
+        self.assertIn(why, result.err)
+        self.assert_same(pool / "snaps" / names(usb)[-1], usb / names(usb)[-1])
+        self.assertEqual(tree(pool / "restored"), tree(usb / names(usb)[-1]))
+
+    def test_no_false_alarm(self) -> None:
+        """The snapshots that are there are as they were, whatever was made of them."""
+        _, usb = self.pair()
+        old, new = names(usb)
+        pool = self.disk("new").path
+        self.backup("-q", "--restore", "-f", pool / "snaps", usb / old, pool / "old")
+        sh("btrfs", "subvolume", "snapshot", pool / "snaps" / old, pool / "copy")
+        for writable in (True, False):
+            set_writable(pool / "snaps" / old, writable)
+        sh("btrfs", "balance", "start", "-m", "--full-balance", pool)
+        result = self.backup("--restore", "-f", pool / "snaps", usb, pool / "restored")
+        self.assertIn(f"restoring {new}, on top of {old}", result.err)
+        self.assertNotIn("in full", result.err)
+        self.assertEqual(tree(pool / "restored"), tree(usb / new))
+
+    def test_back_to_a_snapshot_that_one_of_two_disks_has(self) -> None:
+        """It is told that the other one would get all of it, and with what it is told that one does not."""
+        source, usb = self.pair(1)
+        late = self.disk("late").path
+        self.backup("-q", "-S", source, late)
+        self.backup("-q", source, usb)
+        old, new = names(usb)
+        result = self.backup("--restore", source / "snapshot" / new, source.parent / "home2")
+        self.assertIn(f"{self.at(late)}: its newest backup is {old}, which stays behind", result.err)
+        self.assertIn(f"restore with '-f {source}/snapshot'", result.err)
+        folder = ("-f", source / "snapshot")
+        result = self.backup("--restore", *folder, source / "snapshot" / new, source.parent / "home3")
+        self.assertNotIn("stays behind", result.err)
+        result = self.backup(*folder, source.parent / "home3", usb, late)
+        self.assertNotIn("in full", result.err)
+        for disk in (usb, late):
+            self.assert_same(disk / names(usb)[-1], source / "snapshot" / names(usb)[-1])
+
+
+class RemoteRestores(RemoteTest):
+    check = Restores.check
+    test_a_parent_at_the_place_that_was_changed = Restores.test_a_parent_at_the_place_that_was_changed
+
+
+class TwoFolders(ProofTest):
+    def test_of_one_disk(self) -> None:
+        """The copy in the other folder is no parent, and good runs are quiet."""
+        source, usb = self.source(), self.disk("usb").path
+        folders = [usb / "one", usb / "other"]
+        for number in range(3):
+            (source / "file").write_text(f"state {number}")
+            self.assertEqual(self.backup("-q", "-n", "2", source, *folders).err, "")
+            for folder in folders:
+                for name in names(folder):
+                    self.assert_same(folder / name, source / "snapshot" / name)
+        self.assertEqual([len(names(folder)) for folder in folders], [2, 2])
+
+
+class RemoteVerification(RemoteTest):
+    def test_the_newest_backup_is_gone_or_half_there(self) -> None:
+        source, nas = self.source(), self.disk("nas").path
+        for _ in range(2):
+            self.backup(source, nas)
+        newest = names(nas)[-1]
+        sh("btrfs", "subvolume", "delete", nas / newest)
+        told = f"{newest} is newer than what is compared, and no backup: "
+        self.assertIn(f"{told}it is not there", self.backup("--verify", source, nas, status=10).err)
+        stage(nas, newest)
+        self.assertIn(f"{told}it is a transfer that was cut off", self.backup("--verify", source, nas, status=10).err)

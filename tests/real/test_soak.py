@@ -1,6 +1,6 @@
-"""A sample of the soak: runs that are killed at any moment, and the next one brings everything right."""
+"""Samples of the soaks: runs are killed at any moment, or disturbed by people, and the next one brings all right."""
 
-from tests import soak
+from tests import identity, soak
 from tests.real.machine import RealTest
 
 
@@ -10,3 +10,8 @@ class KilledAnywhere(RealTest):
 
     def test_over_ssh(self) -> None:
         soak.soak(self, kills=5, seed=2, ssh=True)
+
+
+class People(RealTest):
+    def test_identity(self) -> None:
+        identity.soak(self, acts=2, seed=6)

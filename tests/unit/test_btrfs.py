@@ -299,8 +299,9 @@ def shown_as(
     received_at: datetime | None = None,
     id: int = 257,
     sent_transid: int | None = None,
+    received_transid: int | None = None,
 ) -> Subvolume:
-    return Subvolume(name, uuid, parent, received, readonly, received_at, "", id, sent_transid)
+    return Subvolume(name, uuid, parent, received, readonly, received_at, "", id, sent_transid, 7, received_transid)
 
 
 class ShowTest(unittest.TestCase):
@@ -324,6 +325,10 @@ class ShowTest(unittest.TestCase):
             (shown().replace("\tReceive time: \t\t-\n", ""), shown_as(NAME, OWN, HOME, "", True)),
             (shown(received=RECEIVED, transid=4711), shown_as(NAME, OWN, HOME, RECEIVED, True, sent_transid=4711)),
             (shown(transid=0), shown_as(NAME, OWN, HOME, "", True, sent_transid=None)),
+            (
+                shown(received=RECEIVED).replace("Receive transid: \t0", "Receive transid: \t6"),
+                shown_as(NAME, OWN, HOME, RECEIVED, True, received_transid=6),
+            ),
             # As btrfs-progs 5.10 shows it.
             (shown().replace("\tSend transid: \t\t0\n", ""), shown_as(NAME, OWN, HOME, "", True)),
             (
@@ -346,6 +351,8 @@ class ShowTest(unittest.TestCase):
             "\tName: \t\t\tfake\n",
             "\tSubvolume ID: \t\t9\n",
             "\tSend transid: \t\t9\n",
+            "\tGen at creation: \t9\n",
+            "\tReceive transid: \t9\n",
         )
         truth = shown_as(NAME, OWN, HOME, "", True)
         for lie in (*lies, "".join(lies), "".join(lies) * 3):

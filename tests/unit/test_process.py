@@ -40,6 +40,14 @@ class Run(unittest.TestCase):
         self.assertEqual(len(done.stderr), STDERR_KEPT)
         self.assertTrue(done.stderr.endswith("END\n"))
 
+    def test_what_is_printed_does_not_come_into_messages(self) -> None:
+        """btrfs-progs write `ERROR: ` and what it is in several pieces, and `At snapshot` to stdout."""
+        code = "printf 'ERROR: ' >&2; sleep 0.05; echo 'At snapshot x'; sleep 0.05; echo 'unlink y failed' >&2; exit 1"
+        with open(os.devnull, "rb") as nothing, Children() as children:
+            child = children.start(Command(("sh", "-c", code), "btrfs receive"), nothing.fileno())
+            children.wait([child])
+            self.assertEqual(child.ended.spoken, ["ERROR: unlink y failed"])
+
     def test_a_process_left_behind_does_not_hold_us_up(self) -> None:
         code = "import subprocess; subprocess.Popen(['sleep', '5']); print('done')"
         self.assertEqual(process.run(python(code)).stdout, b"done\n")

@@ -613,7 +613,6 @@ class CompletedFormatTest(unittest.TestCase):
         Fact(BACKUP, DISK, TWO, "disk-3", "uuid-3"),
         Fact(STAGED, NAS, "", "disk-4"),
         Fact(BLOCKED, NAS, FOUR, "disk-4"),
-        Fact(STAGED, NAS, "", "disk-5"),
         Fact(OTHER, NAS, ONE, "disk-5", "uuid-5"),
         Fact(STAGED, "/empty", "", "disk-6"),
     }
@@ -623,7 +622,8 @@ class CompletedFormatTest(unittest.TestCase):
             frozenset({fact, Fact(STAGED, fact.destination, "", fact.filesystem)})
             for fact in self.ALL | {Fact(NEWEST, DISK, ONE, "disk-9")}
         )
-        for known in (NONE, self.NEWEST_ONLY, self.ALL, *(frozenset({fact}) for fact in self.NEWEST_ONLY), *staged):
+        each = (frozenset({fact}) for fact in self.ALL)
+        for known in (NONE, self.NEWEST_ONLY, self.ALL, *each, *staged):
             with self.subTest(known=known):
                 text = records.format_completed(known)
                 self.assertTrue(text.isascii())
@@ -646,7 +646,7 @@ class CompletedFormatTest(unittest.TestCase):
                     "disk-2": [ONE, f"home-{ONE}"],
                     "disk-3": {"backups": {"uuid-3": TWO}},
                 },
-                NAS: {"disk-4": {"blocked": [FOUR]}, "disk-5": {"others": {"uuid-5": ONE}}},
+                NAS: {"disk-4": {"blocked": [FOUR]}, "disk-5": {"others": {"uuid-5": ONE}, "old": True}},
                 "/empty": {"disk-6": {}},
                 "shell://cat > \udcff": {"": [THREE]},
             },

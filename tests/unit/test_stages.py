@@ -196,7 +196,7 @@ class Stages(unittest.TestCase):
             host.ran.clear()
             with (
                 patch.object(Folder, "found", found),
-                patch("btrfs_backup.system.lock.shared", lambda *_: nullcontext(())),
+                patch("btrfs_backup.system.lock.staged", lambda *_, **__: nullcontext(())),
             ):
                 if alone:
                     with stages.opened(folder(host), NAME, frozenset(), left) as attempt:
