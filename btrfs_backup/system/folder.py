@@ -2,7 +2,6 @@
 
 import fcntl
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -14,8 +13,7 @@ from btrfs_backup.model import stage
 from btrfs_backup.model.inventory import Inventory
 from btrfs_backup.model.snapshot import Naming, Subvolume
 from btrfs_backup.model.stage import Stage
-from btrfs_backup.system import btrfs, lock, ssh
-from btrfs_backup.system.btrfs import Argv
+from btrfs_backup.system import btrfs, lock, ssh, tools
 from btrfs_backup.system.host import Host
 from btrfs_backup.system.paths import PathInfo, examine
 from btrfs_backup.system.process import Command, CommandFailed, Ended, Pipeline
@@ -23,10 +21,6 @@ from btrfs_backup.system.process import Command, CommandFailed, Ended, Pipeline
 # A login shell gets a command line as one argument, of 128 KiB at most (execve(2), MAX_ARG_STRLEN).
 _LONGEST_LINE = 120_000
 _AT_ONCE, _IN_A_ROW = 16, 200  # commands that delete
-_BOOT_ID = "/proc/sys/kernel/random/boot_id"  # random(4)
-# It has a folder for each filesystem that is mounted. Seen: each mounting gets a new inode number; with a second mount
-# of the same filesystem, and a remount, it stays.
-_MOUNTED = "/sys/fs/btrfs"
 _FS_INFO = 0x8400941F  # BTRFS_IOC_FS_INFO: what it tells has 1024 bytes, the UUID from the 16th on
 
 
@@ -72,8 +66,7 @@ class Folder:
 
     def create(self) -> None:
         """Make it, with its parents; nobody else can look into it. Raises Failure."""
-        argv = ("mkdir", "-p", "-m", "700", "--", self.path)
-        self.host.run(argv, f"cannot create the folder '{self.path}'")
+        self.host.run(tools.make_folder(self.path), f"cannot create the folder '{self.path}'")
 
     def filesystem(self) -> str:
         """UUID of the filesystem that it is on. Raises Failure."""
@@ -90,8 +83,7 @@ class Folder:
 
     def _identified(self) -> str | None:
         """UUID of its filesystem among those that are mounted. Raises Failure."""
-        mounted = ("find", _MOUNTED + "/", "-mindepth", "1", "-maxdepth", "1", "-name", "*-*-*-*-*")
-        fsid, found = self.host.ended_together(("stat", "-f", "-c", "%i", "--", self.info.path), mounted)
+        fsid, found = self.host.ended_together(tools.filesystem_id(self.info.path), tools.MOUNTED)
         uuids = [basename(each) for each in os.fsdecode(found.stdout).split()]
         return btrfs.filesystem_among(os.fsdecode(fsid.stdout).strip(), uuids)
 
@@ -104,7 +96,7 @@ class Folder:
         if not self.exists:
             return Inventory(exists=False)
         lists = [btrfs.list_children(self.path), btrfs.list_children(self.path, readonly_only=True)]
-        endings = self.host.ended_together(self._find(), *lists)
+        endings = self.host.ended_together(tools.entries(self.path), *lists)
         without_rights = names_suffice and endings[1].status and btrfs.NOT_PERMITTED in endings[1].said
         for ended in endings[:1] if without_rights else endings:
             if ended.status:
@@ -150,21 +142,11 @@ class Folder:
         """The names of all its entries, none when it does not exist. Raises Failure."""
         if not self.exists:
             return []
-        found = self._kinds(self.host.run(self._find(), f"cannot list '{self.path}'"))
+        found = self._kinds(self.host.run(tools.entries(self.path), f"cannot list '{self.path}'"))
         return [path for path in found if "/" not in path]
 
-    def _find(self) -> Argv:
-        """Lists what is in it, and what is in the stages and the attempts in these."""
-        # Names may hold newlines, hence -print0; the path of a subvolume comes twice, that of a folder three times.
-        # The slash follows a link.
-        top = self.path.rstrip("/") + "/"
-        inside = re.sub(r"([][*?\\])", r"\\\1", top) + ".*.receiving*"
-        subvolume = ("-type", "d", "-inum", str(btrfs.SUBVOLUME_INODE), *["-print0"] * 2)
-        kinds = ("(", *subvolume, "-o", "-type", "d", *["-print0"] * 3, "-o", "-print0", ")")
-        return ("find", top, "-mindepth", "1", "-maxdepth", "3", *kinds, "(", "-path", inside, "-o", "-prune", ")")
-
     def _kinds(self, found: str) -> dict[str, str]:
-        """The kind of each entry in what `_find` prints, by its path from here. Raises Failure.
+        """The kind of each entry in what tools.entries prints, by its path from here. Raises Failure.
 
         Another machine may print anything: what is not in the folder says nothing of it.
         """
@@ -191,21 +173,16 @@ class Folder:
     def mounting(self) -> tuple[str, str]:
         """The UUID of its filesystem, and what is another one whenever that is mounted anew. Raises Failure."""
         uuid = self.filesystem()
-        asked = (("cat", "--", _BOOT_ID), ("stat", "-c", "%i", "--", f"{_MOUNTED}/{uuid}"))
+        asked = (tools.read(tools.BOOT_ID), tools.mounting(uuid))
         return uuid, " ".join(os.fsdecode(ended.stdout).strip() for ended in self.host.ended_together(*asked))
 
     def writing_out(self) -> Command:
         """What has all that its filesystem holds on disk. Raises Failure."""
-        return self.host.command(self._writing_out())
+        return self.host.command(tools.write_out(self.path))
 
     def write_out(self) -> None:
         """Have all that its filesystem holds on disk. Raises Failure."""
-        self.host.run(self._writing_out(), f"cannot write out the filesystem of '{self.path}'")
-
-    def _writing_out(self) -> Argv:
-        # Without that, a backup whose machine loses its power within half a minute is read-only and has its received
-        # UUID afterwards, and lacks data. It fails when data could not be written since (syncfs(2)).
-        return ("sync", "-f", "--", self.path)
+        self.host.run(tools.write_out(self.path), f"cannot write out the filesystem of '{self.path}'")
 
     def delete(self, judged: Sequence[Subvolume], convert_rw: bool = False, commit: bool = True) -> dict[str, Failure]:
         """Delete the subvolumes that were JUDGED; the names of those that could not be, with the reasons.
@@ -250,7 +227,7 @@ class Folder:
         failures: dict[str, Failure] = {}
         left = {each.uuid: path for path, each in self.listed().items()} if wanted else {}
         if remaining := [each for each in wanted if each.uuid in left]:
-            inode = self.host.ended(("stat", "-c", "%i", "--", self.info.mount.point)).stdout.strip()
+            inode = self.host.ended(tools.inode(self.info.mount.point)).stdout.strip()
             if inode != b"%d" % btrfs.SUBVOLUME_INODE:
                 # A bind mount of a folder; btrfs takes the number only at the root of a subvolume.
                 return self._delete_by_path([left[each.uuid] for each in remaining], False)
@@ -263,7 +240,8 @@ class Folder:
     def found(self) -> tuple[dict[str, str], dict[str, Subvolume]]:
         """The kinds of all entries, and the subvolumes below it, by their paths from here. Raises Failure."""
         lists = [btrfs.list_children(self.path), btrfs.list_children(self.path, readonly_only=True)]
-        entries, listed, readonly = self.host.run_together([self._find(), *lists], f"cannot list '{self.path}'")
+        asked = [tools.entries(self.path), *lists]
+        entries, listed, readonly = self.host.run_together(asked, f"cannot list '{self.path}'")
         inside = self.info.mount.inside(self.info.path)
         return self._kinds(entries), _subvolumes(btrfs.parse_list(listed, readonly), inside)
 
@@ -305,7 +283,7 @@ class Folder:
         if not paths:
             return []
         try:
-            found = self._kinds(self.host.run(self._find(), f"cannot list '{self.path}'"))
+            found = self._kinds(self.host.run(tools.entries(self.path), f"cannot list '{self.path}'"))
         except Failure:
             return list(paths)
         return [path for path in paths if path in found]

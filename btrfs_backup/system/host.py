@@ -14,7 +14,7 @@ from posixpath import basename, dirname
 
 from btrfs_backup.errors import Failure, MissingProgram
 from btrfs_backup.model.location import Location, Scheme
-from btrfs_backup.system import btrfs, process
+from btrfs_backup.system import btrfs, process, tools
 from btrfs_backup.system.btrfs import Argv
 from btrfs_backup.system.compression import METHODS
 from btrfs_backup.system.process import Command, CommandFailed, Ended, Pipeline
@@ -57,7 +57,7 @@ class Host:
         """
         if not self.connection:
             return (Command(argv, title(argv), logged=logged, inherit=inherit),)
-        held = ("flock", "-n", "-s", locked, *argv) if self.has_flock else argv
+        held = tools.locked(locked, argv) if self.has_flock else argv
         if compress not in METHODS:
             return (self.connection.command(held, title(argv), logged),)
         zip_, unzip = METHODS[compress]
@@ -66,7 +66,7 @@ class Host:
     @cached_property
     def has_flock(self) -> bool:
         """Whether it has a program `flock`; told when it has none. Raises Failure when it cannot be reached."""
-        ended = self.ended(("flock", "-V"))
+        ended = self.ended(tools.PROBE_FLOCK)
         if ended.status != _NOT_FOUND and not _NO_FLOCK.search(ended.said):
             return True
         log.warning(
@@ -89,7 +89,7 @@ class Host:
     @cached_property
     def _btrfs_versions(self) -> tuple[tuple[int, int], int]:
         """Of btrfs-progs, and the highest version of the send protocol that the kernel knows. Raises Failure."""
-        progs, kernel = self.ended_together(btrfs.VERSION, ("cat", "--", btrfs.STREAM_VERSION))
+        progs, kernel = self.ended_together(btrfs.VERSION, tools.read(btrfs.STREAM_VERSION))
         if progs.status:
             raise CommandFailed(progs, "cannot ask for the version of btrfs-progs")
         known = kernel.stdout.strip()
@@ -151,7 +151,7 @@ class Host:
             raise Failure(f"cannot read '{path}': {error.strerror}", "It has to be a file that you may read.") from None
 
     def _read_remote(self, path: str) -> str | None:
-        ended = self.ended(("cat", "--", path))
+        ended = self.ended(tools.read(path))
         if not ended.status:
             return os.fsdecode(ended.stdout)
         # cat says in whatever language that there is none; an empty list says it in all.

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from posixpath import join
 
 from btrfs_backup.errors import Failure, LockHeld
-from btrfs_backup.system import signals
+from btrfs_backup.system import signals, tools
 from btrfs_backup.system.host import Host
 from btrfs_backup.system.process import Child, Children, CommandFailed, lacking
 
@@ -24,7 +24,7 @@ _LETTING_GO = 2.0  # seconds for a lock on another machine to be dropped
 def is_held(host: Host, folder: str) -> bool:
     """Whether a process holds a lock on FOLDER. Where that cannot be told, none does. Raises Failure."""
     if host.connection:
-        return host.has_flock and host.ended(("flock", "-n", folder, "true")).status == 1
+        return host.has_flock and host.ended(tools.is_held(folder)).status == 1
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError:
@@ -45,7 +45,7 @@ def shared(host: Host, folder: str) -> Iterator[tuple[int, ...]]:
     Raises LockHeld when somebody tries to find out whether it is held at this moment, Failure when it is not possible.
     """
     if host.connection:
-        with _remote_lock(host, folder, "-s"):
+        with _remote_lock(host, folder, shared=True):
             yield ()
         return
     with _local_lock(host, folder, fcntl.LOCK_SH) as descriptor:
@@ -118,9 +118,9 @@ def _local_lock(host: Host, folder: str, kind: int = fcntl.LOCK_EX) -> Iterator[
 
 
 @contextmanager
-def _remote_lock(host: Host, folder: str, *options: str) -> Iterator[None]:
+def _remote_lock(host: Host, folder: str, shared: bool = False) -> Iterator[None]:
     """`flock` on the host holds the lock for a `cat` that ends when our end of its input is closed, or we die."""
-    command = host.command(("flock", "-n", *options, folder, "cat"))
+    command = host.command(tools.hold(folder, shared))
     with Children() as children:
         with lacking(f"cannot lock the snapshot folder '{folder}'"):
             stdin, ours = os.pipe()

@@ -64,6 +64,25 @@ def sequence(steps: Sequence[Argv], reader: Argv, sudo: bool) -> str:
     return " && ".join([*(f"{line(step, sudo)} </dev/null" for step in steps), line(reader, sudo)])
 
 
+_QUOTED = re.compile(r"(?:[A-Za-z0-9_./:,@%+\x80-\U0010ffff-]|\\[^\n]|'\n+')+|''")
+_NEXT = " </dev/null && "
+
+
+def read(request: str) -> list[list[Argv]]:
+    """What REQUEST, a command line for the other side, was made of: pipelines, one behind the other. No shell reads it.
+
+    Raises ValueError unless it is just what is made here of these.
+    """
+    steps = [[_words(each) for each in step.split(" | ")] for step in request.split(_NEXT)]
+    if _NEXT.join(" | ".join(line(argv, sudo=False) for argv in step) for step in steps) != request:
+        raise ValueError("it is not quoted as this program does it")
+    return steps
+
+
+def _words(text: str) -> Argv:
+    return tuple(re.sub(r"\\(.)|'(\n*)'", r"\1\2", word) for word in _QUOTED.findall(text))
+
+
 def argv(place: Location, options: Sequence[str], *arguments: str) -> Argv:
     """ssh with values for -o, the first of which win, and ARGUMENTS that come before the host."""
     values = [word for value in options for word in ("-o", value)]

@@ -42,6 +42,70 @@ class Argv(unittest.TestCase):
             "sudo -n rm -f x\\ y </dev/null && sudo -n cp a b </dev/null && sudo -n dd of\\=x",
         )
 
+    def test_read_again(self) -> None:
+        """Just what was made of argument lists is read, and as these."""
+        odd = (
+            "x",
+            "",
+            "a b",
+            "it's",
+            'a"b',
+            "$(id)",
+            "a;b|c",
+            " | ",
+            " </dev/null && ",
+            "\n\n",
+            "a\n b\\",
+            "\udcff",
+            "ö\t!",
+        )
+        for word in odd:
+            argv = ("btrfs", word, *odd)
+            for sudo in (False, True):
+                wanted = ("sudo", "-n", *argv) if sudo else argv
+                with self.subTest(word, sudo=sudo):
+                    self.assertEqual(ssh.read(ssh.line(argv, sudo)), [[wanted]])
+                    self.assertEqual(ssh.read(f"zstd -d | {ssh.line(argv, sudo)}"), [[("zstd", "-d"), wanted]])
+                    self.assertEqual(ssh.read(ssh.sequence([argv, argv], argv, sudo)), [[wanted]] * 3)
+
+    def test_nothing_else_is_read(self) -> None:
+        table = (
+            *(
+                "a  b",
+                " a",
+                "a ",
+                "a\nb",
+                "a;b",
+                "a & b",
+                "a && b",
+                "a|b",
+                "a >b",
+                "a </dev/null",
+                "'a b'",
+                '"a"',
+                "$x",
+                "`a`",
+            ),
+            *(
+                "a\\",
+                "a\\\nb",
+                "\\a",
+                "a''",
+                "''a",
+                "'\n'a'\n",
+                "a | | b",
+                "#a",
+                "~",
+                "a\tb",
+                "a\0b",
+                "a </dev/null  && b",
+                "a(b)",
+            ),
+        )
+        for request in table:
+            with self.subTest(request), self.assertRaisesRegex(ValueError, "not quoted as this program does it"):
+                self.fail(str(ssh.read(request)))
+
     def test_ssh(self) -> None:
         table = {
             "ssh://nas/b": ("ssh", "--", "nas"),

@@ -1,0 +1,109 @@
+"""The command lines of the file tools, those of another machine as well as ours. No I/O here.
+
+What `--serve` answers is built by the same functions (see commands.serve).
+"""
+
+import re
+from posixpath import dirname, join
+
+from btrfs_backup.system import btrfs
+from btrfs_backup.system.btrfs import Argv
+
+BOOT_ID = "/proc/sys/kernel/random/boot_id"  # random(4)
+# It has a folder for each filesystem that is mounted. Seen: each mounting gets a new inode number; with a second mount
+# of the same filesystem, and a remount, it stays.
+_MOUNTED = "/sys/fs/btrfs"
+MOUNTED: Argv = ("find", _MOUNTED + "/", "-mindepth", "1", "-maxdepth", "1", "-name", "*-*-*-*-*")
+PROBE_FLOCK: Argv = ("flock", "-V")
+
+
+def ancestors(path: str) -> list[str]:
+    """PATH and the folders above it, up to the root."""
+    found = [path]
+    while found[-1] not in ("/", ""):
+        found.append(dirname(found[-1]))
+    return found
+
+
+def look(path: str) -> Argv:
+    """Prints inode number and mode of PATH and of all above it, as far as they exist, that of a folder PATH twice.
+
+    What is mounted when it is used is not mounted when it is looked at, but when something in it is.
+    """
+    return ("stat", "-L", "-c", "%i %f", "--", join(path, "."), *ancestors(path))
+
+
+def resolve(path: str) -> Argv:
+    return ("readlink", "-f", "--", path)
+
+
+def read(path: str) -> Argv:
+    return ("cat", "--", path)
+
+
+def inode(path: str) -> Argv:
+    return ("stat", "-c", "%i", "--", path)
+
+
+def mounting(uuid: str) -> Argv:
+    """Prints what is another number whenever the filesystem UUID is mounted anew."""
+    return inode(f"{_MOUNTED}/{uuid}")
+
+
+def filesystem_id(path: str) -> Argv:
+    """Prints the number that btrfs.filesystem_among understands."""
+    return ("stat", "-f", "-c", "%i", "--", path)
+
+
+def entries(path: str) -> Argv:
+    """Lists what is in the folder PATH, and what is in the stages and the attempts in these."""
+    # Names may hold newlines, hence -print0; the path of a subvolume comes twice, that of a folder three times.
+    # The slash follows a link.
+    top = path.rstrip("/") + "/"
+    inside = re.sub(r"([][*?\\])", r"\\\1", top) + ".*.receiving*"
+    subvolume = ("-type", "d", "-inum", str(btrfs.SUBVOLUME_INODE), *["-print0"] * 2)
+    kinds = ("(", *subvolume, "-o", "-type", "d", *["-print0"] * 3, "-o", "-print0", ")")
+    return ("find", top, "-mindepth", "1", "-maxdepth", "3", *kinds, "(", "-path", inside, "-o", "-prune", ")")
+
+
+def write_out(path: str) -> Argv:
+    """Has all that the filesystem of PATH holds on disk.
+
+    Without that, a backup whose machine loses its power within half a minute is read-only and has its received UUID
+    afterwards, and lacks data. It fails when data could not be written since (syncfs(2)).
+    """
+    return ("sync", "-f", "--", path)
+
+
+def make_folder(path: str) -> Argv:
+    """Makes it with its parents; nobody else can look into it."""
+    return ("mkdir", "-p", "-m", "700", "--", path)
+
+
+def make_stage(stage: str, attempt: str) -> Argv:
+    """Makes the folder ATTEMPT in a STAGE that is made, too. It goes on behind what it could not make."""
+    return ("mkdir", "-m", "700", "--", stage, attempt)
+
+
+def remove_folder(path: str) -> Argv:
+    return ("rmdir", "--", path)
+
+
+def remove_tree(path: str) -> Argv:
+    """Removes it with all that is in it; links are not followed."""
+    return ("rm", "-rf", "--", path)
+
+
+def hold(path: str, shared: bool = False) -> Argv:
+    """Holds a lock on PATH as long as its input lasts, which it prints when it has it; ends with 1 when others do."""
+    return ("flock", "-n", *(["-s"] if shared else []), path, "cat")
+
+
+def is_held(path: str) -> Argv:
+    """Ends with 1 when somebody holds a lock on PATH."""
+    return ("flock", "-n", path, "true")
+
+
+def locked(path: str, argv: Argv) -> Argv:
+    """ARGV, which shares the lock on PATH as long as it runs."""
+    return ("flock", "-n", "-s", path, *argv)
