@@ -90,6 +90,12 @@ _OPTIONS = {
         "--restore": "make the new, writable subvolume DEST of the backup SOURCE, or of the newest one in the folder "
         "SOURCE; a read-only copy goes to its snapshot folder (-f, relative to DEST), for increments later on",
     },
+    "on a machine that keeps backups": {
+        "--prune": "delete the backups in the folder SOURCE that -n does not keep, judged by when each one arrived "
+        "there; no source is needed",
+        "--serve": "let a client put backups into the folder SOURCE and look at them, and nothing else: for "
+        "'command=' in authorized_keys; see '--manual server'",
+    },
     "ssh": {
         "--ssh-opt OPT": "pass '-o OPT' to ssh, e.g. IdentityFile=/root/backup_key; may be given several times",
         "--ssh-sudo": "run the commands on ssh hosts under sudo, without a password",

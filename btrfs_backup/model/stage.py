@@ -56,6 +56,18 @@ def name_of(entry: str) -> str | None:
     return match[1] if match else None
 
 
+def level(path: str) -> int:
+    """Where the relative PATH is: 0 outside of stages, 1 a stage, 2 an attempt, 3 something that was received in one.
+
+    Raises ValueError when it is anything else in a stage.
+    """
+    names = path.split("/")
+    inside = next((names[number:] for number, name in enumerate(names) if _STAGE.fullmatch(name)), [])
+    if len(inside) > 3 or (len(inside) > 1 and not _ATTEMPT.fullmatch(inside[1])):
+        raise ValueError("it is not one of the places in a stage")
+    return len(inside)
+
+
 def attempt(host: str, pid: int, token: str) -> str:
     """The name of an attempt by the process PID on HOST. token: eight hexadecimal digits."""
     return f"{re.sub('[^A-Za-z0-9_.-]', '_', host)[:64] or 'localhost'}-{pid}-{token}"

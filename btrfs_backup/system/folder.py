@@ -11,16 +11,18 @@ from posixpath import basename, join
 from btrfs_backup.errors import Failure
 from btrfs_backup.model import stage
 from btrfs_backup.model.inventory import Inventory
+from btrfs_backup.model.sendstream import uuid_text
 from btrfs_backup.model.snapshot import Naming, Subvolume
 from btrfs_backup.model.stage import Stage
 from btrfs_backup.system import btrfs, lock, ssh, tools
 from btrfs_backup.system.host import Host
 from btrfs_backup.system.paths import PathInfo, examine
-from btrfs_backup.system.process import Command, CommandFailed, Ended, Pipeline
+from btrfs_backup.system.process import DECLINED, Command, CommandFailed, Ended, Pipeline
 
 # A login shell gets a command line as one argument, of 128 KiB at most (execve(2), MAX_ARG_STRLEN).
 _LONGEST_LINE = 120_000
 _AT_ONCE, _IN_A_ROW = 16, 200  # commands that delete
+_SUBVOLUME_INFO = 0x81F8943C  # BTRFS_IOC_GET_SUBVOL_INFO
 _FS_INFO = 0x8400941F  # BTRFS_IOC_FS_INFO: what it tells has 1024 bytes, the UUID from the 16th on
 
 
@@ -209,7 +211,10 @@ class Folder:
         if self.host.connection and len(wanted) > 1:
             for start in range(0, len(wanted), _IN_A_ROW):
                 some = wanted[start : start + _IN_A_ROW]
-                self.host.in_a_row([btrfs.delete_by_id(each.id, self.info.mount.point) for each in some])
+                ended = self.host.in_a_row([btrfs.delete_by_id(each.id, self.info.mount.point) for each in some])
+                failed = CommandFailed(ended, f"cannot delete in '{self.path}'")
+                if failed.declined:
+                    return failures | {each.name: failed for each in wanted}
             left = {each.uuid for each in self.listed().values()}
             wanted = [each for each in wanted if each.uuid in left]
         said: dict[str, Ended] = {}
@@ -221,6 +226,11 @@ class Folder:
             # Seen: several 'btrfs subvolume delete -c' at once wait half a minute for each other's commit.
             self.host.ended(btrfs.commit(self.path))
         return failures | self._not_deleted(wanted, said)
+
+    @property
+    def declines_deletion(self) -> bool:
+        """Whether its host deletes what is in it by itself. Raises Failure."""
+        return self.host.connection is not None and self.host.ended(btrfs.PROBE_DELETE).status == DECLINED
 
     def _not_deleted(self, wanted: Sequence[Subvolume], said: Mapping[str, Ended]) -> dict[str, Failure]:
         """Those WANTED that are still there, with what btrfs SAID of each."""
@@ -310,9 +320,26 @@ def _filesystem_here(path: str) -> str | None:
             fcntl.ioctl(descriptor, _FS_INFO, told)
         finally:
             os.close(descriptor)
-    digits = told[16:32].hex()
-    groups = (digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:])
-    return "-".join(groups) if any(told[16:32]) else None
+    return uuid_text(bytes(told[16:32])) if any(told[16:32]) else None
+
+
+def made_at(path: str) -> tuple[str, int]:
+    """The UUID of the subvolume at PATH on this machine, and when it was made, in seconds. Raises Failure.
+
+    By struct btrfs_ioctl_get_subvol_info_args (linux/btrfs.h).
+    """
+    told = bytearray(504)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            fcntl.ioctl(descriptor, _SUBVOLUME_INFO, told)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise Failure(
+            f"cannot tell when '{path}' was made: {error.strerror}", "It takes Linux 4.18 or later."
+        ) from None
+    return uuid_text(bytes(told[296:312])), int.from_bytes(told[392:400], "little")
 
 
 def look(host: Host, path: str) -> Folder:

@@ -115,10 +115,10 @@ class Host:
         """Run all ARGVS on the host at the same time; like `ended`."""
         return process.run_together([self.command(argv) for argv in argvs])
 
-    def in_a_row(self, argvs: Sequence[Argv]) -> None:
-        """Run ARGVS on another machine in one go, up to the first that fails. Raises Failure like `ended`."""
-        if self.connection:
-            process.run(self.connection.sequence(argvs[:-1], argvs[-1], title(argvs[-1])))
+    def in_a_row(self, argvs: Sequence[Argv]) -> Ended:
+        """Run ARGVS on another machine in one go, up to the first that fails, whose end it is. Raises like `ended`."""
+        assert self.connection
+        return process.run(self.connection.sequence(argvs[:-1], argvs[-1], title(argvs[-1])))
 
     def run(self, argv: Argv, trying: str) -> str:
         """Run ARGV on the host and return what it printed.

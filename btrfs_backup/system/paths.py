@@ -68,3 +68,13 @@ def examine(host: Host, path: str) -> PathInfo:
         is_subvolume=mount.type == "btrfs" and inode == str(btrfs.SUBVOLUME_INODE),
         mount=mount,
     )
+
+
+def is_plain(top: str, path: bytes) -> bool:
+    """Whether PATH below the folder TOP on this machine leads to its end without a symbolic link."""
+    at = os.fsencode(top)
+    for component in path.split(b"/"):
+        at = os.path.join(at, component)
+        if os.path.islink(at):
+            return False
+    return True

@@ -29,6 +29,8 @@ _GLANCE = 0.02  # seconds between looks at what cannot tell that it has ended
 _PR_SET_PDEATHSIG = 1
 # What btrfs prints when all is well, and ssh when a shared connection takes no more commands.
 _CHATTER = ("At subvol ", "At snapshot ", "Chroot to ", "mux_client_", "Warning: Permanently added ")
+# Exit status of a server that deletes its backups itself (see commands.serve).
+DECLINED = 77
 _SSH_FAILED = 255  # exit status of ssh itself, as opposed to that of the command
 
 
@@ -108,6 +110,7 @@ class CommandFailed(Failure):
         message = ": ".join(filter(None, (trying, ended.command.title, words)))
         super().__init__(message, what_to_do, hints.brief(ended.said))
         self.ended = ended
+        self.declined = ended.status == DECLINED
         self.lacks_rights = hints.wants_rights(ended.said) and not _privileged(ended.command)
 
 

@@ -42,6 +42,7 @@ _FOLDER_OR_FILE = ("-type", "d", "-printf", _FOLDER, "-o", "-type", "f", "-print
 ENTRIES: Argv = (*_FOLDER_OR_FILE, "-o", "-printf", _OTHER, "(", "-type", "b", "-o", "-type", "c", ")", *_STAT)
 CHECKSUMS: Argv = ("-type", "f", "-exec", "sh", "-c", _HASH, "sh", "{}", "+")
 ATTRIBUTES: Argv = ("-exec", *_GETFATTR, "{}", "+")
+LISTS = (ENTRIES, CHECKSUMS, ATTRIBUTES)
 
 
 class Spool:
