@@ -233,7 +233,8 @@ def _receive(ground: Ground, argv: Argv, words: Sequence[str], unzip: Argv = ())
             source = _started(children, [unzip] if unzip else [])
             receiver = children.start(Command(argv, title(argv)), pipe.reader, stdout=2, tied=True, stderr=2)
             pipe.close_reader()
-            gate = Gate([], _Door(ground, attempt, receiver).admit)
+            door = _Door(ground, attempt, receiver, lambda: _written(pipe.writer, gate.release()))
+            gate = Gate([], door.admit)
             while signals.wait([source]) and (piece := os.read(source, _PIECE)):
                 if not _written(pipe.writer, gate.feed(piece)):
                     break
@@ -257,13 +258,14 @@ def _written(writer: int, piece: memoryview) -> bool:
 
 
 class _Door:
-    """The judge of the streams that a RECEIVER gets in an ATTEMPT."""
+    """The judge of the streams that a RECEIVER gets in an ATTEMPT. flush: lets it have all that was let through."""
 
-    def __init__(self, ground: Ground, attempt: str, receiver: Child) -> None:
+    def __init__(self, ground: Ground, attempt: str, receiver: Child, flush: Callable[[], object]) -> None:
         self._ground = ground
+        self._flush = flush
         self._attempt = attempt
         self._receiver = receiver
-        self._begun: dict[str, list[str]] = {}
+        self._begun: dict[str, str] = {}  # the UUIDs of the streams, by the paths of what is made of them
 
     def admit(self, beginning: Beginning) -> Expected:
         """Raises BrokenStream when it may not be received."""
@@ -271,7 +273,7 @@ class _Door:
         if _UNPRINTABLE.search(name) or "/" in name:
             raise BrokenStream(f"{name[:200]!r} is no name of a backup")
         parents = self._parents(beginning.parent) if beginning.parent else []
-        self._begun.setdefault(beginning.uuid, []).append(join(self._attempt, name))
+        self._begun[join(self._attempt, name)] = beginning.uuid
         plain = partial(self._is_plain, parents)
         return Expected(beginning.name, beginning.uuid, beginning.parent, plain)
 
@@ -284,17 +286,19 @@ class _Door:
         start = self._ground.inside(top)
         here = {each.id: path.removeprefix(start) for path, each in chain(*own) if path.startswith(start)}
         found = {each.id for _, each in every if uuid in (each.received_uuid, each.uuid)}
-        begun = self._begun.get(uuid, [])
+        begun = [path for path, its in self._begun.items() if its == uuid]
         if any(ended.status for ended in endings) or not (found or begun) or not found <= here.keys():
             raise BrokenStream(f"cannot find parent subvolume {uuid} here, and nowhere else on the filesystem")
         return [*begun, *(join(top, here[number]) for number in found)]
 
     def _is_plain(self, parents: Sequence[str], path: bytes) -> bool:
+        if any(each in self._begun for each in parents):
+            self._flush()
         for each in parents:
-            # One that has just passed has to be there first.
-            while not is_complete(each) and not self._receiver.reaped_within(_GLANCE):
+            # One that has just passed has to be there first; nothing changes in it from then on.
+            while each in self._begun and not is_complete(each) and not self._receiver.reaped_within(_GLANCE):
                 pass
-        return all(is_plain(each, path) for each in parents)
+        return all(is_complete(each) and is_plain(each, path) for each in parents)
 
 
 def _started(children: Children, argvs: Sequence[Argv]) -> int:

@@ -77,11 +77,13 @@ class Gate:
         self._shapes = _shapes()
         self._fresh = False  # the header of a stream has passed, and nothing else of it
         self._plain: bytes | None = None  # the path in the parent that was found plain last
+        self._released = self._judging = 0  # bytes of what is in the walker
 
     def feed(self, piece: Piece) -> memoryview:
         """Take the next PIECE: what may go on. Raises BrokenStream, and nothing of the frame it names has gone on."""
-        walker, passed = self._walker, 0
+        walker, passed, self._released = self._walker, 0, 0
         for command, start, passed in walker.feed(piece):
+            self._judging = start
             if not command:
                 self._fresh = True  # a header
                 continue
@@ -92,7 +94,12 @@ class Gate:
             except BrokenStream as error:
                 what = f"{Command(command).name} {walker.value(Attribute.PATH, found)[:500]!r}"
                 raise BrokenStream(f"frame {walker.number} is not let through: {what}: {error}") from None
-        return memoryview(walker.buffer)[:passed]
+        return memoryview(walker.buffer)[self._released : passed]
+
+    def release(self) -> memoryview:
+        """All that may go on before the frame that is being judged, and has not gone on."""
+        released, self._released = self._released, self._judging
+        return memoryview(self._walker.buffer)[released : self._judging]
 
     def finish(self) -> None:
         """The streams are over. Raises BrokenStream when they are not whole."""

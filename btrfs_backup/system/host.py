@@ -144,7 +144,10 @@ class Host:
             with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
                 if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                     raise Failure(f"cannot read '{path}': it is not a regular file", "Move it away.")
-                return os.fsdecode(file.read())
+                text = file.read(process.OUTPUT_KEPT + 1)
+                if len(text) > process.OUTPUT_KEPT:
+                    raise process.TooMuch(f"'{path}' holds")
+                return os.fsdecode(text)
         except FileNotFoundError:
             return None
         except OSError as error:

@@ -20,6 +20,8 @@ from btrfs_backup.system import hints, signals
 log = logging.getLogger(__name__)
 
 STDERR_KEPT = 32 * 1024
+# Far more than the longest list that a command prints which is kept: of 100,000 subvolumes.
+OUTPUT_KEPT = 64 << 20
 _LONGEST_LINE = 400  # characters of a message; more of one is no message
 _GRACE = 5.0  # seconds between asking a child to end and killing it
 _READ = 64 * 1024
@@ -128,7 +130,18 @@ def run_together(commands: Sequence[Command], stdin: bytes = b"") -> list[Ended]
     with lacking("cannot run programs"), _given(stdin) as source, Children() as children:
         started = [children.start(command, stdin=source.fileno(), capture=True) for command in commands]
         children.wait(started)
+        if endless := next((child for child in started if child.endless), None):
+            raise TooMuch(f"'{endless.command.title}' printed")
         return [child.ended for child in started]
+
+
+class TooMuch(Failure):
+    """More came than can be honest. WHAT begins the message."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what} more than {OUTPUT_KEPT >> 20} MiB, which is not looked at", "Something is wrong there."
+        )
 
 
 def _given(stdin: bytes) -> IO[bytes]:
@@ -232,12 +245,13 @@ class Child:
         self.command = command
         self._on_end = on_end
         self._over = False
+        self.endless = False  # it printed more than is kept, and was ended for that
         self._popen = popen
         self._pidfd = _pidfd(popen.pid)
         self._stdout = bytearray()
         self._words = bytearray()
         self._unlogged = b""
-        keep_output = capture if callable(capture) else self._stdout.extend if capture else self._keep_words
+        keep_output = capture if callable(capture) else self._keep_output if capture else self._keep_words
         self._readers = [
             (stream, _reader(stream.fileno(), keep))
             for stream, keep in (
@@ -323,11 +337,20 @@ class Child:
             self._on_end()
         return False
 
+    def _keep_output(self, data: bytes) -> None:
+        self._stdout += data
+        if len(self._stdout) > OUTPUT_KEPT:
+            self._stdout.clear()
+            self.endless = True
+            self.signal(signal.SIGKILL)
+
     def _keep_words(self, data: bytes) -> None:
         self._words += data
         del self._words[:-STDERR_KEPT]
         if self.command.logged:
             *lines, self._unlogged = (self._unlogged + data).split(b"\n")
+            if len(self._unlogged) > STDERR_KEPT:
+                lines, self._unlogged = [*lines, self._unlogged], b""
             for line in lines:
                 log.info("%s: %s", self.command.title, line.decode(errors="replace"))
 

@@ -36,7 +36,10 @@ class Served(SshTest):
         """It needs no other options than anywhere else."""
         options = self.serving().arguments()
         snapshots = self.home / "snapshot"
-        self.backup(*options, self.home, self.to)
+        (self.home / "large").write_bytes(os.urandom(200_000))
+        self.backup("-T", self.home)
+        sh("cp", "--reflink=always", self.home / "large", self.home / "copy")
+        self.assertIn("1 incremental", self.backup(*options, self.home, self.to).err)
         (self.home / "more").write_bytes(os.urandom(100_000))
         self.backup("-T", self.home)
         result = self.backup(*options, "-d", self.home, self.to)

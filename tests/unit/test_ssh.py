@@ -1,6 +1,8 @@
 """Commands wrapped for ssh and sudo, and what is made of the words of both."""
 
+import math
 import unittest
+import unittest.mock
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -154,6 +156,20 @@ class Argv(unittest.TestCase):
         for configured, wanted in table.items():
             with self.subTest(configured):
                 self.assertEqual(ssh.amendments(configured), wanted)
+
+    def test_a_login_has_a_limit(self) -> None:
+        """But where somebody can type a password."""
+        table = {
+            "batchmode yes\nconnecttimeout none\n": 40,
+            "batchmode yes\nconnecttimeout 5\n": 15,
+            "BatchMode true\n": 40,
+        }
+        for configured, wanted in table.items():
+            with self.subTest(configured):
+                self.assertEqual(ssh.login_limit(configured), wanted)
+        with unittest.mock.patch.dict("os.environ", {"SSH_ASKPASS": "/usr/bin/askpass"}):
+            self.assertEqual(ssh.login_limit("batchmode no\n"), math.inf)
+            self.assertEqual(ssh.login_limit("batchmode yes\n"), 40)
 
     def test_sharing_is_left_to_the_user_who_asks_for_it(self) -> None:
         for option in ("ControlMaster=no", "controlpath none", " ControlPersist = 5 "):
