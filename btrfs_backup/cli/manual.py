@@ -12,6 +12,7 @@ CHAPTERS = (
     "timers",
     "json",
     "verify",
+    "server",
     "security",
     "speed",
     "migration",

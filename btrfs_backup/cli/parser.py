@@ -47,6 +47,7 @@ examples:
   btrfs-backup --restore /mnt/usb/home /home
   btrfs-backup --status /home
   btrfs-backup --verify /home /mnt/usb/home
+  btrfs-backup --prune -n "7d 4w 12m" /srv/backups/laptop
   btrfs-backup /home 'shell://zstd > /mnt/box/$BTRFS_BACKUP_SNAPSHOT.btrfs.zst'
 """
 
