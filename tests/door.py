@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from btrfs_backup.commands.serve import Kind, requests, serve
@@ -291,23 +292,24 @@ class Attacker:
         staged = sorted(scene.served.glob(".*.receiving*/*/*"))
         attempts = sorted(scene.served.glob(".*.receiving*/*"))
         kinds: list[tuple[str, Callable[[], tuple[str, ...]]]] = []
-        place = scene.served / f".{choose((self._name(), scene.backups[0].name if wrong else self._name()))}.receiving"
+        made = scene.served / f".{choose((self._name(), scene.backups[0].name if wrong else self._name()))}.receiving"
         token = f"{self.random.randrange(1 << 32):08x}"
         if len(attempts) < 4:
-            kinds.append(("stage", lambda: tools.make_stage(str(place), f"{place}/host-1-{token}")))
+            kinds.append(("stage", lambda: tools.make_stage(str(made), f"{made}/host-1-{token}")))
         if attempts:
             attempt = choose(attempts)
             receive = btrfs.receive(str(attempt), debug=False)
-            kinds += [("receive", lambda: tools.locked(str(attempt.parent), receive))] * 3
+            kinds += [("receive", lambda: tools.locked(str(attempt.parent), receive))] * (1 if staged else 4)
             kinds.append(("empty", lambda: tools.remove_tree(str(attempt))))
-            kinds.append(("remove", lambda: tools.remove_folder(str(attempt.parent))))
+        for place in scene.served.glob(".*.receiving"):
+            kinds.append(("remove", partial(tools.remove_folder, str(place))))
         if staged:
             one = choose(staged)
             target = choose((scene.backups[0], scene.theirs, scene.neighbour / self._name())) if wrong else None
             new = target or scene.served / self._name()
             kinds += [("publish", lambda: btrfs.snapshot(str(one), str(new)))] * 2
             number = choose(self._ids()) if wrong else show(one)["Subvolume ID"]
-            kinds.append(("clear", lambda: btrfs.delete_by_id(number, str(scene.disk.path))))
+            kinds += [("clear", lambda: btrfs.delete_by_id(number, str(scene.disk.path)))] * 4
         what, build = choose(kinds)
         argv = build()
         return what, ssh.line(argv, sudo=False), self.made() if what == "receive" else b""

@@ -12,32 +12,25 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property, partial
-from itertools import chain
 from posixpath import basename, dirname, join
 
 from btrfs_backup.errors import Failure
 from btrfs_backup.model import stage
-from btrfs_backup.model.gate import Expected, Gate
 from btrfs_backup.model.location import normalise
 from btrfs_backup.model.outcome import Exit
-from btrfs_backup.model.sendstream import Beginning, BrokenStream
 from btrfs_backup.model.snapshot import is_backup_name
-from btrfs_backup.system import btrfs, mounts, process, signals, ssh, tools, trees
+from btrfs_backup.system import btrfs, lock, mounts, process, ssh, tools
 from btrfs_backup.system.btrfs import Argv
 from btrfs_backup.system.compression import METHODS
-from btrfs_backup.system.host import title
-from btrfs_backup.system.paths import is_plain
-from btrfs_backup.system.pipes import Pipe
+from btrfs_backup.system.host import Host, title
+from btrfs_backup.system.paths import is_complete, is_plain
 from btrfs_backup.system.process import Child, Children, Command
 
 log = logging.getLogger(__name__)
 
-_PIECE = 1 << 20
-_GLANCE = 0.01
 _ZIPS, _UNZIPS = zip(*METHODS.values(), strict=True)
 _SHOWN = 500  # characters of a request
 _UNKNOWN = "it is nothing that a client needs for its backups"
-_UNPRINTABLE = re.compile(r"[\0-\x1f\x7f]")  # one that breaks lines could imitate others in lists
 
 
 class Kind(Enum):
@@ -99,7 +92,7 @@ class Ground:
     def located(self, path: str) -> str:
         """PATH from here on. Raises ValueError when it is not here, or not for certain."""
         top = next((top for top in (self.spelled, self.real) if f"{path}/".startswith(f"{top.rstrip('/')}/")), None)
-        if top is None or path != normalise(path) or _UNPRINTABLE.search(path):
+        if top is None or path != normalise(path) or stage.UNPRINTABLE.search(path):
             raise ValueError(f"{path[:200]!r} is not in the folder that is served")
         below = path[len(top) :].strip("/")
         if not is_plain(self.real, os.fsencode(below)):
@@ -124,14 +117,6 @@ class Ground:
 def _table() -> list[str]:
     with open(mounts.MOUNTINFO, encoding="utf-8", errors="surrogateescape") as table:
         return list(table)
-
-
-def is_complete(path: str) -> bool:
-    """Whether PATH is a read-only subvolume, which `btrfs receive` makes of it at last."""
-    try:
-        return os.lstat(path).st_ino == btrfs.SUBVOLUME_INODE and not os.access(path, os.W_OK)
-    except OSError:
-        return False
 
 
 Serve = Callable[[Ground, Argv, Sequence[str]], int]
@@ -191,7 +176,7 @@ def _list(ground: Ground, argv: Argv, words: Sequence[str]) -> int:
 
 
 def _print(text: str) -> None:
-    _written(1, memoryview(os.fsencode(text)))
+    process.written(1, memoryview(os.fsencode(text)))
 
 
 def _make_stage(ground: Ground, argv: Argv, words: Sequence[str]) -> int:
@@ -207,6 +192,19 @@ def _publish(ground: Ground, argv: Argv, words: Sequence[str]) -> int:
     return _piped([argv])
 
 
+def _clear(ground: Ground, argv: Argv, words: Sequence[str]) -> int:
+    _check_free(words[0])
+    return _piped([argv])
+
+
+def _check_free(place: str) -> None:
+    """Raises ValueError when PLACE is in a stage that somebody on this machine, and no client, receives into."""
+    names = place.split("/")
+    at = "/".join(names[: next(number for number, name in enumerate(names) if stage.name_of(name)) + 1])
+    if lock.is_held(Host(), at) and "(flock " not in (who := lock.holder(Host(), at)):
+        raise ValueError(f"it is being received into{who}")
+
+
 def _delete(ground: Ground, argv: Argv, words: Sequence[str]) -> int:
     """Delete what is in a stage. A number is never given to another subvolume."""
     number, mount = words
@@ -218,6 +216,7 @@ def _delete(ground: Ground, argv: Argv, words: Sequence[str]) -> int:
     staged = join(top, path.removeprefix(start))
     if stage.level(ground.located(staged)) != _LEVELS[Kind.STAGED]:
         return process.DECLINED
+    _check_free(staged)
     by_path = os.lstat(mount).st_ino != btrfs.SUBVOLUME_INODE
     return _piped([btrfs.delete([staged], commit=False) if by_path else argv])
 
@@ -227,78 +226,11 @@ def _receive(ground: Ground, argv: Argv, words: Sequence[str], unzip: Argv = ())
     attempt = words[-1]
     if words[0] not in (attempt, dirname(attempt)):
         raise ValueError("what is locked is the stage of the attempt")
-    pipe = Pipe()
-    try:
-        with Children() as children:
-            source = _started(children, [unzip] if unzip else [])
-            receiver = children.start(Command(argv, title(argv)), pipe.reader, stdout=2, tied=True, stderr=2)
-            pipe.close_reader()
-            door = _Door(ground, attempt, receiver, lambda: _written(pipe.writer, gate.release()))
-            gate = Gate([], door.admit)
-            while signals.wait([source]) and (piece := os.read(source, _PIECE)):
-                if not _written(pipe.writer, gate.feed(piece)):
-                    break
-            pipe.close_writer()
-            children.wait([receiver])
-            return _status(receiver)
-    except BrokenStream as error:
-        raise ValueError(f"what came in: {error}") from None
-    finally:
-        pipe.close()
+    from btrfs_backup.commands.door import let_in
 
-
-def _written(writer: int, piece: memoryview) -> bool:
-    """Whether all of PIECE could be written."""
-    try:
-        while piece:
-            piece = piece[os.write(writer, piece) :]
-    except BrokenPipeError:
-        return False
-    return True
-
-
-class _Door:
-    """The judge of the streams that a RECEIVER gets in an ATTEMPT. flush: lets it have all that was let through."""
-
-    def __init__(self, ground: Ground, attempt: str, receiver: Child, flush: Callable[[], object]) -> None:
-        self._ground = ground
-        self._flush = flush
-        self._attempt = attempt
-        self._receiver = receiver
-        self._begun: dict[str, str] = {}  # the UUIDs of the streams, by the paths of what is made of them
-
-    def admit(self, beginning: Beginning) -> Expected:
-        """Raises BrokenStream when it may not be received."""
-        name = os.fsdecode(beginning.name)
-        if _UNPRINTABLE.search(name) or "/" in name:
-            raise BrokenStream(f"{name[:200]!r} is no name of a backup")
-        parents = self._parents(beginning.parent) if beginning.parent else []
-        self._begun[join(self._attempt, name)] = beginning.uuid
-        plain = partial(self._is_plain, parents)
-        return Expected(beginning.name, beginning.uuid, beginning.parent, plain)
-
-    def _parents(self, uuid: str) -> list[str]:
-        """The paths of all that `btrfs receive` may take for UUID: it looks for that on the whole filesystem."""
-        top = self._ground.real
-        lists = (btrfs.list_all(top), btrfs.list_children(top), btrfs.list_children(self._attempt))
-        endings = process.run_together([Command(argv, title(argv)) for argv in lists])
-        every, *own = (btrfs.parse_list(os.fsdecode(ended.stdout)) for ended in endings)
-        start = self._ground.inside(top)
-        here = {each.id: path.removeprefix(start) for path, each in chain(*own) if path.startswith(start)}
-        found = {each.id for _, each in every if uuid in (each.received_uuid, each.uuid)}
-        begun = [path for path, its in self._begun.items() if its == uuid]
-        if any(ended.status for ended in endings) or not (found or begun) or not found <= here.keys():
-            raise BrokenStream(f"cannot find parent subvolume {uuid} here, and nowhere else on the filesystem")
-        return [*begun, *(join(top, here[number]) for number in found)]
-
-    def _is_plain(self, parents: Sequence[str], path: bytes) -> bool:
-        if any(each in self._begun for each in parents):
-            self._flush()
-        for each in parents:
-            # One that has just passed has to be there first; nothing changes in it from then on.
-            while each in self._begun and not is_complete(each) and not self._receiver.reaped_within(_GLANCE):
-                pass
-        return all(is_complete(each) and is_plain(each, path) for each in parents)
+    with Children() as children:
+        source = _started(children, [unzip] if unzip else [])
+        return _status(let_in(children, source, argv, attempt, ground.real, ground.inside(ground.real)))
 
 
 def _started(children: Children, argvs: Sequence[Argv]) -> int:
@@ -341,7 +273,7 @@ def requests() -> Iterator[Request]:
         return Request(lambda: argv, (), serve)
 
     # What is there?
-    yield from map(fixed, (btrfs.VERSION, tools.MOUNTED, tools.PROBE_FLOCK, trees.PROBE_ATTRIBUTES, *_ZIPS, *_UNZIPS))
+    yield from map(fixed, (btrfs.VERSION, tools.MOUNTED, tools.PROBE_FLOCK, tools.PROBE_ATTRIBUTES, *_ZIPS, *_UNZIPS))
     yield from (fixed(tools.read(path)) for path in (btrfs.STREAM_VERSION, tools.BOOT_ID))
     yield fixed(tools.read(mounts.MOUNTINFO), _tell_mounts)
     by_tools = (tools.look, tools.resolve, tools.filesystem_id, tools.entries, tools.write_out)
@@ -350,7 +282,7 @@ def requests() -> Iterator[Request]:
     yield Request(tools.mounting, (Kind.UUID,), _run)
     yield from (Request(build, (mount,), _run) for build in (tools.inode, btrfs.filesystem_show))
     yield from (Request(partial(btrfs.list_children, readonly_only=each), (look,), _list) for each in (False, True))
-    yield from (Request(partial(trees.find, what=each), (backup,), _run) for each in trees.LISTS)
+    yield from (Request(partial(tools.find, what=each), (backup,), _run) for each in tools.LISTS)
     # Backups come in.
     yield Request(tools.make_folder, (Kind.FOLDER,), _run)
     yield Request(tools.make_stage, (Kind.NEW_STAGE, attempt), _make_stage)
@@ -361,8 +293,8 @@ def requests() -> Iterator[Request]:
         yield Request(partial(_receive_locked, debug), (a_stage, attempt), _receive)
     yield Request(btrfs.snapshot, (Kind.STAGED, Kind.NEW), _publish)
     yield Request(btrfs.delete_by_id, (Kind.NUMBER, mount), _delete)
-    yield Request(tools.remove_tree, (attempt,), _run)
-    yield from (Request(tools.remove_folder, (kind,), _run) for kind in (attempt, a_stage))
+    yield Request(tools.remove_tree, (attempt,), _clear)
+    yield from (Request(tools.remove_folder, (kind,), _clear) for kind in (attempt, a_stage))
     # And go out.
     for debug, compressed, data in (
         (False, False, True),

@@ -17,6 +17,7 @@ from btrfs_backup.model.snapshot import Subvolume
 
 FILE, FOLDER, SUBVOLUME = "file", "folder", "subvolume"
 
+UNPRINTABLE = re.compile(r"[\0-\x1f\x7f]")  # a name that breaks lines could imitate others in lists
 _STAGE = re.compile(r"\.(.+)\.receiving(?:\.\d{1,3})?", re.DOTALL)
 _ATTEMPT = re.compile(r"[\w.-]{1,64}-\d+-[0-9a-f]{8}", re.ASCII)
 

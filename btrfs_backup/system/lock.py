@@ -161,12 +161,12 @@ def _folder(target: str) -> str:
 
 def _held(host: Host, target: str) -> LockHeld:
     return LockHeld(
-        f"another run works on the snapshot folder '{_folder(target)}'{_holder(host, target)}",
+        f"another run works on the snapshot folder '{_folder(target)}'{holder(host, target)}",
         "Try again when it has ended, or let this one wait with '--lock-wait SECONDS'.",
     )
 
 
-def _holder(host: Host, folder: str) -> str:
+def holder(host: Host, folder: str) -> str:
     """Who holds the lock on FOLDER, for a message; empty when it cannot be told."""
     with suppress(Failure):
         descriptors = [f"/proc/{pid}/fd" for pid in parse_locks(host.read("/proc/locks") or "")]

@@ -78,3 +78,11 @@ def is_plain(top: str, path: bytes) -> bool:
         if os.path.islink(at):
             return False
     return True
+
+
+def is_complete(path: str) -> bool:
+    """Whether PATH is a read-only subvolume, which `btrfs receive` makes of it at last."""
+    try:
+        return os.lstat(path).st_ino == btrfs.SUBVOLUME_INODE and not os.access(path, os.W_OK)
+    except OSError:
+        return False

@@ -164,6 +164,16 @@ def scratch() -> IO[bytes]:
         return tempfile.TemporaryFile()
 
 
+def written(writer: int, piece: memoryview) -> bool:
+    """Whether all of PIECE could be written, and somebody reads it."""
+    try:
+        while piece:
+            piece = piece[os.write(writer, piece) :]
+    except BrokenPipeError:
+        return False
+    return True
+
+
 @contextmanager
 def lacking(trying: str) -> Iterator[None]:
     """What the machine does not give in this scope, such as files or processes, is a Failure.

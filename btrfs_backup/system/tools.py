@@ -6,6 +6,7 @@ What `--serve` answers is built by the same functions (see commands.serve).
 import re
 from posixpath import dirname, join
 
+from btrfs_backup.model.snapshot import STUB_INODE
 from btrfs_backup.system import btrfs
 from btrfs_backup.system.btrfs import Argv
 
@@ -15,6 +16,27 @@ BOOT_ID = "/proc/sys/kernel/random/boot_id"  # random(4)
 _MOUNTED = "/sys/fs/btrfs"
 MOUNTED: Argv = ("find", _MOUNTED + "/", "-mindepth", "1", "-maxdepth", "1", "-name", "*-*-*-*-*")
 PROBE_FLOCK: Argv = ("flock", "-V")
+
+# Neither the links of folders tell anything, nor the size of what is no file. %P is the path below the top, in which
+# there is no //.
+_FACTS = r"%y %m %U:%G {} %T@ {} %P//%l\0"
+_FOLDER, _FILE, _OTHER = (_FACTS.format(*each) for each in (("-", "-"), ("%n", "%s"), ("%n", "-")))
+# With -z names are printed as they are. Nothing else tells sha256sum, which may print nothing for hours, that nobody
+# waits any more: it is ended when its stdin ends, which is that of find, also through ssh and sudo.
+_HASH = (
+    'exec 3<&0; sha256sum -z -- "$@" & hash=$!; { read -r end <&3; kill $hash; } & '
+    "wait $hash; code=$?; kill $!; exit $code"
+)
+_GETFATTR = ("getfattr", "-d", "-m", "-", "-e", "hex", "-h", "--absolute-names", "--")
+PROBE_ATTRIBUTES: Argv = (*_GETFATTR, "/")  # whether there is one that knows the options
+# What find has to do to list all but the data and the extended attributes, and to list these. By way of find, nothing
+# else needs a rule under sudo.
+_STAT = ("-exec", "stat", "--printf", r"%t:%T %n\0", "{}", "+")  # find does not know the numbers of devices
+_FOLDER_OR_FILE = ("-type", "d", "-printf", _FOLDER, "-o", "-type", "f", "-printf", _FILE)
+ENTRIES: Argv = (*_FOLDER_OR_FILE, "-o", "-printf", _OTHER, "(", "-type", "b", "-o", "-type", "c", ")", *_STAT)
+CHECKSUMS: Argv = ("-type", "f", "-exec", "sh", "-c", _HASH, "sh", "{}", "+")
+ATTRIBUTES: Argv = ("-exec", *_GETFATTR, "{}", "+")
+LISTS = (ENTRIES, CHECKSUMS, ATTRIBUTES)
 
 
 def ancestors(path: str) -> list[str]:
@@ -107,3 +129,8 @@ def is_held(path: str) -> Argv:
 def locked(path: str, argv: Argv) -> Argv:
     """ARGV, which shares the lock on PATH as long as it runs."""
     return ("flock", "-n", "-s", path, *argv)
+
+
+def find(top: str, what: Argv) -> Argv:
+    """find in the folder TOP, without the stubs of nested subvolumes, which are not sent."""
+    return ("find", f"{top}/", "-xdev", "-type", "d", "-inum", str(STUB_INODE), "-prune", "-o", *what)

@@ -1,12 +1,15 @@
 """`--serve`: a machine that takes backups of a client that cannot be trusted."""
 
+import fcntl
 import os
 import re
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
-from btrfs_backup.system import btrfs, ssh, tools
+from btrfs_backup.system import btrfs, lock, ssh, tools
+from btrfs_backup.system.host import Host
 from tests import door
 from tests.real.machine import TOP, RealTest, descendants, names, random_file, sh, show, wait_for
 from tests.real.sshd import Sshd, SshTest
@@ -230,6 +233,23 @@ class Refused(RealTest):
         )
         locked = tools.locked(str(other.parent), btrfs.receive(str(attempt), debug=False))
         self.assert_refused("what is locked is the stage of the attempt", *locked)
+
+    def test_a_stage_that_is_held_here(self) -> None:
+        """By a run on this machine; what a client holds is its own business."""
+        staged = self.received()
+        attempt, mount = str(staged.parent), str(self.scene.disk.path)
+        delete = btrfs.delete_by_id(show(staged)["Subvolume ID"], mount)
+        descriptor = os.open(staged.parent.parent, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        for argv in (delete, tools.remove_tree(attempt), tools.remove_folder(attempt)):
+            self.assert_refused("it is being received into: process .*", *argv)
+        os.close(descriptor)
+        with subprocess.Popen(tools.hold(str(staged.parent.parent), shared=True), stdin=subprocess.PIPE) as held:
+            wait_for(lambda: lock.is_held(Host(), str(staged.parent.parent)))
+            self.assertEqual(self.ask(*delete)[0], 0)
+            held.communicate()
+        self.assertEqual(self.ask(*tools.remove_tree(attempt)), (0, ""))
+        self.assertFalse(staged.parent.exists())
 
     def test_streams(self) -> None:
         """Parents and clones from a neighbour, and names that play with lists."""
