@@ -23,7 +23,7 @@ from btrfs_backup.commands.serve import Kind, requests, serve
 from btrfs_backup.errors import Failure
 from btrfs_backup.model import inventory, sendstream
 from btrfs_backup.model.sendstream import Attribute, Command, frame, uuid_bytes
-from btrfs_backup.model.snapshot import Naming
+from btrfs_backup.model.snapshot import Naming, Subvolume
 from btrfs_backup.system import btrfs, ssh, tools
 from btrfs_backup.system.folder import look
 from btrfs_backup.system.host import Host
@@ -140,14 +140,17 @@ class Scene:
 
         return {str(path): fact(path) for path in (*self.outside.rglob("*"), *self.served.glob("[fl]*"))}
 
-    def rows(self) -> list[tuple[str, str, bool]]:
+    def rows(self) -> list[tuple[str, Subvolume]]:
         lists = [btrfs.list_children(str(self.disk.path), readonly) for readonly in (False, True)]
-        found = btrfs.parse_list(*(sh(*argv) for argv in lists))
-        return [(path, each.uuid, each.readonly) for path, each in found]
+        return btrfs.parse_list(*(sh(*argv) for argv in lists))
 
     def check(self) -> None:
         """Raises AssertionError when something that was there was changed, hidden or deleted."""
-        rows = self.rows()
+        listed = self.rows()
+        rows = [(path, each.uuid, each.readonly) for path, each in listed]
+        theirs = self.precious[self.theirs][0]
+        for path, each in listed:
+            assert each.parent_uuid != theirs, f"{path} was made of what the neighbour has"
         for path, facts in self.precious.items():
             row = (str(path.relative_to(self.disk.path)), facts[0], True)
             assert rows.count(row) == 1, f"{path} was changed or deleted"
@@ -260,7 +263,7 @@ class Attacker:
             Kind.STAGED: sorted(scene.served.glob(".*.receiving*/*/*")),
             Kind.FOLDER: [scene.served / "sub", scene.served / "sub" / "sub"],
         }
-        return str(choose([*found.get(kind, []), *scene.backups, scene.served]))
+        return str(choose([*found.get(kind, []), *scene.backups, *[scene.served] * 3]))
 
     def _ids(self) -> list[str]:
         return [line.split()[1] for line in sh("btrfs", "subvolume", "list", self.scene.disk.path).splitlines()]
@@ -270,7 +273,9 @@ class Attacker:
 
     def path(self) -> str:
         scene, choose = self.scene, self.random.choice
-        top = choose((*scene.backups, scene.served, scene.theirs, scene.neighbour, scene.outside, Path("/etc")))
+        link = scene.served / "link"
+        tops = (*scene.backups, scene.served, link, link / NEIGHBOUR, scene.theirs, scene.neighbour, scene.outside)
+        top = choose((*tops, Path("/etc")))
         ends = (
             "/..",
             "/../neighbour",
@@ -284,7 +289,7 @@ class Attacker:
             "/file",
         )
         stages = ("/.x.receiving", f"/.{self._name()}.receiving", f"/.{scene.backups[0].name}.receiving/h-1-01234567")
-        return f"{top}{choose(('', '', '', *ends, *stages))}"
+        return f"{top}{choose((*[''] * 12, *ends, *stages))}"
 
     def of_a_push(self) -> tuple[str, str, bytes]:
         """A step of a push, as a client makes it, or with one thing wrong."""
@@ -318,20 +323,20 @@ class Attacker:
         """A stream: as it is, under another name, upon another parent, or with frames that no kernel writes."""
         choose = self.random.choice
         name = choose((self._name(), "part-1", "../x", "a/b", "x\nID 5 gen 1", "..", self.scene.backups[0].name))
-        victim = show(choose((self.scene.theirs, *self.scene.backups)))
+        victim = show(choose((self.scene.theirs, self.scene.theirs, *self.scene.backups)))
         made = choose(self.scene.streams)
-        kind = self.random.randrange(8)
+        kind = self.random.randrange(9)
         if kind < 4:
             made = renamed(made, name=self._name().encode())
         if kind == 4:
             made = renamed(made, name=os.fsencode(name))
-        if kind == 5:
+        if kind in (5, 8):
             parent = choose((victim["UUID"], victim["Received UUID"]))
             made = renamed(made, name=self._name().encode(), parent=parent, parent_transid=1)
         if kind == 6:
             made = renamed(made, name=self._name().encode(), uuid=victim["Received UUID"])
             made += renamed(self.scene.streams[1], name=b"second", parent=victim["Received UUID"])
-        if kind > 5 or self.random.random() < 0.3:
+        if kind in (6, 7) or self.random.random() < 0.3:
             made = made[:-10] + self.evil(victim) + made[-10:]
         if self.random.random() < 0.1:
             at = self.random.randrange(len(made))
