@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import os
 import signal
 import sys
 from collections import deque
@@ -10,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from btrfs_backup.system import hints, process, signals
 
@@ -21,17 +22,20 @@ from btrfs_backup.cli import checks, parser
 from btrfs_backup.errors import Failure, Interrupted
 from btrfs_backup.model.outcome import Exit, Outcome, Report, Restoration, Survey, exit_status
 from btrfs_backup.model.settings import Settings
-from btrfs_backup.model.world import World
 from btrfs_backup.report import terminal
 from btrfs_backup.report.terminal import harmless
 from btrfs_backup.report.text import (
     differences,
     intentions,
+    pruned,
     restore_intentions,
     restored,
     summary,
     verification_summary,
 )
+
+if TYPE_CHECKING:
+    from btrfs_backup.model.world import World
 
 log = logging.getLogger("btrfs_backup")
 
@@ -59,7 +63,7 @@ def _main(argv: Sequence[str]) -> int:
     for warning in checks.warnings(settings):
         log.warning("%s", warning)
     with signals.noted(), process.guarded():
-        status = _carry_out(settings)
+        status = _serve(settings.source.path) if settings.serve else _carry_out(settings)
         late = signals.unheard()
     return Exit.SIGNAL + late if late else status
 
@@ -71,6 +75,24 @@ def run() -> NoReturn:
     terminal.drop_unwritten()
     gc.freeze()  # Python looks for it once more when it ends
     sys.exit(status)
+
+
+def _serve(folder: str) -> int:
+    """Do what a client asks of FOLDER; the exit status of that."""
+    from btrfs_backup.commands.serve import serve
+
+    try:
+        if (request := os.environ.get("SSH_ORIGINAL_COMMAND")) is None:
+            what = (
+                "'--serve' is for sshd, which tells what a client asks for in SSH_ORIGINAL_COMMAND, and that is not set"
+            )
+            raise Failure(what, "See '--manual server'. With sudo, it has to keep that variable: 'env_keep'.")
+        return serve(folder, request)
+    except Failure as failure:
+        log.error("%s", failure)
+        return exit_status(None, failure)
+    except Interrupted as interrupted:
+        return exit_status(None, interrupted)
 
 
 def _carry_out(settings: Settings) -> int:
@@ -129,6 +151,8 @@ def _task(settings: Settings) -> _Task:
         return _restoration(settings)
     if settings.verify:
         return _verification(settings)
+    if settings.prune:
+        return _pruning(settings)
     nothing = Report(
         Outcome(settings.source.identity), None, tuple(Outcome(each.identity) for each in settings.destinations)
     )
@@ -166,7 +190,7 @@ class _Kept:
     def __init__(self) -> None:
         self.world: World | None = None
 
-    def __call__(self, world: World) -> None:
+    def __call__(self, world: "World") -> None:
         told = len(self.world.messages) if self.world else 0
         self.world = world
         looks_only = world.settings.dry_run or world.settings.status
@@ -188,6 +212,16 @@ def _verification(settings: Settings) -> _Task:
         lambda: verification_summary(reports[0]),
         lambda: differences(reports[0]),
     )
+
+
+def _pruning(settings: Settings) -> _Task:
+    from btrfs_backup.commands.prune import prune
+
+    reports: deque[Report] = deque([Report(Outcome(settings.source.identity))], maxlen=1)
+    work = partial(prune, settings, reports.append)
+    if settings.dry_run:
+        return _Task("dry-run", work, lambda: reports[0], print=lambda: intentions(reports[0]))
+    return _Task("prune", work, lambda: reports[0], lambda: pruned(reports[0]))
 
 
 def _restoration(settings: Settings) -> _Task:

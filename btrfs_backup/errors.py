@@ -33,6 +33,10 @@ class Absent(Failure):
     """A destination is not there: its disk is not plugged in, or its host does not answer."""
 
 
+class Declined(Failure):
+    """A machine that keeps backups does not delete them for others: it does so by itself."""
+
+
 class LockHeld(Failure):
     """Another run works on the same snapshot folder."""
 

@@ -105,6 +105,9 @@ def check(settings: Settings) -> None:
             else "A subvolume is meant: its path, or ssh://[USER@]HOST[:PORT]/PATH.",
         )
     _check_task(settings)
+    if settings.serve or settings.prune:
+        _check_keeper(settings, "--serve" if settings.serve else "--prune")
+        return
     if settings.restore:
         _check_restore(settings)
         return
@@ -125,6 +128,7 @@ def check(settings: Settings) -> None:
 def _check_task(settings: Settings) -> None:
     """Each of these does something of its own."""
     tasks = {"--status": settings.status, "--verify": bool(settings.verify), "--restore": settings.restore}
+    tasks |= {"--prune": settings.prune, "--serve": settings.serve}
     given = [f"'{option}'" for option, wanted in tasks.items() if wanted]
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)} cannot be used together", "Run one after the other.")
@@ -132,6 +136,18 @@ def _check_task(settings: Settings) -> None:
         raise UsageError(f"{given[0]} changes nothing anyway", "Leave out '--dry-run'.")
     if settings.max_age is not None and not settings.status:
         raise UsageError("'--max-age' belongs to '--status'", "Add '--status', or leave it out.")
+
+
+def _check_keeper(settings: Settings, option: str) -> None:
+    """It works on one folder of backups on this machine."""
+    if settings.source.scheme is not Scheme.LOCAL or settings.destinations:
+        strange = [each for each in (settings.source, *settings.destinations) if each.scheme is not Scheme.LOCAL]
+        which = f"not '{(strange or settings.destinations)[0]}'"
+        raise UsageError(f"'{option}' takes one folder on this machine, {which}", "Run it where the backups are kept.")
+    if settings.prune and settings.keep_backups == retention.KEEP_ALL:
+        raise UsageError(
+            "'--prune' needs to know what to keep", "Example: btrfs-backup --prune -n '7d 4w 12m' /srv/laptop"
+        )
 
 
 def _check_restore(settings: Settings) -> None:

@@ -13,6 +13,7 @@ CHAPTERS = (
     "timers",
     "json",
     "verify",
+    "server",
     "security",
     "speed",
     "migration",

@@ -47,6 +47,7 @@ examples:
   btrfs-backup --restore /mnt/usb/home /home
   btrfs-backup --status /home
   btrfs-backup --verify /home /mnt/usb/home
+  btrfs-backup --prune -n "7d 4w 12m" /srv/backups/laptop
   btrfs-backup /home 'shell://zstd > /mnt/box/$BTRFS_BACKUP_SNAPSHOT.btrfs.zst'
 """
 
@@ -89,6 +90,12 @@ _OPTIONS = {
         "--verify=all": "the same for all backups",
         "--restore": "make the new, writable subvolume DEST of the backup SOURCE, or of the newest one in the folder "
         "SOURCE; a read-only copy goes to its snapshot folder (-f, relative to DEST), for increments later on",
+    },
+    "on a machine that keeps backups": {
+        "--prune": "delete the backups in the folder SOURCE that -n does not keep, judged by when each one arrived "
+        "there; no source is needed",
+        "--serve": "let a client put backups into the folder SOURCE and look at them, and nothing else: for "
+        "'command=' in authorized_keys; see '--manual server'",
     },
     "ssh": {
         "--ssh-opt OPT": "pass '-o OPT' to ssh, e.g. IdentityFile=/root/backup_key; may be given several times",

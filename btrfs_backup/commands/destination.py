@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from posixpath import join
 from typing import Protocol
 
-from btrfs_backup.errors import Absent, Failure
+from btrfs_backup.errors import Absent, Declined, Failure
 from btrfs_backup.model import cutter, inventory, records
 from btrfs_backup.model.cutter import Checkpoint, Part
 from btrfs_backup.model.location import Location, Scheme
@@ -23,7 +23,8 @@ from btrfs_backup.report.text import size
 from btrfs_backup.system import folder, signals, stages
 from btrfs_backup.system.folder import Folder, Sending, Shell, parent_is_to_blame
 from btrfs_backup.system.host import Host, Hosts
-from btrfs_backup.system.paths import PathInfo
+from btrfs_backup.system.paths import PathInfo, is_plain
+from btrfs_backup.system.process import CommandFailed
 from btrfs_backup.system.stages import Attempt
 from btrfs_backup.system.transfer import Ending, Receiver, Streamed, Transferred
 
@@ -31,16 +32,7 @@ log = logging.getLogger(__name__)
 
 _PATIENCE = 5.0  # seconds for the receiver of a dead run to end
 _GLANCE = 0.5
-
-
-def is_plain(top: str, path: bytes) -> bool:
-    """Whether PATH below the folder TOP on this machine leads to its end without a symbolic link."""
-    at = os.fsencode(top)
-    for component in path.split(b"/"):
-        at = os.path.join(at, component)
-        if os.path.islink(at):
-            return False
-    return True
+_DECLINED = Declined("pruned over there")
 
 
 class Reception(Protocol):
@@ -86,6 +78,9 @@ class Endpoint(Protocol):
 
     def delete(self, step: Delete) -> Deleted:
         """Delete backups."""
+
+    def would_delete(self, step: Delete) -> Deleted:
+        """What comes of it, as far as that can be told. Raises Failure."""
 
 
 def find(location: Location, hosts: Hosts, settings: Settings, known: Records) -> Endpoint:
@@ -192,6 +187,11 @@ class BackupFolder:
         except Failure as failure:
             return Deleted({each.name: failure for each in step.subvolumes})
         return delete(self.folder, step.subvolumes, self.settings)
+
+    def would_delete(self, step: Delete) -> Deleted:
+        if step.subvolumes and self.folder.declines_deletion:
+            return Deleted(dict.fromkeys((each.name for each in step.subvolumes), _DECLINED))
+        return Deleted()
 
 
 @dataclass(frozen=True)
@@ -372,7 +372,10 @@ class FolderReception:
 
 def delete(there: Folder, judged: Sequence[Subvolume], settings: Settings) -> Deleted:
     """Delete the subvolumes that were JUDGED in a folder."""
-    failures = there.delete(judged, settings.convert_rw)
+    failures = {
+        name: _DECLINED if isinstance(failure, CommandFailed) and failure.declined else failure
+        for name, failure in there.delete(judged, settings.convert_rw).items()
+    }
     try:
         if settings.sync and len(failures) < len(judged):
             there.sync()
@@ -425,6 +428,8 @@ class ShellCommand:
 
     def delete(self, step: Delete) -> Deleted:
         return Deleted()
+
+    would_delete = delete
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from datetime import datetime
 from posixpath import basename, dirname, join
 from typing import Any
 
-from btrfs_backup.commands.destination import is_plain
 from btrfs_backup.commands.streaming import Streaming
 from btrfs_backup.errors import Failure, LockHeld
 from btrfs_backup.model import cutter, inventory, records
@@ -28,7 +27,7 @@ from btrfs_backup.system import btrfs, lock, stages, state
 from btrfs_backup.system import transfer as stream
 from btrfs_backup.system.folder import Folder, parent_is_to_blame
 from btrfs_backup.system.host import Host, Hosts
-from btrfs_backup.system.paths import PathInfo, examine
+from btrfs_backup.system.paths import PathInfo, examine, is_plain
 from btrfs_backup.system.ssh import Access
 from btrfs_backup.system.stages import Attempt
 from btrfs_backup.system.transfer import Receiver, Transferred

@@ -309,8 +309,13 @@ class Supposed(Real):
                 )
                 there = tuple(Subvolume(each.snapshot, each.snapshot) for each in sent)
                 return dict.fromkeys(step.destinations, Delivery(sent, there))
-            case Delete():
+            case Delete("", _, _):
                 return Deleted()
+            case Delete(name):
+                return self._declined(name, step)
+
+    def _declined(self, name: str, step: Delete) -> Deleted:
+        return self._endpoints[name].would_delete(step)
 
     def _listed(self, listed: Listed | Failure, taken: str | None) -> Listed | Failure:
         """LISTED, and the snapshot that would be TAKEN."""

@@ -17,7 +17,7 @@ from btrfs_backup.model.settings import Settings
 from btrfs_backup.model.snapshot import Subvolume
 from btrfs_backup.report import terminal
 from btrfs_backup.report.text import findings
-from btrfs_backup.system import state, trees
+from btrfs_backup.system import state, tools, trees
 from btrfs_backup.system.folder import Folder
 from btrfs_backup.system.host import Host, Hosts
 from btrfs_backup.system.ssh import Access
@@ -130,7 +130,7 @@ def _find_out_about_attributes(sides: Sequence[_Side]) -> None:
         host = each.folder.host
         try:
             if each.chosen and host not in asked:
-                asked[host] = not host.connection or host.can_run(trees.PROBE_ATTRIBUTES)
+                asked[host] = not host.connection or host.can_run(tools.PROBE_ATTRIBUTES)
                 if not asked[host]:
                     log.warning(
                         "no suitable program 'getfattr' on %s: extended attributes, such as access control lists and "

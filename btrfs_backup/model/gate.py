@@ -42,6 +42,7 @@ _ON_TOP = frozenset(
 _SPECIAL = frozenset((Command.SUBVOL, Command.SNAPSHOT, Command.CLONE, Command.ENCODED_WRITE))
 _OUTSIDE = frozenset((b"", b".", b".."))
 _UNENCODED = (Attribute.UNENCODED_FILE_LEN, Attribute.UNENCODED_LEN, Attribute.UNENCODED_OFFSET)
+_ANY_NUMBER = 1 << 62  # of streams
 _MOST_UNENCODED = 1 << 20  # bytes of an extent that was compressed; the kernel makes 128 KiB at most
 
 
@@ -62,22 +63,27 @@ class Expected:
 class Gate:
     """Lets the EXPECTED streams of another machine through, frame by frame, and nothing else.
 
+    admit: where it is not known before which streams come, tells what is expected when one begins, or raises
+    BrokenStream; then any number may come.
     begun: the first command of each stream that has passed. What a frame does within the new subvolume is not judged:
     `btrfs receive` follows symlinks there, and -C is what confines it.
     """
 
-    def __init__(self, expected: Sequence[Expected]) -> None:
+    def __init__(self, expected: Sequence[Expected], admit: Callable[[Beginning], Expected] | None = None) -> None:
         self.begun: list[Beginning] = []
-        self._expected = expected
-        self._walker = Walker(len(expected))
+        self._expected = list(expected)
+        self._admit = admit
+        self._walker = Walker(_ANY_NUMBER if admit else len(expected))
         self._shapes = _shapes()
         self._fresh = False  # the header of a stream has passed, and nothing else of it
         self._plain: bytes | None = None  # the path in the parent that was found plain last
+        self._released = self._judging = 0  # bytes of what is in the walker
 
     def feed(self, piece: Piece) -> memoryview:
         """Take the next PIECE: what may go on. Raises BrokenStream, and nothing of the frame it names has gone on."""
-        walker, passed = self._walker, 0
+        walker, passed, self._released = self._walker, 0, 0
         for command, start, passed in walker.feed(piece):
+            self._judging = start
             if not command:
                 self._fresh = True  # a header
                 continue
@@ -88,7 +94,12 @@ class Gate:
             except BrokenStream as error:
                 what = f"{Command(command).name} {walker.value(Attribute.PATH, found)[:500]!r}"
                 raise BrokenStream(f"frame {walker.number} is not let through: {what}: {error}") from None
-        return memoryview(walker.buffer)[:passed]
+        return memoryview(walker.buffer)[self._released : passed]
+
+    def release(self) -> memoryview:
+        """All that may go on before the frame that is being judged, and has not gone on."""
+        released, self._released = self._released, self._judging
+        return memoryview(self._walker.buffer)[released : self._judging]
 
     def finish(self) -> None:
         """The streams are over. Raises BrokenStream when they are not whole."""
@@ -116,6 +127,8 @@ class Gate:
                 raise BrokenStream("the lengths in it are out of bounds")
 
     def _begin(self, beginning: Beginning | None) -> None:
+        if beginning and self._admit:
+            self._expected.append(self._admit(beginning))
         expected = self._expected[len(self.begun) - (not self._fresh)]
         wanted = expected.name, expected.uuid, expected.parent
         if not beginning or (beginning.name, beginning.uuid, beginning.parent) != wanted:

@@ -48,6 +48,10 @@ class Location:
 
 
 _AS_SCP_HAS_IT = re.compile(r"((?:[\w.-]+@)?[A-Za-z][\w.-]+):(/(?!/).*)", re.DOTALL)
+# What a shell would take for something else may be run where an ssh configuration has it in a command (ssh.c,
+# valid_hostname, valid_ruser).
+_PLAIN_HOST = re.compile(r"[^\s\x00-\x1f\x7f'`\"$\\;&<>|(){},]+")
+_PLAIN_USER = re.compile(r"[^\x00-\x1f\x7f'`\"$;&<>|(){}]*(?<![\\])")
 _SSH = re.compile(r"ssh://(?:([^/]*)@)?(\[[^]/]*\]|[^:/\[\]]*)(?::([^/]*))?(/.*)?", re.DOTALL)
 
 
@@ -125,6 +129,8 @@ def _ssh(spelling: str) -> Location:
     host = host.strip("[]")
     if not host or host.startswith("-") or user.startswith("-"):
         raise UsageError(f"'{spelling}' names no host", example)
+    if not _PLAIN_HOST.fullmatch(host) or not _PLAIN_USER.fullmatch(user):
+        raise UsageError(f"'{spelling}': the host or the user holds characters that mean something to a shell", example)
     if not path:
         raise UsageError(f"'{spelling}' names no path on the host", example)
     if match[3] == "":

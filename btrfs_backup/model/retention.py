@@ -73,11 +73,22 @@ def decide(
 
     Those that lie in the future at NOW stay, and the others are judged as if these were not there.
     """
-    reasons: dict[str, list[str]] = {name: [] for name in sorted(names)}
-    for name in naming.ahead(reasons, now):
+    times = {name: naming.time(name) for name in sorted(names)}
+    return decide_by_time(policy, times, naming.ahead(times, now), protected)
+
+
+def decide_by_time(
+    policy: Policy,
+    times: Mapping[str, datetime | None],
+    ahead: Iterable[str],
+    protected: Mapping[str, Sequence[str]],
+) -> Verdict:
+    """The same of those that have TIMES, in their order; AHEAD: those that lie in the future."""
+    reasons: dict[str, list[str]] = {name: [] for name in times}
+    for name in ahead:
         reasons[name].append("lies in the future")
     ordered = [name for name, because in reasons.items() if not because]
-    for name, reason in _by_policy(policy, naming, ordered):
+    for name, reason in _by_policy(policy, times, ordered):
         reasons[name].append(reason)
     if ordered and not reasons[ordered[-1]]:
         reasons[ordered[-1]].append("newest")
@@ -89,15 +100,17 @@ def decide(
     )
 
 
-def _by_policy(policy: Policy, naming: Naming, ordered: Sequence[str]) -> Iterable[tuple[str, str]]:
+def _by_policy(
+    policy: Policy, times: Mapping[str, datetime | None], ordered: Sequence[str]
+) -> Iterable[tuple[str, str]]:
     if policy.latest is None:
         yield from ((name, "keep all") for name in ordered)
         return
     for place, name in enumerate(reversed(ordered[-policy.latest :] if policy.latest else ())):
         yield name, f"latest {place + 1} of {policy.latest}"
-    times = {name: time for name in ordered if (time := naming.time(name))}
+    known = [(place, name, time) for place, name in enumerate(ordered) if (time := times[name])]
     for unit, count in policy.periods:
         word, period, form = _UNITS[unit]
-        newest = {period(time): name for name, time in times.items()}
-        for name in sorted(newest.values(), reverse=True)[:count]:
-            yield name, f"{word} {times[name].strftime(form)}"
+        newest = {period(time): (place, name, time) for place, name, time in known}
+        for _, name, time in sorted(newest.values(), reverse=True)[:count]:
+            yield name, f"{word} {time.strftime(form)}"

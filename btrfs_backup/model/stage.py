@@ -17,6 +17,7 @@ from btrfs_backup.model.snapshot import Subvolume
 
 FILE, FOLDER, SUBVOLUME = "file", "folder", "subvolume"
 
+UNPRINTABLE = re.compile(r"[\0-\x1f\x7f]")  # a name that breaks lines could imitate others in lists
 _STAGE = re.compile(r"\.(.+)\.receiving(?:\.\d{1,3})?", re.DOTALL)
 _ATTEMPT = re.compile(r"[\w.-]{1,64}-\d+-[0-9a-f]{8}", re.ASCII)
 
@@ -54,6 +55,18 @@ def name_of(entry: str) -> str | None:
     """The backup that the stage ENTRY is for, None when it is no stage."""
     match = _STAGE.fullmatch(entry)
     return match[1] if match else None
+
+
+def level(path: str) -> int:
+    """Where the relative PATH is: 0 outside of stages, 1 a stage, 2 an attempt, 3 something that was received in one.
+
+    Raises ValueError when it is anything else in a stage.
+    """
+    names = path.split("/")
+    inside = next((names[number:] for number, name in enumerate(names) if _STAGE.fullmatch(name)), [])
+    if len(inside) > 3 or (len(inside) > 1 and not _ATTEMPT.fullmatch(inside[1])):
+        raise ValueError("it is not one of the places in a stage")
+    return len(inside)
 
 
 def attempt(host: str, pid: int, now: float) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from btrfs_backup.errors import DISK_FULL, READ_ONLY, Absent, Failure, UsageError
+from btrfs_backup.errors import DISK_FULL, READ_ONLY, Absent, Declined, Failure, UsageError
 from btrfs_backup.model import cutter, inventory, location, plan, records, retention
 from btrfs_backup.model.inventory import Holdings, Inventory
 from btrfs_backup.model.location import Location, Scheme
@@ -625,7 +625,7 @@ class World:
     def _deleted(self, step: Delete, outcome: Deleted) -> "World":
         dropped = tuple(name for name in step.verdict.dropped if name not in outcome.failures)
         kept: dict[str, tuple[str, ...]] = {each.name: each.because for each in step.verdict.kept}
-        kept |= dict.fromkeys(outcome.failures, ())
+        kept |= {name: (str(why),) if isinstance(why, Declined) else () for name, why in outcome.failures.items()}
         world = self._changing_outcome(step.destination, lambda its: replace(its, deleted=dropped, kept=kept))
         if step.destination:
             gone = set(dropped)
@@ -639,6 +639,10 @@ class World:
         if outcome.unfinished:
             world = world._failing(step.destination, outcome.unfinished)
         for failure in dict.fromkeys(outcome.failures.values()):
+            if isinstance(failure, Declined):
+                told = f"{failure}: it does not delete by order of others, and '-n' has no effect there"
+                world = world._telling("info", step.destination, told)
+                continue
             count = sum(1 for each in outcome.failures.values() if each is failure)
             message = f"{plural(count, 'deletion')} failed: {failure.message}"
             world = world._failing(step.destination, Failure(message, failure.hint, failure.brief))

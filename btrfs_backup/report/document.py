@@ -21,7 +21,7 @@ def document(
     about: Report | Survey | Restoration,
     interrupted: bool = False,
 ) -> str:
-    """The document for a COMMAND (run, dry-run, status, verify, restore). began, ended: with their time zone.
+    """The document for a COMMAND (run, dry-run, status, verify, restore, prune). began, ended: with their time zone.
 
     error: what ended it before it had done its work, INTERRUPTED when that was a signal.
     """

@@ -18,6 +18,11 @@ def summary(report: Report) -> list[tuple[bool, str]]:
     return lines
 
 
+def pruned(report: Report) -> list[tuple[bool, str]]:
+    """One line for a folder of backups that was pruned, with whether it reports a failure."""
+    return [_line(report.source, [] if report.source.deleted else ["deleted nothing"], "backup")]
+
+
 def intentions(report: Report) -> list[str]:
     """What a dry run found that a run would do, line by line."""
     lines = [f"{report.source.place}: would take snapshot {report.snapshot}"] if report.snapshot else []

@@ -33,6 +33,9 @@ def send(path: str, parent: str | None, debug: bool = False, compressed: bool = 
     return ("btrfs", "send", *options, path)
 
 
+BEGINNING = 512  # bytes of a stream, in which its first command is
+
+
 def receive(folder: str, debug: bool) -> Argv:
     """Receives into FOLDER, confined to it: a stream may name any path (cmds/receive.c; -C is chroot(2))."""
     return ("btrfs", "receive", "-C", *(["-vv"] if debug else []), folder)
@@ -43,12 +46,16 @@ def delete(paths: Sequence[str], commit: bool = True) -> Argv:
     return ("btrfs", "subvolume", "delete", *(["-c"] if commit else []), *paths)
 
 
-def delete_by_id(number: int, mount_point: str) -> Argv:
+def delete_by_id(number: int | str, mount_point: str) -> Argv:
     """Deletes the subvolume itself, whatever its path leads to by now.
 
     The mount point has to be the root of a subvolume; that of a bind mount of a folder is none.
     """
     return ("btrfs", "subvolume", "delete", "-i", str(number), mount_point)
+
+
+# What a server declines that deletes its backups itself; does nothing elsewhere.
+PROBE_DELETE: Argv = ("btrfs", "subvolume", "delete", "--help")
 
 
 def sync(folder: str) -> Argv:
@@ -78,6 +85,16 @@ def show(path: str) -> Argv:
 def list_children(folder: str, readonly_only: bool = False) -> Argv:
     """Lists the subvolumes directly below the subvolume that FOLDER is in, with their UUIDs and when they were made."""
     return ("btrfs", "subvolume", "list", "-o", "-c", "-u", "-q", "-R", *(["-r"] if readonly_only else []), folder)
+
+
+def list_all(folder: str) -> Argv:
+    """Lists all subvolumes of the filesystem of FOLDER, in the same form; their paths do not tell where they are."""
+    return ("btrfs", "subvolume", "list", "-c", "-u", "-q", "-R", folder)
+
+
+def resolve_id(number: int | str, mount_point: str) -> Argv:
+    """Prints the path of a subvolume from the top of its filesystem."""
+    return ("btrfs", "inspect-internal", "subvolid-resolve", str(number), mount_point)
 
 
 def filesystem_show(mount_point: str) -> Argv:
@@ -141,6 +158,13 @@ def parse_list(text: str, readonly: str = "") -> list[tuple[str, Subvolume]]:
         (path, replace(each, name=path.rpartition("/")[2], readonly=path in readonly_paths))
         for path, each in _rows(text)
     ]
+
+
+def rows_below(text: str, start: str) -> str:
+    """Those rows of a list whose paths begin with START. Raises Failure."""
+    starts = [match.start() for match in _ROW_START.finditer(text)]
+    rows = (text[start:end] for start, end in zip(starts, [*starts[1:], len(text)], strict=False))
+    return "".join(row for row, (path, _) in zip(rows, _rows(text), strict=True) if path.startswith(start))
 
 
 def _rows(text: str) -> list[tuple[str, Subvolume]]:

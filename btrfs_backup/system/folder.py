@@ -2,7 +2,6 @@
 
 import fcntl
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -13,23 +12,18 @@ from btrfs_backup.errors import Failure
 from btrfs_backup.model import stage
 from btrfs_backup.model.cutter import Checkpoint
 from btrfs_backup.model.inventory import Inventory
-from btrfs_backup.model.sendstream import BrokenStream, beginning
+from btrfs_backup.model.sendstream import BrokenStream, beginning, uuid_text
 from btrfs_backup.model.snapshot import Naming, Subvolume
 from btrfs_backup.model.stage import Stage
-from btrfs_backup.system import btrfs, lock, process, ssh
-from btrfs_backup.system.btrfs import Argv
+from btrfs_backup.system import btrfs, lock, process, ssh, tools
 from btrfs_backup.system.host import Host
 from btrfs_backup.system.paths import PathInfo, examine
-from btrfs_backup.system.process import Command, CommandFailed, Ended, Pipeline
+from btrfs_backup.system.process import DECLINED, Command, CommandFailed, Ended, Pipeline
 
 # A login shell gets a command line as one argument, of 128 KiB at most (execve(2), MAX_ARG_STRLEN).
 _LONGEST_LINE = 120_000
 _AT_ONCE, _IN_A_ROW = 16, 200  # commands that delete
-_BOOT_ID = "/proc/sys/kernel/random/boot_id"  # random(4)
-# It has a folder for each filesystem that is mounted. Seen: each mounting gets a new inode number; with a second mount
-# of the same filesystem, and a remount, it stays.
-_MOUNTED = "/sys/fs/btrfs"
-_BEGINNING = 512  # bytes of a stream, in which its first command is
+_SUBVOLUME_INFO = 0x81F8943C  # BTRFS_IOC_GET_SUBVOL_INFO
 _FS_INFO = 0x8400941F  # BTRFS_IOC_FS_INFO: what it tells has 1024 bytes, the UUID from the 16th on
 
 
@@ -75,8 +69,7 @@ class Folder:
 
     def create(self) -> None:
         """Make it, with its parents; nobody else can look into it. Raises Failure."""
-        argv = ("mkdir", "-p", "-m", "700", "--", self.path)
-        self.host.run(argv, f"cannot create the folder '{self.path}'")
+        self.host.run(tools.make_folder(self.path), f"cannot create the folder '{self.path}'")
 
     def filesystem(self) -> str:
         """UUID of the filesystem that it is on. Raises Failure."""
@@ -93,8 +86,7 @@ class Folder:
 
     def _identified(self) -> str | None:
         """UUID of its filesystem among those that are mounted. Raises Failure."""
-        mounted = ("find", _MOUNTED + "/", "-mindepth", "1", "-maxdepth", "1", "-name", "*-*-*-*-*")
-        fsid, found = self.host.ended_together(("stat", "-f", "-c", "%i", "--", self.info.path), mounted)
+        fsid, found = self.host.ended_together(tools.filesystem_id(self.info.path), tools.MOUNTED)
         uuids = [basename(each) for each in os.fsdecode(found.stdout).split()]
         return btrfs.filesystem_among(os.fsdecode(fsid.stdout).strip(), uuids)
 
@@ -107,7 +99,7 @@ class Folder:
         if not self.exists:
             return Inventory(exists=False)
         lists = [btrfs.list_children(self.path), btrfs.list_children(self.path, readonly_only=True)]
-        endings = self.host.ended_together(self._find(), *lists)
+        endings = self.host.ended_together(tools.entries(self.path), *lists)
         without_rights = names_suffice and endings[1].status and btrfs.NOT_PERMITTED in endings[1].said
         for ended in endings[:1] if without_rights else endings:
             if ended.status:
@@ -153,21 +145,11 @@ class Folder:
         """The names of all its entries, none when it does not exist. Raises Failure."""
         if not self.exists:
             return []
-        found = self._kinds(self.host.run(self._find(), f"cannot list '{self.path}'"))
+        found = self._kinds(self.host.run(tools.entries(self.path), f"cannot list '{self.path}'"))
         return [path for path in found if "/" not in path]
 
-    def _find(self) -> Argv:
-        """Lists what is in it, and what is in the stages and the attempts in these."""
-        # Names may hold newlines, hence -print0; the path of a subvolume comes twice, that of a folder three times.
-        # The slash follows a link.
-        top = self.path.rstrip("/") + "/"
-        inside = re.sub(r"([][*?\\])", r"\\\1", top) + ".*.receiving*"
-        subvolume = ("-type", "d", "-inum", str(btrfs.SUBVOLUME_INODE), *["-print0"] * 2)
-        kinds = ("(", *subvolume, "-o", "-type", "d", *["-print0"] * 3, "-o", "-print0", ")")
-        return ("find", top, "-mindepth", "1", "-maxdepth", "3", *kinds, "(", "-path", inside, "-o", "-prune", ")")
-
     def _kinds(self, found: str) -> dict[str, str]:
-        """The kind of each entry in what `_find` prints, by its path from here. Raises Failure.
+        """The kind of each entry in what tools.entries prints, by its path from here. Raises Failure.
 
         Another machine may print anything: what is not in the folder says nothing of it.
         """
@@ -193,7 +175,7 @@ class Folder:
 
     def show_parent(self, name: str) -> Subvolume:
         """Like `show`, for a snapshot, with the transaction in which it was changed last, where that can be told."""
-        sent = self.host.head(btrfs.send(self.at(name), None, data=False), _BEGINNING)
+        sent = self.host.head(btrfs.send(self.at(name), None, data=False), btrfs.BEGINNING)
         shown, begun = process.run_together([self.host.command(btrfs.show(self.at(name))), sent])
         if shown.status:
             raise CommandFailed(shown, f"cannot look at '{self.at(name)}'")
@@ -206,21 +188,16 @@ class Folder:
     def mounting(self) -> tuple[str, str]:
         """The UUID of its filesystem, and what is another one whenever that is mounted anew. Raises Failure."""
         uuid = self.filesystem()
-        asked = (("cat", "--", _BOOT_ID), ("stat", "-c", "%i", "--", f"{_MOUNTED}/{uuid}"))
+        asked = (tools.read(tools.BOOT_ID), tools.mounting(uuid))
         return uuid, " ".join(os.fsdecode(ended.stdout).strip() for ended in self.host.ended_together(*asked))
 
     def writing_out(self) -> Command:
         """What has all that its filesystem holds on disk. Raises Failure."""
-        return self.host.command(self._writing_out())
+        return self.host.command(tools.write_out(self.path))
 
     def write_out(self) -> None:
         """Have all that its filesystem holds on disk. Raises Failure."""
-        self.host.run(self._writing_out(), f"cannot write out the filesystem of '{self.path}'")
-
-    def _writing_out(self) -> Argv:
-        # Without that, a backup whose machine loses its power within half a minute is read-only and has its received
-        # UUID afterwards, and lacks data. It fails when data could not be written since (syncfs(2)).
-        return ("sync", "-f", "--", self.path)
+        self.host.run(tools.write_out(self.path), f"cannot write out the filesystem of '{self.path}'")
 
     def delete(self, judged: Sequence[Subvolume], convert_rw: bool = False, commit: bool = True) -> dict[str, Failure]:
         """Delete the subvolumes that were JUDGED; the names of those that could not be, with the reasons.
@@ -247,7 +224,10 @@ class Folder:
         if self.host.connection and len(wanted) > 1:
             for start in range(0, len(wanted), _IN_A_ROW):
                 some = wanted[start : start + _IN_A_ROW]
-                self.host.in_a_row([btrfs.delete_by_id(each.id, self.info.mount.point) for each in some])
+                ended = self.host.in_a_row([btrfs.delete_by_id(each.id, self.info.mount.point) for each in some])
+                failed = CommandFailed(ended, f"cannot delete in '{self.path}'")
+                if failed.declined:
+                    return failures | {each.name: failed for each in wanted}
             left = {each.uuid for each in self.listed().values()}
             wanted = [each for each in wanted if each.uuid in left]
         said: dict[str, Ended] = {}
@@ -260,12 +240,17 @@ class Folder:
             self.host.ended(btrfs.commit(self.path))
         return failures | self._not_deleted(wanted, said)
 
+    @property
+    def declines_deletion(self) -> bool:
+        """Whether its host deletes what is in it by itself. Raises Failure."""
+        return self.host.connection is not None and self.host.ended(btrfs.PROBE_DELETE).status == DECLINED
+
     def _not_deleted(self, wanted: Sequence[Subvolume], said: Mapping[str, Ended]) -> dict[str, Failure]:
         """Those WANTED that are still there, with what btrfs SAID of each."""
         failures: dict[str, Failure] = {}
         left = {each.uuid: path for path, each in self.listed().items()} if wanted else {}
         if remaining := [each for each in wanted if each.uuid in left]:
-            inode = self.host.ended(("stat", "-c", "%i", "--", self.info.mount.point)).stdout.strip()
+            inode = self.host.ended(tools.inode(self.info.mount.point)).stdout.strip()
             if inode != b"%d" % btrfs.SUBVOLUME_INODE:
                 # A bind mount of a folder; btrfs takes the number only at the root of a subvolume.
                 return self._delete_by_path([left[each.uuid] for each in remaining], False)
@@ -278,7 +263,8 @@ class Folder:
     def found(self) -> tuple[dict[str, str], dict[str, Subvolume]]:
         """The kinds of all entries, and the subvolumes below it, by their paths from here. Raises Failure."""
         lists = [btrfs.list_children(self.path), btrfs.list_children(self.path, readonly_only=True)]
-        entries, listed, readonly = self.host.run_together([self._find(), *lists], f"cannot list '{self.path}'")
+        asked = [tools.entries(self.path), *lists]
+        entries, listed, readonly = self.host.run_together(asked, f"cannot list '{self.path}'")
         inside = self.info.mount.inside(self.info.path)
         return self._kinds(entries), _subvolumes(btrfs.parse_list(listed, readonly), inside)
 
@@ -320,7 +306,7 @@ class Folder:
         if not paths:
             return []
         try:
-            found = self._kinds(self.host.run(self._find(), f"cannot list '{self.path}'"))
+            found = self._kinds(self.host.run(tools.entries(self.path), f"cannot list '{self.path}'"))
         except Failure:
             return list(paths)
         return [path for path in paths if path in found]
@@ -332,7 +318,8 @@ class Folder:
         the two come hashes of what is left out, so that the same has not to travel again.
         """
         argv = btrfs.send(self.at(name), self._parent(parent), how.debug, how.compressed_data)
-        return self.host.sender(argv, how.compress, how.debug, _leaving_out(ahead) if ahead else ())
+        through = tools.leave_out(ahead.head, [length for length, _ in ahead.ranges]) if ahead else ()
+        return self.host.sender(argv, how.compress, how.debug, through)
 
     def estimate(self, name: str, parent: str | None) -> Command:
         """What writes the same stream without the data. Raises Failure."""
@@ -351,14 +338,26 @@ def _filesystem_here(path: str) -> str | None:
             fcntl.ioctl(descriptor, _FS_INFO, told)
         finally:
             os.close(descriptor)
-    digits = told[16:32].hex()
-    groups = (digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:])
-    return "-".join(groups) if any(told[16:32]) else None
+    return uuid_text(bytes(told[16:32])) if any(told[16:32]) else None
 
 
-def _leaving_out(ahead: Checkpoint) -> Argv:
-    hashed = (f"head -c {length} | sha256sum" for length, _ in ahead.ranges)
-    return ("sh", "-c", "; ".join((f"head -c {ahead.head}", *hashed, "exec cat")))
+def made_at(path: str) -> tuple[str, int]:
+    """The UUID of the subvolume at PATH on this machine, and when it was made, in seconds. Raises Failure.
+
+    By struct btrfs_ioctl_get_subvol_info_args (linux/btrfs.h).
+    """
+    told = bytearray(504)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            fcntl.ioctl(descriptor, _SUBVOLUME_INFO, told)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise Failure(
+            f"cannot tell when '{path}' was made: {error.strerror}", "It takes Linux 4.18 or later."
+        ) from None
+    return uuid_text(bytes(told[296:312])), int.from_bytes(told[392:400], "little")
 
 
 def look(host: Host, path: str) -> Folder:

@@ -14,7 +14,7 @@ from posixpath import basename, dirname
 
 from btrfs_backup.errors import Failure, MissingProgram
 from btrfs_backup.model.location import Location, Scheme
-from btrfs_backup.system import btrfs, process
+from btrfs_backup.system import btrfs, process, tools
 from btrfs_backup.system.btrfs import Argv
 from btrfs_backup.system.compression import METHODS
 from btrfs_backup.system.process import Command, CommandFailed, Ended, Pipeline
@@ -61,7 +61,7 @@ class Host:
         """
         if not self.connection:
             return (Command(argv, title(argv), logged=logged, inherit=inherit),)
-        held = ("flock", "-n", "-s", locked, *argv) if self.has_flock else argv
+        held = tools.locked(locked, argv) if self.has_flock else argv
         if compress not in METHODS:
             return (self.connection.command(held, title(argv), logged),)
         zip_, unzip = METHODS[compress]
@@ -70,7 +70,7 @@ class Host:
     @cached_property
     def has_flock(self) -> bool:
         """Whether it has a program `flock`; told when it has none. Raises Failure when it cannot be reached."""
-        ended = self.ended(("flock", "-V"))
+        ended = self.ended(tools.PROBE_FLOCK)
         if ended.status != _NOT_FOUND and not _NO_FLOCK.search(ended.said):
             return True
         log.warning(
@@ -93,7 +93,7 @@ class Host:
     @cached_property
     def _btrfs_versions(self) -> tuple[tuple[int, int], int]:
         """Of btrfs-progs, and the highest version of the send protocol that the kernel knows. Raises Failure."""
-        progs, kernel = self.ended_together(btrfs.VERSION, ("cat", "--", btrfs.STREAM_VERSION))
+        progs, kernel = self.ended_together(btrfs.VERSION, tools.read(btrfs.STREAM_VERSION))
         if progs.status:
             raise CommandFailed(progs, "cannot ask for the version of btrfs-progs")
         known = kernel.stdout.strip()
@@ -102,8 +102,8 @@ class Host:
     def head(self, argv: Argv, size: int) -> Command:
         """What runs ARGV on the host and prints the first SIZE bytes of its output. Raises Failure like `command`."""
         if self.connection:
-            return self.connection.command(argv, title(argv), after=("dd", "bs=1", f"count={size}"))
-        return Command(("sh", "-c", f'"$@" | dd bs=1 count={size}', "sh", *argv), title(argv))
+            return self.connection.command(argv, title(argv), after=[tools.head(size)])
+        return Command(("sh", "-c", f'"$@" | {shlex.join(tools.head(size))}', "sh", *argv), title(argv))
 
     def has(self, method: str) -> bool:
         """Whether it has the program for a METHOD of compression. Raises Failure when it cannot be reached."""
@@ -125,10 +125,10 @@ class Host:
         """Run all ARGVS on the host at the same time; like `ended`."""
         return process.run_together([self.command(argv) for argv in argvs])
 
-    def in_a_row(self, argvs: Sequence[Argv]) -> None:
-        """Run ARGVS on another machine in one go, up to the first that fails. Raises Failure like `ended`."""
-        if self.connection:
-            process.run(self.connection.sequence(argvs[:-1], argvs[-1], title(argvs[-1])))
+    def in_a_row(self, argvs: Sequence[Argv]) -> Ended:
+        """Run ARGVS on another machine in one go, up to the first that fails, whose end it is. Raises like `ended`."""
+        assert self.connection
+        return process.run(self.connection.sequence(argvs[:-1], argvs[-1], title(argvs[-1])))
 
     def run(self, argv: Argv, trying: str) -> str:
         """Run ARGV on the host and return what it printed.
@@ -154,14 +154,17 @@ class Host:
             with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
                 if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                     raise Failure(f"cannot read '{path}': it is not a regular file", "Move it away.")
-                return os.fsdecode(file.read())
+                text = file.read(process.OUTPUT_KEPT + 1)
+                if len(text) > process.OUTPUT_KEPT:
+                    raise process.TooMuch(f"'{path}' holds")
+                return os.fsdecode(text)
         except FileNotFoundError:
             return None
         except OSError as error:
             raise Failure(f"cannot read '{path}': {error.strerror}", "It has to be a file that you may read.") from None
 
     def _read_remote(self, path: str) -> str | None:
-        ended = self.ended(("cat", "--", path))
+        ended = self.ended(tools.read(path))
         if not ended.status:
             return os.fsdecode(ended.stdout)
         # cat says in whatever language that there is none; an empty list says it in all.

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from posixpath import join
 
 from btrfs_backup.errors import Failure, LockHeld
-from btrfs_backup.system import signals
+from btrfs_backup.system import signals, tools
 from btrfs_backup.system.host import Host
 from btrfs_backup.system.process import Child, Children, CommandFailed, lacking
 
@@ -24,7 +24,7 @@ _LETTING_GO = 2.0  # seconds for a lock on another machine to be dropped
 def is_held(host: Host, folder: str) -> bool:
     """Whether a process holds a lock on FOLDER. Where that cannot be told, none does. Raises Failure."""
     if host.connection:
-        return host.has_flock and host.ended(("flock", "-n", folder, "true")).status == 1
+        return host.has_flock and host.ended(tools.is_held(folder)).status == 1
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError:
@@ -48,7 +48,7 @@ def staged(host: Host, folder: str, shared: bool) -> Iterator[tuple[int, ...]]:
     with ExitStack() as held:
         try:
             if host.connection:
-                held.enter_context(_remote_lock(host, folder, *(["-s"] if shared else [])))
+                held.enter_context(_remote_lock(host, folder, shared=shared))
                 inherit: tuple[int, ...] = ()
             else:
                 inherit = (held.enter_context(_local_lock(host, folder, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)),)
@@ -125,9 +125,9 @@ def _local_lock(host: Host, folder: str, kind: int = fcntl.LOCK_EX) -> Iterator[
 
 
 @contextmanager
-def _remote_lock(host: Host, folder: str, *options: str) -> Iterator[None]:
+def _remote_lock(host: Host, folder: str, shared: bool = False) -> Iterator[None]:
     """`flock` on the host holds the lock for a `cat` that ends when our end of its input is closed, or we die."""
-    command = host.command(("flock", "-n", *options, folder, "cat"))
+    command = host.command(tools.hold(folder, shared))
     with Children() as children:
         with lacking(f"cannot lock the snapshot folder '{folder}'"):
             stdin, ours = os.pipe()
@@ -168,12 +168,12 @@ def _folder(target: str) -> str:
 
 def _held(host: Host, target: str) -> LockHeld:
     return LockHeld(
-        f"another run works on the snapshot folder '{_folder(target)}'{_holder(host, target)}",
+        f"another run works on the snapshot folder '{_folder(target)}'{holder(host, target)}",
         "Try again when it has ended, or let this one wait with '--lock-wait SECONDS'.",
     )
 
 
-def _holder(host: Host, folder: str) -> str:
+def holder(host: Host, folder: str) -> str:
     """Who holds the lock on FOLDER, for a message; empty when it cannot be told."""
     with suppress(Failure):
         descriptors = [f"/proc/{pid}/fd" for pid in parse_locks(host.read("/proc/locks") or "")]

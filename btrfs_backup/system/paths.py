@@ -4,11 +4,9 @@ import os
 import re
 import stat
 from dataclasses import dataclass
-from posixpath import dirname, join
 
 from btrfs_backup.errors import Failure
-from btrfs_backup.system import btrfs, mounts
-from btrfs_backup.system.btrfs import Argv
+from btrfs_backup.system import btrfs, mounts, tools
 from btrfs_backup.system.host import Host
 from btrfs_backup.system.mounts import Mount
 from btrfs_backup.system.process import CommandFailed
@@ -34,20 +32,16 @@ class PathInfo:
 
 def examine(host: Host, path: str) -> PathInfo:
     """Look where the absolute PATH stands. Changes nothing. Raises Failure."""
-    ancestors = [path]
-    while ancestors[-1] != "/":
-        ancestors.append(dirname(ancestors[-1]))
-    # One line for each that exists, the deepest first. Exit status 1 is normal: some do not exist. What is mounted when
-    # it is used is not mounted when it is looked at, but when something in it is.
-    asked = (join(path, "."), *ancestors)
-    ended, resolved = host.ended_together(("stat", "-L", "-c", "%i %f", "--", *asked), _resolve(path))
+    ancestors = tools.ancestors(path)
+    # One line for each that exists, the deepest first. Exit status 1 is normal: some do not exist.
+    ended, resolved = host.ended_together(tools.look(path), tools.resolve(path))
     looked = os.fsdecode(ended.stdout).split("\n")[:-1]
     if ended.status not in (0, 1) or not looked:
         raise CommandFailed(ended, f"cannot look at '{path}'")
     # Then it may exist all the same. A login shell may be denied other things.
     if re.search("^stat: .*: Permission denied$", ended.said, re.MULTILINE):
         raise CommandFailed(ended, f"cannot look at '{path}'")
-    if len(looked) == len(asked) and looked[0] == looked[1]:
+    if len(looked) == len(ancestors) + 1 and looked[0] == looked[1]:
         del looked[0]  # a folder is told twice
     if len(looked) > len(ancestors) or not all(re.fullmatch(r"\d+ [0-9a-f]+", row) for row in looked):
         raise Failure(
@@ -57,7 +51,7 @@ def examine(host: Host, path: str) -> PathInfo:
     nearest = ancestors[-len(looked)]
     inode, _, mode = looked[0].partition(" ")
     if nearest != path:
-        resolved = host.ended(_resolve(nearest))
+        resolved = host.ended(tools.resolve(nearest))
     if resolved.status:
         raise CommandFailed(resolved, f"cannot resolve '{nearest}'")
     real = os.fsdecode(resolved.stdout).removesuffix("\n")
@@ -76,5 +70,19 @@ def examine(host: Host, path: str) -> PathInfo:
     )
 
 
-def _resolve(path: str) -> Argv:
-    return ("readlink", "-f", "--", path)
+def is_plain(top: str, path: bytes) -> bool:
+    """Whether PATH below the folder TOP on this machine leads to its end without a symbolic link."""
+    at = os.fsencode(top)
+    for component in path.split(b"/"):
+        at = os.path.join(at, component)
+        if os.path.islink(at):
+            return False
+    return True
+
+
+def is_complete(path: str) -> bool:
+    """Whether PATH is a read-only subvolume, which `btrfs receive` makes of it at last."""
+    try:
+        return os.lstat(path).st_ino == btrfs.SUBVOLUME_INODE and not os.access(path, os.W_OK)
+    except OSError:
+        return False

@@ -21,6 +21,8 @@ from btrfs_backup.system import hints, signals
 log = logging.getLogger(__name__)
 
 STDERR_KEPT = 32 * 1024
+# Far more than the longest list that a command prints which is kept: of 100,000 subvolumes.
+OUTPUT_KEPT = 64 << 20
 _LONGEST_LINE = 400  # characters of a message; more of one is no message
 _GRACE = 5.0  # seconds between asking a child to end and killing it
 _READ = 64 * 1024
@@ -30,6 +32,8 @@ _GLANCE = 0.02  # seconds between looks at what cannot tell that it has ended
 _PR_SET_PDEATHSIG = 1
 # What btrfs prints when all is well, and ssh when a shared connection takes no more commands.
 _CHATTER = ("At subvol ", "At snapshot ", "Chroot to ", "mux_client_", "Warning: Permanently added ")
+# Exit status of a server that deletes its backups itself (see commands.serve).
+DECLINED = 77
 _SSH_FAILED = 255  # exit status of ssh itself, as opposed to that of the command
 
 
@@ -109,6 +113,7 @@ class CommandFailed(Failure):
         message = ": ".join(filter(None, (trying, ended.command.title, words)))
         super().__init__(message, what_to_do, hints.brief(ended.said))
         self.ended = ended
+        self.declined = ended.status == DECLINED
         self.lacks_rights = hints.wants_rights(ended.said) and not _privileged(ended.command)
 
 
@@ -126,7 +131,18 @@ def run_together(commands: Sequence[Command], stdin: bytes = b"") -> list[Ended]
     with lacking("cannot run programs"), _given(stdin) as source, Children() as children:
         started = [children.start(command, stdin=source.fileno(), capture=True) for command in commands]
         children.wait(started)
+        if endless := next((child for child in started if child.endless), None):
+            raise TooMuch(f"'{endless.command.title}' printed")
         return [child.ended for child in started]
+
+
+class TooMuch(Failure):
+    """More came than can be honest. WHAT begins the message."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what} more than {OUTPUT_KEPT >> 20} MiB, which is not looked at", "Something is wrong there."
+        )
 
 
 def _given(stdin: bytes) -> IO[bytes]:
@@ -147,6 +163,16 @@ def scratch() -> IO[bytes]:
         import tempfile
 
         return tempfile.TemporaryFile()
+
+
+def written(writer: int, piece: memoryview) -> bool:
+    """Whether all of PIECE could be written, and somebody reads it."""
+    try:
+        while piece:
+            piece = piece[os.write(writer, piece) :]
+    except BrokenPipeError:
+        return False
+    return True
 
 
 @contextmanager
@@ -230,13 +256,14 @@ class Child:
         self.command = command
         self._on_end = on_end
         self._over = False
+        self.endless = False  # it printed more than is kept, and was ended for that
         self._popen = popen
         self._pidfd = _pidfd(popen.pid)
         self._stdout = bytearray()
         # What it prints may come between two pieces of a message.
         self._words = bytearray(), bytearray()
         self._unlogged = [b"", b""]
-        keep_output = capture if callable(capture) else self._stdout.extend if capture else partial(self._keep_words, 0)
+        keep_output = capture if callable(capture) else self._keep_output if capture else partial(self._keep_words, 0)
         self._readers = [
             (stream, _reader(stream.fileno(), keep))
             for stream, keep in (
@@ -322,6 +349,13 @@ class Child:
             self._on_end()
         return False
 
+    def _keep_output(self, data: bytes) -> None:
+        self._stdout += data
+        if len(self._stdout) > OUTPUT_KEPT:
+            self._stdout.clear()
+            self.endless = True
+            self.signal(signal.SIGKILL)
+
     def _keep_words(self, number: int, data: bytes) -> None:
         """NUMBER: 1 for messages, 0 for what is printed and counts as such."""
         words = self._words[number]
@@ -329,6 +363,8 @@ class Child:
         del words[:-STDERR_KEPT]
         if self.command.logged:
             *lines, self._unlogged[number] = (self._unlogged[number] + data).split(b"\n")
+            if len(self._unlogged[number]) > STDERR_KEPT:
+                lines, self._unlogged[number] = [*lines, self._unlogged[number]], b""
             for line in lines:
                 log.info("%s: %s", self.command.title, line.decode(errors="replace"))
 

@@ -1,8 +1,11 @@
 """Commands on another machine: argv wrapped for ssh, and the one connection that they share."""
 
+import math
 import os
 import re
 import shlex
+import signal
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
@@ -34,6 +37,8 @@ _PLAIN = {
 _GOOD_FOLDER = re.compile(r"/[A-Za-z0-9_./-]{0,69}")
 _FOLDER_PREFIX = "btrfs-backup-"
 _WORDS_KEPT = 32 * 1024
+_MOST_WORDS = 1 << 20  # bytes that ssh may say while it logs in
+_LOGGING_IN = 10  # seconds, beside those for connecting
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,25 @@ def sequence(steps: Sequence[Argv], reader: Argv, sudo: bool) -> str:
     return " && ".join([*(f"{line(step, sudo)} </dev/null" for step in steps), line(reader, sudo)])
 
 
+_QUOTED = re.compile(r"(?:[A-Za-z0-9_./:,@%+\x80-\U0010ffff-]|\\[^\n]|'\n+')+|''")
+_NEXT = " </dev/null && "
+
+
+def read(request: str) -> list[list[Argv]]:
+    """What REQUEST, a command line for the other side, was made of: pipelines, one behind the other. No shell reads it.
+
+    Raises ValueError unless it is just what is made here of these.
+    """
+    steps = [[_words(each) for each in step.split(" | ")] for step in request.split(_NEXT)]
+    if _NEXT.join(" | ".join(line(argv, sudo=False) for argv in step) for step in steps) != request:
+        raise ValueError("it is not quoted as this program does it")
+    return steps
+
+
+def _words(text: str) -> Argv:
+    return tuple(re.sub(r"\\(.)|'(\n*)'", r"\1\2", word) for word in _QUOTED.findall(text))
+
+
 def argv(place: Location, options: Sequence[str], *arguments: str) -> Argv:
     """ssh with values for -o, the first of which win, and ARGUMENTS that come before the host."""
     values = [word for value in options for word in ("-o", value)]
@@ -90,6 +114,27 @@ def amendments(configured: str) -> list[str]:
 def shares_by_itself(options: Sequence[str]) -> bool:
     """Whether the user's OPTIONS say how connections are shared."""
     return any(re.split(r"[\s=]", option.strip(), maxsplit=1)[0].lower() in _SHARING for option in options)
+
+
+def login_limit(configured: str) -> float:
+    """Seconds that a login may take: as many as are wanted when somebody can type a password. CONFIGURED: see
+    `amendments`."""
+    batch = re.search("^batchmode (yes|true)$", configured, re.MULTILINE | re.IGNORECASE)
+    if not batch and _somebody_types():
+        return math.inf
+    found = re.search(r"^connecttimeout (\d+)$", configured, re.MULTILINE | re.IGNORECASE)
+    return (int(found[1]) if found else int(_PATIENCE["ConnectTimeout"][1])) + _LOGGING_IN
+
+
+def _somebody_types() -> bool:
+    """Whether ssh has a way to ask for a password: a terminal, or another program."""
+    if os.environ.get("SSH_ASKPASS"):
+        return True
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 class Connection:
@@ -165,14 +210,18 @@ class Connection:
         configured = process.run(self._local(argv(self.place, given, "-G")))
         if configured.status:
             raise CommandFailed(configured, f"cannot connect to {self.place.host}")
-        options = (*given, *amendments(os.fsdecode(configured.stdout)))
+        settings = os.fsdecode(configured.stdout)
+        options, limit = (*given, *amendments(settings)), login_limit(settings)
         if shares_by_itself(given):
+            if limit < math.inf:
+                self._try_login(options, limit)
             self._options = options
             return
         with process.lacking(f"cannot keep a connection to {self.place.host}, for want of a temporary folder"):
             folder = self._scope.enter_context(_private_folder())
             words = self._words = self._scope.enter_context(process.scratch())
         children = self._scope.enter_context(Children())
+        patience = time.monotonic() + limit
         socket = f"{folder}/ssh"
         shared = (*options, f"ControlPath={socket}")
         with open(os.devnull, "rb") as nothing:
@@ -188,7 +237,21 @@ class Connection:
         while not os.path.exists(socket):
             if self._master.reaped_within(0.01):
                 raise self._broke(self._master, f"cannot connect to {self.place.host}")
+            if time.monotonic() > patience or os.fstat(words.fileno()).st_size > _MOST_WORDS:
+                self._master.signal(signal.SIGKILL)
+                raise self._stalled()
         self._options = (*shared, "ControlMaster=no")
+
+    def _try_login(self, options: Sequence[str], limit: float) -> None:
+        """Raises Failure when a login takes longer than LIMIT seconds."""
+        with open(os.devnull, "rb") as nothing, Children() as children:
+            child = children.start(self._local((*argv(self.place, options, "-T"), "true")), nothing.fileno())
+            if not child.reaped_within(limit):
+                raise self._stalled()
+
+    def _stalled(self) -> Failure:
+        what_to_do = f"Does it wait for something there? Try: ssh {self.login}"
+        return Failure(f"cannot connect to {self.place.host}: the login does not come to an end", what_to_do)
 
     def _local(self, argv: Argv) -> Command:
         return Command(argv, title="ssh", own_session=False, login=self.login)

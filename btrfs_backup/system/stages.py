@@ -12,7 +12,7 @@ from btrfs_backup.errors import Failure, LockHeld
 from btrfs_backup.model import stage
 from btrfs_backup.model.snapshot import Subvolume
 from btrfs_backup.model.stage import SUBVOLUME, Stage
-from btrfs_backup.system import btrfs, lock
+from btrfs_backup.system import btrfs, lock, tools
 from btrfs_backup.system.folder import Folder, Sending
 from btrfs_backup.system.process import Pipeline
 
@@ -79,7 +79,7 @@ class Attempt:
 
     def leave(self) -> None:
         """Remove it when it is empty, and leave what was in the stage before. Raises Failure."""
-        self.folder.host.ended(("rmdir", "--", self.path))
+        self.folder.host.ended(tools.remove_folder(self.path))
 
 
 def left(folder: Folder, name: str) -> list[Stage]:
@@ -111,10 +111,10 @@ def opened(folder: Folder, name: str, taken: frozenset[str], earlier: Stage | No
     attempt = stage.attempt(socket.gethostname(), os.getpid(), time.time())
     place = folder.at(entry)
     try:
-        folder.host.run(("mkdir", "-m", "700", "--", place, join(place, attempt)), f"cannot make the stage '{place}'")
+        folder.host.run(tools.make_stage(place, join(place, attempt)), f"cannot make the stage '{place}'")
     except Failure:
         # It goes on behind what it could not make: the stage is that of another attempt, which could not remove it.
-        folder.host.ended(("rmdir", "--", join(place, attempt)))
+        folder.host.ended(tools.remove_folder(join(place, attempt)))
         raise
     with lock.staged(folder.host, place, shared=True) as inherit:
         yield Attempt(folder, entry, attempt, mounting, inherit)
@@ -128,7 +128,7 @@ def _continued(folder: Folder, earlier: Stage) -> Iterator[Attempt]:
     in_use = LockHeld(f"'{folder.at(earlier.name)}' is being received already", "Wait until that has ended.")
     if lock.is_held(folder.host, place):
         raise in_use
-    folder.host.run(("mkdir", "-m", "700", "--", join(place, name)), f"cannot go on in the stage '{place}'")
+    folder.host.run(tools.make_attempt(join(place, name)), f"cannot go on in the stage '{place}'")
     attempt = Attempt(folder, earlier.entry, name, mounting, earlier=earlier)
     with lock.staged(folder.host, place, shared=True) as inherit:
         # Of two that have come so far, at least one sees the other.
@@ -162,10 +162,10 @@ def remove(folder: Folder, left: Stage, commit: bool = True) -> None:
         for failure in folder.delete(left.subvolumes, commit=commit).values():
             raise failure
     trying = f"cannot remove the stage '{place}'"
-    if left.attempts:
-        # What a stream has put beside the subvolume; links are not followed.
-        folder.host.run(("rm", "-rf", "--", *(join(place, each) for each in left.attempts)), trying)
-    folder.host.run(("rmdir", "--", place), trying)
+    for each in left.attempts:
+        # What a stream has put beside the subvolume.
+        folder.host.run(tools.remove_tree(join(place, each)), trying)
+    folder.host.run(tools.remove_folder(place), trying)
 
 
 def holds_only(names: Sequence[str], found: Mapping[str, Subvolume], other: Sequence[str]) -> str:

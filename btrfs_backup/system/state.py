@@ -11,7 +11,7 @@ from btrfs_backup.model import records
 from btrfs_backup.model.records import Records
 from btrfs_backup.system import hints, process
 from btrfs_backup.system.host import Host
-from btrfs_backup.system.process import CommandFailed
+from btrfs_backup.system.process import CommandFailed, TooMuch
 from btrfs_backup.system.ssh import Connection
 
 OUTSTANDING = ".outstanding_transfers"
@@ -36,8 +36,9 @@ def read(host: Host, folder: str, aside: bool) -> tuple[Records, tuple[Failure, 
         try:
             known |= parse(host.read(path) or "")
         except (Failure, ValueError) as error:
-            if isinstance(error, Failure) and host.ended(("find", path, "-prune", "-type", "f", "-print")).stdout:
-                raise  # it is a file, and perhaps a good one
+            perhaps_good = isinstance(error, Failure) and not isinstance(error, TooMuch)
+            if perhaps_good and host.ended(("find", path, "-prune", "-type", "f", "-print")).stdout:
+                raise
             why = error.message if isinstance(error, Failure) else f"the state file '{path}' is broken: {error}"
             moved = f"; it was moved to '{_moved_aside(host, path, why)}'" if aside else ""
             failures.append(Failure(f"{why}{moved}", _LOST[name]))

@@ -13,8 +13,7 @@ from typing import IO
 
 from btrfs_backup.errors import Failure
 from btrfs_backup.model.manifest import FACTS, FILE, SHA256, SIZE, XATTRS, parse, record
-from btrfs_backup.model.snapshot import STUB_INODE
-from btrfs_backup.system import signals
+from btrfs_backup.system import signals, tools
 from btrfs_backup.system.btrfs import Argv
 from btrfs_backup.system.host import Host
 from btrfs_backup.system.process import Children, CommandFailed, lacking
@@ -23,25 +22,6 @@ _SSH_FAILED = 255
 _LONGEST = 16 << 20  # bytes of an item; what goes on is none
 _IN_MEMORY = 8 << 20  # bytes that are held before they go to the temporary file
 _BLOCK = 500  # records that are read from there at once
-# Neither the links of folders tell anything, nor the size of what is no file. %P is the path below the top, in which
-# there is no //.
-_FACTS = r"%y %m %U:%G {} %T@ {} %P//%l\0"
-_FOLDER, _FILE, _OTHER = (_FACTS.format(*each) for each in (("-", "-"), ("%n", "%s"), ("%n", "-")))
-# With -z names are printed as they are. Nothing else tells sha256sum, which may print nothing for hours, that nobody
-# waits any more: it is ended when its stdin ends, which is that of find, also through ssh and sudo.
-_HASH = (
-    'exec 3<&0; sha256sum -z -- "$@" & hash=$!; { read -r end <&3; kill $hash; } & '
-    "wait $hash; code=$?; kill $!; exit $code"
-)
-_GETFATTR = ("getfattr", "-d", "-m", "-", "-e", "hex", "-h", "--absolute-names", "--")
-PROBE_ATTRIBUTES: Argv = (*_GETFATTR, "/")  # whether there is one that knows the options
-# What find has to do to list all but the data and the extended attributes, and to list these. By way of find, nothing
-# else needs a rule under sudo.
-_STAT = ("-exec", "stat", "--printf", r"%t:%T %n\0", "{}", "+")  # find does not know the numbers of devices
-_FOLDER_OR_FILE = ("-type", "d", "-printf", _FOLDER, "-o", "-type", "f", "-printf", _FILE)
-ENTRIES: Argv = (*_FOLDER_OR_FILE, "-o", "-printf", _OTHER, "(", "-type", "b", "-o", "-type", "c", ")", *_STAT)
-CHECKSUMS: Argv = ("-type", "f", "-exec", "sh", "-c", _HASH, "sh", "{}", "+")
-ATTRIBUTES: Argv = ("-exec", *_GETFATTR, "{}", "+")
 
 
 class Spool:
@@ -151,10 +131,12 @@ def read(trees: Sequence[Tree], watch: Callable[[bool], None] | None = None) -> 
     watch: is called a few times a second, and told whether the data is being read, all else being known.
     Raises Failure when there is no room for temporary files.
     """
-    entries = [(each, ENTRIES, b"\0") for each in trees]
-    attributes = [(each, ATTRIBUTES, b"\n\n") for each in trees if each.attributes and each.host.connection]
+    entries = [(each, tools.ENTRIES, b"\0") for each in trees]
+    attributes = [(each, tools.ATTRIBUTES, b"\n\n") for each in trees if each.attributes and each.host.connection]
     _run([*entries, *attributes], (lambda: watch(False)) if watch else None)
-    _run([(each, CHECKSUMS, b"\0") for each in trees if not each.failure], (lambda: watch(True)) if watch else None)
+    _run(
+        [(each, tools.CHECKSUMS, b"\0") for each in trees if not each.failure], (lambda: watch(True)) if watch else None
+    )
 
 
 def _run(lists: Iterable[tuple[Tree, Argv, bytes]], tick: Callable[[], None] | None) -> None:
@@ -168,7 +150,7 @@ def _run(lists: Iterable[tuple[Tree, Argv, bytes]], tick: Callable[[], None] | N
             pipes.callback(os.close, writer)
             intake = _Intake(tree, end)
             try:
-                command = tree.host.command(find(tree.top, what))
+                command = tree.host.command(tools.find(tree.top, what))
                 started.append((intake, children.start(command, reader, capture=intake.feed)))
             except Failure as failure:
                 tree.failure = failure
@@ -210,8 +192,3 @@ class _Intake:
                 return
             self.tree.add(entry)
         self.closed = len(self.rest) > _LONGEST
-
-
-def find(top: str, what: Argv) -> Argv:
-    """find in the folder TOP, without the stubs of nested subvolumes, which are not sent."""
-    return ("find", f"{top}/", "-xdev", "-type", "d", "-inum", str(STUB_INODE), "-prune", "-o", *what)

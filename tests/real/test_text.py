@@ -66,6 +66,10 @@ MACHINES = {
         "What is there: --status": "photos; btrfs-backup /srv/photos /mnt/{usb,disk2}/photos; umount /mnt/disk2; "
         "btrfs-backup /srv/photos /mnt/{usb,disk2}/photos",
     },
+    "server.rst": {
+        "A server that cannot be emptied": "photos; mkdir /mnt/pool/laptop; "
+        "for each in 1 2; do btrfs-backup /srv/photos /mnt/pool/laptop/photos; done"
+    },
     "timers.rst": {"Monitoring": "photos; btrfs-backup /srv/photos /mnt/usb/photos"},
     "json.rst": {"JSON": "photos; btrfs-backup /srv/photos /mnt/usb/photos"},
     "verify.rst": {"Verify": "photos; btrfs-backup /srv/photos /mnt/usb/photos"},

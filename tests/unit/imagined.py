@@ -178,6 +178,9 @@ class Dry(Supposed):
     def _estimate(self, batch: plan.Batch, now: World) -> int | None:
         return None
 
+    def _declined(self, name: str, step: Delete) -> Deleted:
+        return Deleted()
+
 
 def begun(universe: Universe, settings: Settings) -> World:
     return world.begin(settings, universe.time, frozenset(universe.snapshots), universe.file)

@@ -759,6 +759,7 @@ class HelpTest(unittest.TestCase):
 class WordsTest(CommandLineTest):
     """What is said about a wrong command line, word by word: what is wrong, and what to do."""
 
+    KEPT = "Run it where the backups are kept."
     HELP = "'btrfs-backup --help' explains the options."
     KEEP = "(examples: 5, all, '3 24h 7d 4w 12m 5y')"
     URL = "Example: ssh://root@nas:22/backups or ssh://[::1]/backups"
@@ -839,6 +840,14 @@ class WordsTest(CommandLineTest):
             "'--status' and '--verify' cannot be used together",
             "Run one after the other.",
         ),
+        ("--prune", "/b"): (
+            "'--prune' needs to know what to keep",
+            "Example: btrfs-backup --prune -n '7d 4w 12m' /srv/laptop",
+        ),
+        ("--prune", "-n3", "/b", "/c"): ("'--prune' takes one folder on this machine, not '/c'", KEPT),
+        ("--prune", "-n3", "ssh://nas/b"): ("'--prune' takes one folder on this machine, not 'ssh://nas/b'", KEPT),
+        ("--serve", "/b", "/c"): ("'--serve' takes one folder on this machine, not '/c'", KEPT),
+        ("--serve", "--prune", "/b"): ("'--prune' and '--serve' cannot be used together", "Run one after the other."),
         ("--status", "--dry-run", "/src"): ("'--status' changes nothing anyway", "Leave out '--dry-run'."),
         ("--max-age", "2d", "/src"): ("'--max-age' belongs to '--status'", "Add '--status', or leave it out."),
         ("--status", "--max-age", "2", "/src"): (

@@ -172,6 +172,19 @@ class SshTest(unittest.TestCase):
                 self.assertIn(spelling, caught.exception.message)
                 self.assertIn("ssh://root@nas", caught.exception.hint)
 
+    def test_what_means_something_to_a_shell(self) -> None:
+        """A host or a user that stands in a state file reaches the commands of an ssh configuration (%h, %r)."""
+        for evil in ("$(id)", "`id`", "a;b", "a&b", "a|b", "a<b", "a>b", "a'b", 'a"b', "a\nb", "a\x7fb", "a{b}", "(b)"):
+            for spelling in (f"ssh://{evil}/x", f"ssh://{evil}@nas/x", f"ssh://a@{evil}:22/x"):
+                with self.subTest(spelling), self.assertRaises(UsageError) as caught:
+                    parse(spelling, "/")
+                said = "the host or the user holds characters that mean something to a shell"
+                self.assertTrue(
+                    caught.exception.message.endswith(said) or "is not of the form" in caught.exception.message
+                )
+        for spelling in ("ssh://host_1.x-y/x", "ssh://[fe80::1%eth0]/x", "ssh://DOM\\me@nas/x", "ssh://a@b+c@nas/x"):
+            self.assertEqual(parse(spelling, "/").identity, spelling)
+
     def test_port_of_very_many_digits(self) -> None:
         """A number that Python refuses to convert is a usage error as well."""
         with self.assertRaises(UsageError):

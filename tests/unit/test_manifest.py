@@ -8,7 +8,7 @@ from unittest import mock
 
 from btrfs_backup.errors import Failure
 from btrfs_backup.model.manifest import DEVICE, FACTS, SHA256, XATTRS, Comparison, Difference, compare, parse, record
-from btrfs_backup.system import trees
+from btrfs_backup.system import tools, trees
 from btrfs_backup.system.host import Host
 from btrfs_backup.system.trees import Spool
 
@@ -164,11 +164,11 @@ class CompareTest(unittest.TestCase):
 class FileToolsTest(unittest.TestCase):
     def test_argv(self) -> None:
         """The commands begin with find, so that a sudoers file need not list others, and leave out stubs."""
-        for what in (trees.ENTRIES, trees.CHECKSUMS, trees.ATTRIBUTES):
+        for what in (tools.ENTRIES, tools.CHECKSUMS, tools.ATTRIBUTES):
             with self.subTest(what):
-                argv = trees.find("/b/N", what)
+                argv = tools.find("/b/N", what)
                 self.assertEqual(" ".join(argv[:9]), "find /b/N/ -xdev -type d -inum 2 -prune -o")
-        self.assertRegex(" ".join(trees.CHECKSUMS), r"^-type f -exec sh -c .*sha256sum -z -- .* sh \{\} \+$")
+        self.assertRegex(" ".join(tools.CHECKSUMS), r"^-type f -exec sh -c .*sha256sum -z -- .* sh \{\} \+$")
 
     def test_entries(self) -> None:
         words = b"f 4644 0:1000 2 -631152000.2500000000 17"

@@ -5,7 +5,7 @@ import unittest
 from collections.abc import Iterable
 from datetime import date, datetime, timedelta
 
-from btrfs_backup.model.retention import KEEP_ALL, Kept, Policy, Verdict, decide, parse
+from btrfs_backup.model.retention import KEEP_ALL, Kept, Policy, Verdict, decide, decide_by_time, parse
 from btrfs_backup.model.snapshot import Naming
 
 NAMING = Naming()
@@ -49,6 +49,33 @@ def kept_by(text: str, names: Iterable[str]) -> set[str]:
                 if len(met) <= int(word[:-1]):
                     kept.add(name)
     return kept
+
+
+class ByTime(unittest.TestCase):
+    def test_times_count_and_names_do_not(self) -> None:
+        """In the order that is given, where times are equal."""
+        days = {"z": 1, "a": 1, "y": 3, "c": 9, "b": 9}
+        times = {name: datetime(2026, 1, day) for name, day in days.items()}
+        table = {
+            "1": "b",
+            "2": "bc",
+            "7d": "bya",
+            "2d": "by",
+            "1w": "b",
+            "all": "zaycb",
+        }
+        for policy, kept in table.items():
+            with self.subTest(policy):
+                verdict = decide_by_time(parse(policy), times, (), {})
+                self.assertEqual({each.name for each in verdict.kept}, set(kept))
+        verdict = decide_by_time(parse("1"), times, ["b"], {"z": ["being received"]})
+        self.assertEqual(
+            verdict,
+            Verdict(
+                (Kept("z", ("being received",)), Kept("c", ("latest 1 of 1",)), Kept("b", ("lies in the future",))),
+                ("a", "y"),
+            ),
+        )
 
 
 class SecondOpinionTest(unittest.TestCase):

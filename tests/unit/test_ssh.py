@@ -1,6 +1,8 @@
 """Commands wrapped for ssh and sudo, and what is made of the words of both."""
 
+import math
 import unittest
+import unittest.mock
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -41,6 +43,70 @@ class Argv(unittest.TestCase):
             ssh.sequence(steps, ("dd", "of=x"), sudo=True),
             "sudo -n rm -f x\\ y </dev/null && sudo -n cp a b </dev/null && sudo -n dd of\\=x",
         )
+
+    def test_read_again(self) -> None:
+        """Just what was made of argument lists is read, and as these."""
+        odd = (
+            "x",
+            "",
+            "a b",
+            "it's",
+            'a"b',
+            "$(id)",
+            "a;b|c",
+            " | ",
+            " </dev/null && ",
+            "\n\n",
+            "a\n b\\",
+            "\udcff",
+            "ö\t!",
+        )
+        for word in odd:
+            argv = ("btrfs", word, *odd)
+            for sudo in (False, True):
+                wanted = ("sudo", "-n", *argv) if sudo else argv
+                with self.subTest(word, sudo=sudo):
+                    self.assertEqual(ssh.read(ssh.line(argv, sudo)), [[wanted]])
+                    self.assertEqual(ssh.read(f"zstd -d | {ssh.line(argv, sudo)}"), [[("zstd", "-d"), wanted]])
+                    self.assertEqual(ssh.read(ssh.sequence([argv, argv], argv, sudo)), [[wanted]] * 3)
+
+    def test_nothing_else_is_read(self) -> None:
+        table = (
+            *(
+                "a  b",
+                " a",
+                "a ",
+                "a\nb",
+                "a;b",
+                "a & b",
+                "a && b",
+                "a|b",
+                "a >b",
+                "a </dev/null",
+                "'a b'",
+                '"a"',
+                "$x",
+                "`a`",
+            ),
+            *(
+                "a\\",
+                "a\\\nb",
+                "\\a",
+                "a''",
+                "''a",
+                "'\n'a'\n",
+                "a | | b",
+                "#a",
+                "~",
+                "a\tb",
+                "a\0b",
+                "a </dev/null  && b",
+                "a(b)",
+            ),
+        )
+        for request in table:
+            with self.subTest(request), self.assertRaisesRegex(ValueError, "not quoted as this program does it"):
+                self.fail(str(ssh.read(request)))
 
     def test_ssh(self) -> None:
         table = {
@@ -90,6 +156,20 @@ class Argv(unittest.TestCase):
         for configured, wanted in table.items():
             with self.subTest(configured):
                 self.assertEqual(ssh.amendments(configured), wanted)
+
+    def test_a_login_has_a_limit(self) -> None:
+        """But where somebody can type a password."""
+        table = {
+            "batchmode yes\nconnecttimeout none\n": 40,
+            "batchmode yes\nconnecttimeout 5\n": 15,
+            "BatchMode true\n": 40,
+        }
+        for configured, wanted in table.items():
+            with self.subTest(configured):
+                self.assertEqual(ssh.login_limit(configured), wanted)
+        with unittest.mock.patch.dict("os.environ", {"SSH_ASKPASS": "/usr/bin/askpass"}):
+            self.assertEqual(ssh.login_limit("batchmode no\n"), math.inf)
+            self.assertEqual(ssh.login_limit("batchmode yes\n"), 40)
 
     def test_sharing_is_left_to_the_user_who_asks_for_it(self) -> None:
         for option in ("ControlMaster=no", "controlpath none", " ControlPersist = 5 "):

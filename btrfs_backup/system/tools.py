@@ -1,0 +1,161 @@
+"""The command lines of the file tools, those of another machine as well as ours. No I/O here.
+
+What `--serve` answers is built by the same functions (see commands.serve).
+"""
+
+import re
+from collections.abc import Sequence
+from posixpath import dirname, join
+
+from btrfs_backup.model.snapshot import STUB_INODE
+from btrfs_backup.system import btrfs
+from btrfs_backup.system.btrfs import Argv
+
+BOOT_ID = "/proc/sys/kernel/random/boot_id"  # random(4)
+# It has a folder for each filesystem that is mounted. Seen: each mounting gets a new inode number; with a second mount
+# of the same filesystem, and a remount, it stays.
+_MOUNTED = "/sys/fs/btrfs"
+MOUNTED: Argv = ("find", _MOUNTED + "/", "-mindepth", "1", "-maxdepth", "1", "-name", "*-*-*-*-*")
+PROBE_FLOCK: Argv = ("flock", "-V")
+
+# Neither the links of folders tell anything, nor the size of what is no file. %P is the path below the top, in which
+# there is no //.
+_FACTS = r"%y %m %U:%G {} %T@ {} %P//%l\0"
+_FOLDER, _FILE, _OTHER = (_FACTS.format(*each) for each in (("-", "-"), ("%n", "%s"), ("%n", "-")))
+# With -z names are printed as they are. Nothing else tells sha256sum, which may print nothing for hours, that nobody
+# waits any more: it is ended when its stdin ends, which is that of find, also through ssh and sudo.
+_HASH = (
+    'exec 3<&0; sha256sum -z -- "$@" & hash=$!; { read -r end <&3; kill $hash; } & '
+    "wait $hash; code=$?; kill $!; exit $code"
+)
+_GETFATTR = ("getfattr", "-d", "-m", "-", "-e", "hex", "-h", "--absolute-names", "--")
+PROBE_ATTRIBUTES: Argv = (*_GETFATTR, "/")  # whether there is one that knows the options
+# What find has to do to list all but the data and the extended attributes, and to list these. By way of find, nothing
+# else needs a rule under sudo.
+_STAT = ("-exec", "stat", "--printf", r"%t:%T %n\0", "{}", "+")  # find does not know the numbers of devices
+_FOLDER_OR_FILE = ("-type", "d", "-printf", _FOLDER, "-o", "-type", "f", "-printf", _FILE)
+ENTRIES: Argv = (*_FOLDER_OR_FILE, "-o", "-printf", _OTHER, "(", "-type", "b", "-o", "-type", "c", ")", *_STAT)
+CHECKSUMS: Argv = ("-type", "f", "-exec", "sh", "-c", _HASH, "sh", "{}", "+")
+ATTRIBUTES: Argv = ("-exec", *_GETFATTR, "{}", "+")
+LISTS = (ENTRIES, CHECKSUMS, ATTRIBUTES)
+
+
+def ancestors(path: str) -> list[str]:
+    """PATH and the folders above it, up to the root."""
+    found = [path]
+    while found[-1] not in ("/", ""):
+        found.append(dirname(found[-1]))
+    return found
+
+
+def look(path: str) -> Argv:
+    """Prints inode number and mode of PATH and of all above it, as far as they exist, that of a folder PATH twice.
+
+    What is mounted when it is used is not mounted when it is looked at, but when something in it is.
+    """
+    return ("stat", "-L", "-c", "%i %f", "--", join(path, "."), *ancestors(path))
+
+
+def resolve(path: str) -> Argv:
+    return ("readlink", "-f", "--", path)
+
+
+def read(path: str) -> Argv:
+    return ("cat", "--", path)
+
+
+def inode(path: str) -> Argv:
+    return ("stat", "-c", "%i", "--", path)
+
+
+def mounting(uuid: str) -> Argv:
+    """Prints what is another number whenever the filesystem UUID is mounted anew."""
+    return inode(f"{_MOUNTED}/{uuid}")
+
+
+def filesystem_id(path: str) -> Argv:
+    """Prints the number that btrfs.filesystem_among understands."""
+    return ("stat", "-f", "-c", "%i", "--", path)
+
+
+def entries(path: str) -> Argv:
+    """Lists what is in the folder PATH, and what is in the stages and the attempts in these."""
+    # Names may hold newlines, hence -print0; the path of a subvolume comes twice, that of a folder three times.
+    # The slash follows a link.
+    top = path.rstrip("/") + "/"
+    inside = re.sub(r"([][*?\\])", r"\\\1", top) + ".*.receiving*"
+    subvolume = ("-type", "d", "-inum", str(btrfs.SUBVOLUME_INODE), *["-print0"] * 2)
+    kinds = ("(", *subvolume, "-o", "-type", "d", *["-print0"] * 3, "-o", "-print0", ")")
+    return ("find", top, "-mindepth", "1", "-maxdepth", "3", *kinds, "(", "-path", inside, "-o", "-prune", ")")
+
+
+def write_out(path: str) -> Argv:
+    """Has all that the filesystem of PATH holds on disk.
+
+    Without that, a backup whose machine loses its power within half a minute is read-only and has its received UUID
+    afterwards, and lacks data. It fails when data could not be written since (syncfs(2)).
+    """
+    return ("sync", "-f", "--", path)
+
+
+def make_folder(path: str) -> Argv:
+    """Makes it with its parents; nobody else can look into it."""
+    return ("mkdir", "-p", "-m", "700", "--", path)
+
+
+def make_stage(stage: str, attempt: str) -> Argv:
+    """Makes the folder ATTEMPT in a STAGE that is made, too. It goes on behind what it could not make."""
+    return ("mkdir", "-m", "700", "--", stage, attempt)
+
+
+def remove_folder(path: str) -> Argv:
+    return ("rmdir", "--", path)
+
+
+def remove_tree(path: str) -> Argv:
+    """Removes it with all that is in it; links are not followed."""
+    return ("rm", "-rf", "--", path)
+
+
+def make_attempt(attempt: str) -> Argv:
+    """Makes an attempt in a stage that is there."""
+    return ("mkdir", "-m", "700", "--", attempt)
+
+
+def head(size: int) -> Argv:
+    """Hands on the first SIZE bytes, and not one more is read."""
+    return ("dd", "bs=1", f"count={size}")
+
+
+def leave_out(head: int, lengths: Sequence[int]) -> Argv:
+    """Hands on HEAD bytes, in place of what has these LENGTHS the hashes, as sha256sum prints them, and the rest."""
+    hashed = (f"head -c {length} | sha256sum" for length in lengths)
+    return ("sh", "-c", "; ".join((f"head -c {head}", *hashed, "exec cat")))
+
+
+def leaves_out(argv: Argv) -> bool:
+    """Whether ARGV is what `leave_out` makes."""
+    *begin, script = argv if len(argv) == 3 else ("", "")
+    return begin == ["sh", "-c"] and bool(
+        re.fullmatch(r"head -c \d{1,19}(; head -c \d{1,19} \| sha256sum)*; exec cat", script, re.ASCII)
+    )
+
+
+def hold(path: str, shared: bool = False) -> Argv:
+    """Holds a lock on PATH as long as its input lasts, which it prints when it has it; ends with 1 when others do."""
+    return ("flock", "-n", *(["-s"] if shared else []), path, "cat")
+
+
+def is_held(path: str) -> Argv:
+    """Ends with 1 when somebody holds a lock on PATH."""
+    return ("flock", "-n", path, "true")
+
+
+def locked(path: str, argv: Argv) -> Argv:
+    """ARGV, which shares the lock on PATH as long as it runs."""
+    return ("flock", "-n", "-s", path, *argv)
+
+
+def find(top: str, what: Argv) -> Argv:
+    """find in the folder TOP, without the stubs of nested subvolumes, which are not sent."""
+    return ("find", f"{top}/", "-xdev", "-type", "d", "-inum", str(STUB_INODE), "-prune", "-o", *what)
