@@ -35,7 +35,8 @@ class Cuts:
         disk.unmount()
         disk.mount("compress=zstd")
         self.source = test.subvolume(disk.path / "home")
-        self.far = test.disk("far", 1200).path
+        # `btrfs receive` takes whatever copy of a parent it finds on a filesystem.
+        self.disks = {each: test.disk(each, 600).path for each in DIRECTIONS}
         test.folder.chmod(0o755)
         self.server = Sshd(test.folder / "sshd")
         test.addCleanup(self.server.stop)
@@ -84,7 +85,7 @@ class Cuts:
         """One transfer, in a direction of its own, with several cuts; what was done, for a message."""
         direction = DIRECTIONS[number % len(DIRECTIONS)]
         self.change()
-        far = self.far / direction
+        far = self.disks[direction] / "backups"
         far.mkdir(exist_ok=True)
         near = self.server.url.replace(str(self.server.port), str(self.proxy.port))
         ways = ([], [], ["--compress", "gzip"], ["--no-compressed-data"], ["--rate-limit", "80M"])
@@ -92,7 +93,7 @@ class Cuts:
         where: Path = far
         if direction == "restore":
             self.test.backup("-n", "1", self.source, far, module=MODULE)
-            where = self.far / f"restored {number}"
+            where = far.parent / f"restored {number}"
             arguments = ["--restore", *options, f"{near}{far / names(far)[-1]}", where]
         else:
             source, target = {
@@ -162,7 +163,7 @@ class Cuts:
         for backup, snapshot in pairs:
             self.test.assertEqual(show(backup)["Received UUID"], show(snapshot)["UUID"])
             self.test.assertEqual(content(backup), content(snapshot))
-        self.test.assertEqual([*self.far.glob(".*"), *where.glob(".*")], [])
+        self.test.assertEqual([*self.disks[direction].glob(".*"), *where.glob(".*")], [])
 
 
 def content(top: Path) -> object:
