@@ -30,7 +30,6 @@ from btrfs_backup.system.host import Host
 from tests.real.machine import Disk, fast_folder, sh, show, start_command, tree
 
 SECRET = b"what only the neighbour knows " * 200
-NEIGHBOUR = "neighbour-20200101-000000"
 Answer = tuple[int, bytes, bytes]
 
 
@@ -236,6 +235,9 @@ class Attacker:
                 ("btrfs", "receive", "-C", "-m", "/", path),
                 ("btrfs", "send", "-f", path, other),
                 ("btrfs", "subvolume", "set-default", path),
+                tools.entries(path),
+                tools.find(path, tools.ENTRIES),
+                btrfs.send(path, None),
                 ("internal-sftp",),
                 ("scp", "-t", path),
                 ("rsync", "--server", "-logDtpr", ".", path),
@@ -274,13 +276,22 @@ class Attacker:
     def path(self) -> str:
         scene, choose = self.scene, self.random.choice
         link = scene.served / "link"
-        tops = (*scene.backups, scene.served, link, link / NEIGHBOUR, scene.theirs, scene.neighbour, scene.outside)
+        tops = (
+            *scene.backups,
+            scene.served,
+            link,
+            link,
+            link / scene.theirs.name,
+            scene.theirs,
+            scene.neighbour,
+            scene.outside,
+        )
         top = choose((*tops, Path("/etc")))
         ends = (
             "/..",
             "/../neighbour",
             "/link",
-            f"/link/{NEIGHBOUR}",
+            f"/link/{scene.theirs.name}",
             "//",
             "/.",
             "/x\ny",

@@ -5,6 +5,7 @@ folder that is served.
 """
 
 import os
+import signal
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import chain
@@ -21,7 +22,8 @@ from btrfs_backup.system.pipes import Pipe
 from btrfs_backup.system.process import Child, Children, Command
 
 _PIECE = 1 << 20
-_GLANCE = 0.01
+_GLANCE = 0.01  # seconds
+_GRACE = 5.0
 
 
 def let_in(children: Children, source: int, argv: Argv, attempt: str, top: str, start: str) -> Child:
@@ -42,6 +44,9 @@ def let_in(children: Children, source: int, argv: Argv, attempt: str, top: str, 
         children.wait([receiver])
         return receiver
     except BrokenStream as error:
+        # Before its input ends, which it could take for the end of what it was to get.
+        receiver.signal(signal.SIGKILL)
+        receiver.reaped_within(_GRACE)
         raise ValueError(f"what came in: {error}") from None
     finally:
         pipe.close()

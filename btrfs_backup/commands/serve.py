@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 _ZIPS, _UNZIPS = zip(*METHODS.values(), strict=True)
 _SHOWN = 500  # characters of a request
+_LONGEST_WORD = 4096  # characters; no path is longer
 _UNKNOWN = "it is nothing that a client needs for its backups"
 
 
@@ -362,7 +363,7 @@ def _hands_on(argv: Argv) -> bool:
 def _known(ground: Ground, argv: Argv) -> tuple[Request, list[str]]:
     """The request that ARGV is, and its words, which have been judged. Raises ValueError."""
     wrong = ValueError(_UNKNOWN)
-    for request in requests():
+    for request in requests() if max(map(len, argv), default=0) <= _LONGEST_WORD else ():
         if (words := request.words(argv)) is not None:
             try:
                 for kind, word in zip(request.kinds, words, strict=True):
