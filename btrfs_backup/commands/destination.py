@@ -171,10 +171,12 @@ class BackupFolder:
             log.info("%s: created", self.location)
         known = now.at(self.location.identity)
         foreign = frozenset(each.entry for each in known.seen.inventory.stages if each.foreign)
-        attempt = scope.enter_context(stages.opened(there, step.batches[0].snapshot, foreign, step.resumed))
+        earlier = step.resumed.subvolumes if step.resumed else ()
+        ahead = cutter.checkpoints(earlier, self.settings.far)
+        useless = cutter.useless(earlier, ahead[-1]) if ahead else []
+        opened = stages.opened(there, step.batches[0].snapshot, foreign, step.resumed, useless)
+        attempt = scope.enter_context(opened)
         reception = FolderReception(self, attempt, step.batches, now.snapshots, known.holdings.complete, how)
-        if ahead := cutter.checkpoints(reception.earlier, self.settings.far):
-            attempt.folder.delete(cutter.useless(reception.earlier, ahead[-1]))
         if attempt.mounting[0] != self.filesystem:
             reception.cancel()
             raise Failure("another filesystem is there by now than the one that was looked at", "Run it again.")

@@ -381,11 +381,12 @@ class _Restore:
         with self.place.locked(), ExitStack() as scope:
             try:
                 if not self.plan.there:
-                    opened = stages.opened(self.place.home, self.place.staged_as(name), foreign, resumed)
+                    earlier = resumed.subvolumes if resumed else ()
+                    self._ahead = cutter.checkpoints(earlier, self.backup.far)
+                    useless = cutter.useless(earlier, self._ahead[-1]) if self._ahead else []
+                    staged_as = self.place.staged_as(name)
+                    opened = stages.opened(self.place.home, staged_as, foreign, resumed, useless)
                     self._attempt = scope.enter_context(opened)
-                if resumed and self._attempt:
-                    self._ahead = cutter.checkpoints(resumed.subvolumes, self.backup.far)
-                    self.place.home.delete(cutter.useless(resumed.subvolumes, self._ahead[-1]))
                 self._bring()
                 self._report(done=True)
                 self._clear_up()

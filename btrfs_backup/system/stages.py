@@ -96,14 +96,16 @@ def left(folder: Folder, name: str) -> list[Stage]:
 
 
 @contextmanager
-def opened(folder: Folder, name: str, taken: frozenset[str], earlier: Stage | None = None) -> Iterator[Attempt]:
+def opened(
+    folder: Folder, name: str, taken: frozenset[str], earlier: Stage | None = None, useless: Sequence[Subvolume] = ()
+) -> Iterator[Attempt]:
     """A new attempt to receive NAME into a stage of FOLDER, locked as long as the scope lasts.
 
-    TAKEN: names of stages that are something else; EARLIER: the one to go on with. Raises Failure, also when somebody
-    receives it there already.
+    TAKEN: names of stages that are something else; EARLIER: the one to go on with, without what is USELESS. Raises
+    Failure, also when somebody receives it there already.
     """
     if earlier:
-        with _continued(folder, earlier) as going_on:
+        with _continued(folder, earlier, useless) as going_on:
             yield going_on
         return
     mounting = folder.mounting()
@@ -121,7 +123,7 @@ def opened(folder: Folder, name: str, taken: frozenset[str], earlier: Stage | No
 
 
 @contextmanager
-def _continued(folder: Folder, earlier: Stage) -> Iterator[Attempt]:
+def _continued(folder: Folder, earlier: Stage, useless: Sequence[Subvolume]) -> Iterator[Attempt]:
     """A new attempt in a stage that is there. Raises Failure, LockHeld when there is another new one."""
     mounting, place = folder.mounting(), folder.at(earlier.entry)
     name = stage.attempt(socket.gethostname(), os.getpid(), time.time())
@@ -138,7 +140,9 @@ def _continued(folder: Folder, earlier: Stage) -> Iterator[Attempt]:
         }:
             attempt.leave()
             raise in_use
-        yield replace(attempt, inherit=inherit)
+        failed = folder.delete(useless, commit=False)
+        left = tuple(each for each in earlier.subvolumes if each not in useless or each.name in failed)
+        yield replace(attempt, inherit=inherit, earlier=replace(earlier, subvolumes=left))
 
 
 def clear(folder: Folder, left: Stage) -> None:

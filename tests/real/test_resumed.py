@@ -13,7 +13,19 @@ from pathlib import Path
 
 from tests import cuts
 from tests.cuts import left_behind
-from tests.real.machine import Result, child_running, extent, kill, names, sh, show, staged, tree, wait_for
+from tests.real.machine import (
+    Result,
+    child_running,
+    extent,
+    kill,
+    names,
+    sh,
+    show,
+    staged,
+    tree,
+    wait_for,
+    with_program,
+)
 from tests.real.small_parts import PART
 from tests.real.sshd import Proxy, SshTest
 
@@ -194,6 +206,17 @@ class Cuts(ResumedTest):
         kill(wait_for(lambda: child_running(command.pid, "btrfs", "send")))
         command.communicate()
         self.assertEqual(command.returncode, 10)
+        self.followed(source, backups)
+
+    def test_killed_before_it_is_published(self) -> None:
+        """All of it is there, and has not got its name yet."""
+        source, backups = self.grown()
+        script = f'case "$*" in "subvolume snapshot -r"*{backups}/2*) kill -9 $PPID;; *) exec $REAL "$@";; esac'
+        command = self.start(source, backups, module=SMALL, env=with_program(self.folder / "bin", "btrfs", script))
+        command.communicate()
+        [name] = names(source / "snapshot")
+        self.assertIn(name, [each.name for each in staged(backups)])
+        wait_for(lambda: not any(map(is_locked, backups.glob(".*.receiving"))))
         self.followed(source, backups)
 
     def test_full_disk(self) -> None:
