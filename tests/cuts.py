@@ -117,7 +117,7 @@ class Cuts:
             there = there if direction != "restore" else []
             new = [name for name in names(where / "snapshot" if direction == "restore" else far) if name not in there]
             sent = sum(self.size(name, [*there, *new]) for name in new)
-            most = 1.1 * sent + cuts * (PART + WINDOW) + OVERHEAD * (cuts + 1)
+            most = 1.1 * sent + cuts * (PART + WINDOW) + OVERHEAD * 6
             self.test.assertLess(moved, most, f"{cuts} cuts of {new}, {sent} bytes\n{self.said}")
         if direction == "restore":
             sh("btrfs", "subvolume", "delete", *where.glob("snapshot/2*"), where)

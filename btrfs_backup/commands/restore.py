@@ -47,6 +47,13 @@ def restore(settings: Settings, publish: Publish) -> None:
         backup = find_backup(settings, hosts.at(settings.source))
         place = find_place(settings, hosts.at(location), location)
         left = place.leftovers(backup.chosen.name)
+        try:
+            place.check_absent(settings)
+        except Failure:
+            # It was restored after all.
+            if not settings.dry_run:
+                place.clear(left)
+            raise
         plan = survey(settings, backup, place)
         resumed = _resumed(left, backup, place, plan)
         _tell_of_laggards(backup, plan)
@@ -282,7 +289,6 @@ def _same_filesystem(host: Host, one: PathInfo, other: PathInfo) -> bool:
 
 def survey(settings: Settings, backup: Backup, place: Place) -> Plan:
     """What has to be done to bring BACKUP to PLACE. Changes nothing. Raises Failure when it cannot be done."""
-    place.check_absent(settings)
     held = Holdings()
     if place.site.inside:
         _check_way(backup, place.site)

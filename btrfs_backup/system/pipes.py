@@ -260,14 +260,18 @@ class Chain:
 
     def _look_at(self, source: Pipe, target: Pipe) -> None:
         """Hand on what the gate lets through, in parts."""
-        if source.cutter and not source.cutter.resumes and is_small(source, SOON):
-            source.cutter = None
-        if not (source.gate or source.cutter):
-            self._share(source, target)
-            return
         os.set_blocking(source.reader, False)
         source.looking = _PIECE if source.gate else _LEAST
+        taken: list[bytes] = []
+        if source.cutter and not source.cutter.resumes:
+            small, taken = _looked_ahead(source)
+            source.cutter = None if small else source.cutter
         try:
+            for piece in taken:
+                _hand_on(source, target, piece)
+            if not (source.gate or source.cutter):
+                self._share(source, target)
+                return
             if source.ahead:
                 _hand_on(source, target, _proved_head(source, source.ahead))
             while not target.broken and (piece := _next_piece(source, target)):
@@ -300,13 +304,31 @@ class Chain:
 def is_small(source: Pipe, within: float) -> bool:
     """Whether all that comes out of SOURCE is in it WITHIN that many seconds."""
     until = time.monotonic() + within
-    # Some of a pipe can stay empty when it takes no more.
-    most = min(_SMALL, fcntl.fcntl(source.reader, _F_GETPIPE_SZ) * 3 // 4)
+    most = min(_SMALL, _room(source))
     while not (source.abandoned or _poll(source.reader, select.POLLIN, 0) & select.POLLHUP):
         if source.unread() >= most or time.monotonic() > until:
             return False
         time.sleep(0.002)
     return source.unread() < _SMALL
+
+
+def _looked_ahead(source: Pipe) -> tuple[bool, list[bytes]]:
+    """Whether the stream that comes out of SOURCE is small, and what of it had to be taken out to see that."""
+    until, taken = time.monotonic() + SOON, list[bytes]()
+    while not is_small(source, 0):
+        size = sum(map(len, taken)) + source.unread()
+        if size >= _SMALL or time.monotonic() > until:
+            return False, taken
+        if source.unread() >= _room(source):
+            taken.append(_read(source, _PIECE))
+        else:
+            time.sleep(0.002)
+    return sum(map(len, taken)) + source.unread() < _SMALL, taken
+
+
+def _room(pipe: Pipe) -> int:
+    """Bytes that PIPE holds for certain: some of it can stay empty when it takes no more."""
+    return int(fcntl.fcntl(pipe.reader, _F_GETPIPE_SZ) * 3 // 4)
 
 
 def _next_piece(source: Pipe, target: Pipe) -> bytes:

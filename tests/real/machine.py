@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import stat
@@ -230,6 +231,12 @@ def names(folder: Path) -> list[str]:
 def staged(folder: Path) -> list[Path]:
     """What is in the stages of FOLDER: transfers that are not finished."""
     return sorted(folder.glob(".*.receiving*/*/*"))
+
+
+def being_received(folder: Path) -> list[str]:
+    """The names of the backups that have a stage in FOLDER."""
+    found = (re.fullmatch(r"\.(.+)\.receiving(\.\d+)?", each.name) for each in sorted(folder.glob(".*.receiving*")))
+    return [match[1] for match in found if match]
 
 
 def stage(folder: Path, name: str) -> Path:

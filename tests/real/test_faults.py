@@ -11,6 +11,7 @@ from tests.real.machine import (
     COMPLETED,
     OUTSTANDING,
     RealTest,
+    being_received,
     child_running,
     children_of,
     descendants,
@@ -34,7 +35,7 @@ class CutOff(RealTest):
         """A second, large backup that is under way: its subvolume exists at the destination, and receive is stopped."""
         source, usb = self.source(), self.disk("usb").path
         self.backup(source, usb)
-        random_file(source / "large", 10)
+        random_file(source / "large", 40)
         command = self.start("--rate-limit=5M", *options, source, usb)
         receive = wait_for(lambda: child_running(command.pid, "btrfs", "receive"))
         wait_for(lambda: staged(usb))
@@ -43,10 +44,10 @@ class CutOff(RealTest):
 
     def check_cut_off(self, source: Path, usb: Path) -> None:
         """There is a part of a backup in a stage, and a record of it and of its parent."""
-        [old], [part] = names(usb), staged(usb)
+        [old], [new], [part] = names(usb), being_received(usb), staged(usb)
         self.assertFalse(is_readonly(part))
         self.assertEqual(show(part)["Received UUID"], "-")
-        self.check_record(source, usb, old, part.name)
+        self.check_record(source, usb, old, new)
 
     def check_record(self, source: Path, usb: Path, old: str, new: str) -> None:
         record = on_record(source / "snapshot")
@@ -113,7 +114,7 @@ class CutOff(RealTest):
             with self.subTest(program):
                 self.setUp()
                 source, usb, command = self.begin()
-                [old], [part] = names(usb), staged(usb)
+                [old], [new] = names(usb), being_received(usb)
                 child = child_running(command.pid, "btrfs", program)
                 assert child
                 kill(child)
@@ -124,7 +125,7 @@ class CutOff(RealTest):
                 self.assertIn(f"btrfs {program}: it was ended by signal 9", err)
                 self.assertIn(f"{usb}: FAILED", err)
                 self.assertEqual(os.listdir(usb), [old])
-                self.check_record(source, usb, old, part.name)
+                self.check_record(source, usb, old, new)
                 self.check_healed(source, usb)
 
     def test_signals(self) -> None:

@@ -22,7 +22,7 @@ from tests.unit.test_sendstream import command
 from tests.unit.test_sendstream import number as u64
 
 _FICLONE = 0x40049409
-SALTS = (f"{number:08x}" for number in itertools.count())
+SALTS = (f"{number:016x}" for number in itertools.count())
 
 
 def send(*arguments: object) -> bytes:

@@ -375,7 +375,7 @@ class CutOff(RestoreTest):
         kill(receive, signal.SIGCONT)
         _, err = command.communicate()
         self.assertEqual(command.returncode, 128 + signal.SIGTERM, err)
-        self.assertIn(f"{home}: ended by SIGTERM; it is not restored; the same command begins anew", err)
+        self.assertIn(f"{home}: ended by SIGTERM; it is not restored; run the same command again", err)
         self.assertEqual(names(self.new), [])
 
     def test_dry_run_leaves_it_alone(self) -> None:
@@ -387,7 +387,7 @@ class CutOff(RestoreTest):
         result = self.backup("--restore", "--dry-run", usb, home)
         self.assertIn(f"would restore {names(usb)[0]} from {usb}, in full", result.out)
         self.assertEqual(result.err, "")
-        self.assertEqual([part.name for part in staged(self.new)], names(usb))
+        self.assertEqual(len(staged(self.new)), 1)
 
     def test_second_run(self) -> None:
         usb, home, command, receive = self.begin()

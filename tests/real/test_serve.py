@@ -1,6 +1,7 @@
 """`--serve`: a machine that takes backups of a client that cannot be trusted."""
 
 import fcntl
+import json
 import os
 import re
 import signal
@@ -90,6 +91,33 @@ class Served(SshTest):
         self.backup(*options, "-S", self.home, self.to)
         snapshots = self.home / "snapshot"
         self.assert_complete(self.served, snapshots, names(snapshots))
+
+    def test_goes_on(self) -> None:
+        """A transfer to it, and a restore from it, that are cut off."""
+        server = self.serving()
+        options, part = server.arguments(), "tests.real.small_parts"
+        random_file(self.home / "large", 24)
+        proxy = self.proxy(server, 40e6)
+        self.to = self.to.replace(str(server.port), str(proxy.port))
+        new = self.disk("new").path / "home"
+        for arguments in ((self.home, self.to), ("--restore", self.to, new)):
+            taken: tuple[str, ...] = ()
+            for megabytes in (9, 7):
+                proxy.limit = proxy.moved + megabytes * 1_000_000
+                status = 1 if new in arguments else 10
+                result = self.backup(*options, *taken, *arguments, status=status, module=part)
+                self.assertRegex(result.err, r"kept there, and the next run goes on|kept; the same command goes on")
+                taken = () if new in arguments else ("-S",)
+            before = proxy.moved
+            result = self.backup("--json", *options, *taken, *arguments, module=part)
+            said = json.loads(result.out)
+            sent = said["sent"] if new in arguments else said["destinations"][0]["sent"][0]
+            self.assertGreater(sent["resumed_from"], 9e6)
+            self.assertLess(proxy.moved - before, sent["bytes"] - sent["resumed_from"] + 1e6)
+        snapshots = self.home / "snapshot"
+        self.assert_complete(self.served, snapshots, names(snapshots))
+        self.assert_same(new / "snapshot" / names(snapshots)[-1], snapshots / names(snapshots)[-1])
+        self.assertEqual([*self.served.glob(".*"), *new.parent.glob(".*")], [])
 
     def test_in_a_folder_below(self) -> None:
         """Several sources of a client; what is beside what is served is not."""

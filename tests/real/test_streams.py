@@ -351,7 +351,7 @@ class Terminal(RealTest):
             self.assertNotIn("\x1b", self.on_terminal(80, option, "--rate-limit", "8M", "-I", source, usb))
         result = self.backup("--rate-limit", "8M", "-I", source, usb)
         self.assertNotIn("\x1b", result.err)
-        self.assertNotIn("--no-data", self.backup("-v", "debug", source, usb).err)
+        self.assertNotIn("--no-data -p", self.backup("-v", "debug", source, usb).err)
 
 
 class Sizes(RealTest):
