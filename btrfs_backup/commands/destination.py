@@ -1,11 +1,9 @@
 """What a run does at a destination: a folder of backups, or a shell command."""
 
 import logging
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
-from posixpath import join
 from typing import Protocol
 
 from btrfs_backup.errors import Absent, Declined, Failure
@@ -23,7 +21,7 @@ from btrfs_backup.report.text import size
 from btrfs_backup.system import folder, signals, stages
 from btrfs_backup.system.folder import Folder, Sending, Shell, parent_is_to_blame
 from btrfs_backup.system.host import Host, Hosts
-from btrfs_backup.system.paths import PathInfo, is_plain
+from btrfs_backup.system.paths import PathInfo
 from btrfs_backup.system.process import CommandFailed
 from btrfs_backup.system.stages import Attempt
 from btrfs_backup.system.transfer import Ending, Receiver, Streamed, Transferred
@@ -54,8 +52,9 @@ class Reception(Protocol):
     def cancel(self) -> None:
         """Nothing was sent after all."""
 
-    def is_plain(self, parent: str, path: bytes) -> bool:
-        """Whether PATH in the backup PARENT there leads to its end without a symbolic link, as far as can be told."""
+    @property
+    def plain(self) -> Callable[[bytes], bool]:
+        """Tells whether a path in the parent there leads to its end without a symbolic link."""
 
 
 class Endpoint(Protocol):
@@ -176,7 +175,9 @@ class BackupFolder:
         useless = cutter.useless(earlier, ahead[-1]) if ahead else []
         opened = stages.opened(there, step.batches[0].snapshot, foreign, step.resumed, useless)
         attempt = scope.enter_context(opened)
-        reception = FolderReception(self, attempt, step.batches, now.snapshots, known.holdings.complete, how)
+        parent = step.batches[0].parent
+        plain = there.plain(parent) if parent and self.settings.far else lambda path: True
+        reception = FolderReception(self, attempt, step.batches, now.snapshots, known.holdings.complete, how, plain)
         if attempt.mounting[0] != self.filesystem:
             reception.cancel()
             raise Failure("another filesystem is there by now than the one that was looked at", "Run it again.")
@@ -206,6 +207,7 @@ class FolderReception:
     snapshots: Mapping[str, Subvolume]
     held: Mapping[str, Subvolume]
     how: Sending
+    plain: Callable[[bytes], bool]
 
     @property
     def receiver(self) -> Receiver:
@@ -218,12 +220,6 @@ class FolderReception:
     @property
     def disk(self) -> object:
         return self.at.host, self.at.filesystem
-
-    def is_plain(self, parent: str, path: bytes) -> bool:
-        staged = join(self.attempt.path, parent)
-        return self.at.host.connection is not None or is_plain(
-            staged if os.path.isdir(staged) else self.attempt.folder.at(parent), path
-        )
 
     @property
     def keeps_parts(self) -> bool:
@@ -442,6 +438,7 @@ class ShellReception:
     receiver: Receiver
     host: Host
     disk: object
+    plain: Callable[[bytes], bool] = lambda path: True
 
     @property
     def keeps_parts(self) -> bool:
@@ -449,9 +446,6 @@ class ShellReception:
 
     def cancel(self) -> None:
         return None
-
-    def is_plain(self, parent: str, path: bytes) -> bool:
-        return True
 
     def arrived(self, done: Transferred, ending: Ending) -> Delivery:
         if failed := ending.failure or ending.unwritten:

@@ -27,7 +27,7 @@ from btrfs_backup.system import btrfs, lock, stages, state
 from btrfs_backup.system import transfer as stream
 from btrfs_backup.system.folder import Folder, parent_is_to_blame
 from btrfs_backup.system.host import Host, Hosts
-from btrfs_backup.system.paths import PathInfo, examine, is_plain
+from btrfs_backup.system.paths import PathInfo, examine
 from btrfs_backup.system.ssh import Access
 from btrfs_backup.system.stages import Attempt
 from btrfs_backup.system.transfer import Receiver, Transferred
@@ -516,9 +516,8 @@ class _Restore:
         backup, name = self.backup, self.plan.parent
         parent = {**backup.beside.complete, backup.chosen.name: backup.chosen}[name] if name else None
 
-        def plain(path: bytes) -> bool:
-            return self.host.connection is not None or is_plain(self.place.folder.at(name or ""), path)
-
+        there = backup.folder if name == backup.chosen.name else self.place.folder
+        plain = there.plain(name) if name and backup.far else lambda path: True
         sender = self.streaming.sender(
             backup.folder, backup.chosen, parent, [self.report.destination], compressed_data, plain, cutting
         )

@@ -265,7 +265,7 @@ class Real:
         parent = now.snapshots[batch.parent] if batch.parent else None
 
         def plain(path: bytes) -> bool:
-            return all(each.is_plain(batch.parent or "", path) for each in ready.values())
+            return all(each.plain(path) for each in ready.values())
 
         sender = self._streaming.sender(there, snapshot, parent, list(ready), compressed_data, plain, cutting)
         return replace(sender, begin=tell)

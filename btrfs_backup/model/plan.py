@@ -11,6 +11,7 @@ from btrfs_backup.model import retention
 from btrfs_backup.model.inventory import Holdings
 from btrfs_backup.model.snapshot import Naming, Subvolume
 
+AT_ONCE = 100  # streams, one behind the other
 # What the source has, by name, in the order of names.
 Snapshots = Mapping[str, Subvolume]
 
@@ -158,7 +159,7 @@ def next_batch(targets: Sequence[Target], lineage: "Lineage | None", shared: boo
 
 
 def next_batches(
-    targets: Sequence[Target], lineage: "Lineage | None", shared: bool = True, most: int = 100
+    targets: Sequence[Target], lineage: "Lineage | None", shared: bool = True, most: int = AT_ONCE
 ) -> tuple[Batch, ...]:
     """The next batch and those that come after it, at MOST so many in all, as long as they go to the same destinations.
 

@@ -263,7 +263,9 @@ class World:
             lineage = Lineage(self.subvolume, self.snapshots) if self.settings.incremental else None
             waiting = [each.target for each in self.destinations if each.target and not each.broken]
             waiting = [target for target in waiting if target.missing][: self.most]
-            if batches := plan.next_batches(waiting, lineage, self.settings.shared_stream):
+            # What comes from another machine is judged by what its parent holds, which has to be there before.
+            most = 1 if self.settings.far else plan.AT_ONCE
+            if batches := plan.next_batches(waiting, lineage, self.settings.shared_stream, most):
                 yield Send(batches)
             for target in waiting:
                 name = target.missing[0]

@@ -1,11 +1,13 @@
 """Where streams come from and go to: a folder of snapshots or backups on a host, and a shell command."""
 
 import fcntl
+import itertools
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from posixpath import basename, join
 
 from btrfs_backup.errors import Failure
@@ -17,7 +19,7 @@ from btrfs_backup.model.snapshot import Naming, Subvolume
 from btrfs_backup.model.stage import Stage
 from btrfs_backup.system import btrfs, lock, process, ssh, tools
 from btrfs_backup.system.host import Host
-from btrfs_backup.system.paths import PathInfo, examine
+from btrfs_backup.system.paths import PathInfo, examine, is_plain
 from btrfs_backup.system.process import DECLINED, Command, CommandFailed, Ended, Pipeline
 
 # A login shell gets a command line as one argument, of 128 KiB at most (execve(2), MAX_ARG_STRLEN).
@@ -184,6 +186,14 @@ class Folder:
             first = beginning(begun.stdout)
             changed = first.transid if first else None
         return replace(btrfs.parse_show(os.fsdecode(shown.stdout)), changed_transid=changed)
+
+    def plain(self, name: str) -> Callable[[bytes], bool]:
+        """Tells whether a path in the subvolume NAME leads to its end without a symbolic link. Raises Failure."""
+        if not self.host.connection:
+            return partial(is_plain, self.at(name))
+        printed = self.host.run(tools.find(self.at(name), tools.LINKS), f"cannot look for links in '{self.at(name)}'")
+        links = frozenset(map(os.fsencode, printed.split("\0")[:-1]))
+        return lambda path: links.isdisjoint(itertools.accumulate(path.split(b"/"), lambda *names: b"/".join(names)))
 
     def mounting(self) -> tuple[str, str]:
         """The UUID of its filesystem, and what is another one whenever that is mounted anew. Raises Failure."""

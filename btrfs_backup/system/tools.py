@@ -156,6 +156,9 @@ def locked(path: str, argv: Argv) -> Argv:
     return ("flock", "-n", "-s", path, *argv)
 
 
+LINKS: Argv = ("-type", "l", "-printf", r"%P\0")
+
+
 def find(top: str, what: Argv) -> Argv:
     """find in the folder TOP, without the stubs of nested subvolumes, which are not sent."""
     return ("find", f"{top}/", "-xdev", "-type", "d", "-inum", str(STUB_INODE), "-prune", "-o", *what)

@@ -12,7 +12,7 @@ from tests.real.sshd import SshTest
 # What is put in front of the END of an honest stream: frames of the protocol, with paths that may be anything.
 FORGER = """
 import sys
-from btrfs_backup.model.sendstream import Attribute, Command, frame
+from btrfs_backup.model.sendstream import Attribute, Command, beginning, frame, uuid_bytes
 from tests.unit.test_sendstream import command, number
 kind, evil = sys.argv[1], sys.argv[2].encode()
 stream = sys.stdin.buffer.read()
@@ -20,6 +20,7 @@ zero = number(0)
 def clone(path, uuid):
     return command("CLONE", PATH=b"stolen", FILE_OFFSET=zero, CLONE_LEN=number(4096), CLONE_UUID=uuid,
                    CLONE_CTRANSID=zero, CLONE_PATH=path, CLONE_OFFSET=zero)
+parent = uuid_bytes(beginning(stream[:4096]).parent)
 made = command("MKFILE", PATH=b"stolen", INO=number(9999))
 write = lambda path: command("WRITE", PATH=path, FILE_OFFSET=zero, DATA=b"evil")
 FRAMES = {
@@ -31,6 +32,7 @@ FRAMES = {
     "an empty path": write(b""),
     "a dot": write(b"./file"),
     "clone from elsewhere": made + clone(b"file", b"\\1" * 16),
+    "clone through a link": made + clone(b"link", parent),
     "not of the protocol": frame(99, b""),
     "a second subvolume": frame(Command.END) + stream[:17] + stream[17:-10].replace(b"\\0\\0", b"\\0\\0"),
     "something behind the end": frame(Command.END) + b"more",
@@ -108,12 +110,34 @@ class Forged(SshTest):
                 self.assert_nothing_happened(self.usb, before)
 
     def test_a_clone_through_a_link_in_the_parent(self) -> None:
-        """Honest clones from the parent pass."""
+        """That is refused, also where the parent is on a third machine; honest clones from the parent pass."""
         (self.home / "large").write_bytes(os.urandom(1 << 20))
         self.backup(*self.server.arguments(), self.pulled, self.usb)
         sh("cp", "--reflink=always", self.home / "large", self.home / "copy")
         self.backup(*self.server.arguments(), self.pulled, self.usb)
         self.assert_complete(self.usb, self.home / "snapshot", names(self.home / "snapshot"))
+        nas = self.disk("nas").path
+        self.backup(*self.server.arguments(), "-S", self.pulled, f"{self.server.url}{nas}")
+        for target, where in ((self.usb, self.usb), (f"{self.server.url}{nas}", nas)):
+            with self.subTest(target=target):
+                before = sorted(os.listdir(where))
+                self.kind.write_text("clone through a link")
+                result = self.backup(*self.server.arguments(), self.pulled, target, status=10)
+                self.assertIn("b'link' leads through a symlink in the parent", result.err)
+                self.assert_nothing_happened(where, before)
+                self.kind.unlink()
+                self.backup(*self.server.arguments(), "-S", self.pulled, target)
+                self.assert_complete(where, self.home / "snapshot", names(self.home / "snapshot"))
+        # A restore on top of a copy that is there.
+        pool = self.home.parent
+        copies = pool / "copies"
+        self.backup(*self.server.arguments(), "--restore", "-f", copies, f"{self.server.url}{nas}", pool / "new")
+        (self.home / "more").write_bytes(os.urandom(1 << 16))
+        self.backup(*self.server.arguments(), self.pulled, f"{self.server.url}{nas}")
+        self.kind.write_text("clone through a link")
+        arguments = ("--restore", "-f", copies, f"{self.server.url}{nas}", pool / "newer")
+        result = self.backup(*self.server.arguments(), *arguments, status=1)
+        self.assertIn("b'link' leads through a symlink in the parent", result.err)
 
 
 if __name__ == "__main__":
