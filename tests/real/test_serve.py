@@ -67,7 +67,7 @@ class Served(SshTest):
         for _ in range(3):
             self.backup(*options, self.home, self.to)
         held = names(self.served)
-        table: tuple[tuple[str, ...], ...] = (("-n1",), ("-n", "1", "-w"), ("-n", "2"))
+        table: tuple[tuple[str, ...], ...] = (("-n", "1", "-w"), ("-n", "2"))
         for more in table:
             result = self.backup(*options, "-S", *more, self.home, self.to)
             self.assertEqual(result.err.count("pruned over there: it does not delete by order of others"), 1, result)
