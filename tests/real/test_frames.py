@@ -11,14 +11,15 @@ import stat
 import subprocess
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from btrfs_backup.model.cutter import Cutter, checkpoints
 from btrfs_backup.model.gate import Expected, Gate
-from btrfs_backup.model.sendstream import BrokenStream, Checker, Command, frame, uuid_bytes
+from btrfs_backup.model.sendstream import Attribute, BrokenStream, Checker, Command, Walker, frame, uuid_bytes
 from btrfs_backup.model.snapshot import Subvolume
 from tests.real.machine import RealTest, names, sh, show
-from tests.unit.test_sendstream import command
+from tests.unit.test_sendstream import attributes, command
 from tests.unit.test_sendstream import number as u64
 
 _FICLONE = 0x40049409
@@ -35,7 +36,7 @@ def received(folder: Path, pieces: Iterable[bytes | memoryview]) -> str:
     done = subprocess.run(
         ["btrfs", "receive", "-q", "-C", str(folder)], input=b"".join(pieces), check=False, capture_output=True
     )
-    return "" if done.returncode == 0 else done.stderr.decode()
+    return "" if done.returncode == 0 else done.stderr.decode(errors="replace")
 
 
 def in_pieces(stream: bytes, dice: random.Random, most: int = 300_000) -> Iterable[bytes]:
@@ -113,7 +114,7 @@ class Random:
         return self.folder() / self.dice.choice([*odd, *(str(number) for number in range(30))])
 
     def bytes(self, most: int = 200_000) -> bytes:
-        size = self.dice.randrange(most)
+        size = self.dice.choice([self.dice.randrange(most), self.dice.randrange(most), self.dice.randrange(5)])
         return self.dice.choice([self.dice.randbytes(size), b"the same again " * (size // 15), bytes(size)])
 
     def do_file(self) -> None:
@@ -312,6 +313,155 @@ def has_link(top: Path, path: bytes) -> bool:
         if os.path.islink(at):
             return True
     return False
+
+
+def data_in(path: Path) -> bytes:
+    """The data of a file, which may be of any size, without its holes."""
+    found, at = b"", 0
+    with path.open("rb") as file, suppress(OSError):
+        while True:
+            at = os.lseek(file.fileno(), at, os.SEEK_DATA)
+            end = os.lseek(file.fileno(), at, os.SEEK_HOLE)
+            found += os.pread(file.fileno(), min(end - at, 4 << 20), at)
+            at = end
+    return found
+
+
+class Hostile(Streams):
+    """Streams that were changed at random, behind the gate and in front of a confined receiver.
+
+    BTRFS_BACKUP_HOSTILE sets how many there are.
+    """
+
+    MARKER = b"not for everybody " * 500
+    COUNT = int(os.environ.get("BTRFS_BACKUP_HOSTILE", "60"))
+
+    def setUp(self) -> None:
+        super().setUp()
+        tree = self.tree("tree")
+        (tree / "up").symlink_to("../../..")
+        (tree / "away").symlink_to(self.there / "secret")
+        (tree / "plain").write_bytes(os.urandom(20_000))
+        self.first, self.second = self.snapshots(tree, 2, 40)
+        sh("btrfs", "subvolume", "create", self.there / "secret")
+        (self.there / "secret" / "file").write_bytes(self.MARKER)
+        sh("btrfs", "property", "set", "-ts", self.there / "secret", "ro", "true")
+        self.evil = [
+            *(os.fsencode(str(self.there / "secret")), b"../secret/file", b"../../secret/file", b"away/file", b"up/x"),
+            *(b"", b".", b"..", b"plain/../..", b"a\0b", b"x" * 300, b"/", b"//", b"away", b"new/../../y", b"plain/"),
+        ]
+        self.secret = uuid_bytes(show(self.there / "secret")["UUID"])
+
+    def changed(self, stream: bytes) -> bytes:
+        """STREAM with one to three changes, in a frame or between them, with right checksums most of the time."""
+        dice, walker = self.dice, Walker(9)
+        frames = [walker.buffer[start:end] for _, start, end in walker.feed(stream)]
+        for _ in range(dice.randrange(1, 4)):
+            at = dice.randrange(len(frames))
+            match dice.randrange(9):
+                case 0:
+                    frames.insert(at, self.made_up())
+                case 1 | 2:
+                    frames[at] = self.other_values(frames[at], walker.version)
+                case 3:
+                    frames.insert(at, dice.choice(frames))
+                case 4:
+                    frames[at : at + dice.randrange(3)] = []
+                case 5:
+                    spoiled = bytearray(frames[at])
+                    spoiled[dice.randrange(len(spoiled))] ^= 1 << dice.randrange(8)
+                    frames[at] = bytes(spoiled)
+                case 6:
+                    frames.insert(at, dice.randbytes(dice.randrange(40)))
+                case 7:
+                    frames.insert(at, frame(Command.END) + b"".join(frames[:2]))
+                case 8:
+                    one, two = dice.randrange(len(frames)), dice.randrange(len(frames))
+                    frames[one], frames[two] = frames[two], frames[one]
+        return b"".join(frames)
+
+    def made_up(self) -> bytes:
+        """A frame of the protocol, about something that is not the sender's."""
+        dice, zero = self.dice, u64(0)
+        path, other = dice.choice(self.evil), dice.choice([*self.evil, b"plain", b"new"])
+        uuid = dice.choice([self.secret, uuid_bytes(show(self.first)["UUID"]), uuid_bytes(show(self.second)["UUID"])])
+        where = {"FILE_OFFSET": zero, "CLONE_LEN": u64(4096), "CLONE_CTRANSID": zero, "CLONE_OFFSET": zero}
+        return dice.choice(
+            [
+                command("CLONE", PATH=b"plain", CLONE_UUID=uuid, CLONE_PATH=dice.choice([path, b"file"]), **where),
+                command("WRITE", PATH=path, FILE_OFFSET=zero, DATA=b"evil"),
+                command("SYMLINK", PATH=b"new", INO=u64(9999), PATH_LINK=path),
+                command("RENAME", PATH=path, PATH_TO=other),
+                command("RENAME", PATH=other, PATH_TO=path),
+                command("LINK", PATH=other, PATH_LINK=path),
+                command("UNLINK", PATH=path),
+                command("MKFILE", PATH=path, INO=u64(9998)),
+                command("CHOWN", PATH=path, UID=u64(1000), GID=u64(1000)),
+                command("SUBVOL", PATH=other, UUID=uuid, CTRANSID=u64(7)),
+                command("SNAPSHOT", PATH=other, UUID=uuid, CTRANSID=u64(7), CLONE_UUID=uuid, CLONE_CTRANSID=u64(7)),
+            ]
+        )
+
+    def other_values(self, text: bytes, version: int) -> bytes:
+        """The frame TEXT with another command, or other values of some attributes."""
+        dice, walker = self.dice, Walker(early=frozenset())
+        walker.version, walker.buffer = version, text
+        kind = int.from_bytes(text[4:6], "little")
+        try:
+            found = walker.attributes(0, len(text))
+        except (BrokenStream, IndexError):
+            return dice.randbytes(len(text))
+        if not found or dice.random() < 0.2:
+            return frame(dice.randrange(1, 27), text[10:])
+        values = {Attribute(each): walker.value(each, found) for each in found}
+        changed = dice.choice(sorted(values))
+        if "PATH" in changed.name:
+            values[changed] = dice.choice(self.evil)
+        elif "UUID" in changed.name:
+            values[changed] = dice.choice([self.secret, bytes(16), dice.randbytes(16)])
+        else:
+            values[changed] = dice.randbytes(len(values[changed]))
+        ordered = sorted(values.items(), key=lambda item: item[0] == Attribute.DATA)
+        return frame(kind, attributes(version, **{each.name: value for each, value in ordered}))
+
+    def test_nothing_gets_out(self) -> None:
+        streams = [
+            (parent, send(*protocol, *(("-p", parent) if parent else ()), self.second))
+            for protocol in PROTOCOLS
+            for parent in (None, self.first)
+        ]
+        received(self.kept, [send(self.first)])
+        sh("sync", "-f", self.there)
+        outside, refused = looks(self.there), 0
+        for number in range(self.COUNT):
+            parent, stream = self.dice.choice(streams)
+            uuid = show(self.second)["UUID"]
+            upon = show(parent)["UUID"] if parent else ""
+            top = self.kept / self.first.name
+            gate = Gate(
+                [Expected(self.second.name.encode(), uuid, upon, lambda path, top=top: not has_link(top, path))]
+            )
+            passed, stage = b"", self.there / "stage"
+            try:
+                for piece in in_pieces(self.changed(stream), self.dice):
+                    passed += bytes(gate.feed(piece))
+                gate.finish()
+            except BrokenStream:
+                refused += 1
+            with self.subTest(number):
+                received(stage, [passed])
+                for folder, _, files in os.walk(stage):
+                    for each in files:
+                        path = Path(folder, each)
+                        if path.is_file() and not path.is_symlink():
+                            self.assertNotIn(self.MARKER[:40], data_in(path))
+                made = {each.name for each in stage.iterdir()}
+                self.assertLessEqual(made, {self.second.name})
+                for name in made:
+                    sh("btrfs", "subvolume", "delete", stage / name)
+                stage.rmdir()
+                self.assertEqual(looks(self.there), outside)
+        self.assertGreater(refused, self.COUNT // 4)
 
 
 PROTOCOLS = ((), ("--proto", "2", "--compressed-data"))
