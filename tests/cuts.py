@@ -22,7 +22,7 @@ from tests.real.sshd import Proxy, Sshd
 MODULE = "tests.real.small_parts"
 DIRECTIONS = ("push", "pull", "relay", "restore", "local")
 OVERHEAD = 300_000  # bytes of logins and small commands
-WINDOW = 4 << 20  # bytes that are on their way
+WINDOW = 12 << 20  # bytes that are on their way, or not known to be on the disk
 
 
 class Cuts:

@@ -6,9 +6,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from btrfs_backup.commands import streaming
 from btrfs_backup.errors import Absent, Declined, Failure
 from btrfs_backup.model import cutter, inventory, records
-from btrfs_backup.model.cutter import Checkpoint, Part
+from btrfs_backup.model.cutter import Checkpoint
 from btrfs_backup.model.location import Location, Scheme
 from btrfs_backup.model.outcome import Sent
 from btrfs_backup.model.plan import Batch
@@ -22,9 +23,9 @@ from btrfs_backup.system import folder, signals, stages
 from btrfs_backup.system.folder import Folder, Sending, Shell, parent_is_to_blame
 from btrfs_backup.system.host import Host, Hosts
 from btrfs_backup.system.paths import PathInfo
-from btrfs_backup.system.process import CommandFailed
+from btrfs_backup.system.process import Command, CommandFailed
 from btrfs_backup.system.stages import Attempt
-from btrfs_backup.system.transfer import Ending, Receiver, Streamed, Transferred
+from btrfs_backup.system.transfer import Cutting, Ending, Receiver, Streamed, Transferred
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +37,9 @@ _DECLINED = Declined("pruned over there")
 class Reception(Protocol):
     """A destination that is ready for the streams of a Send. disk: what is the same for all on one filesystem."""
 
-    @property
-    def receiver(self) -> Receiver: ...
+    def receiver(self, cutting: Cutting | None) -> Receiver:
+        """What takes the streams, of which the first is cut like that. Raises Failure."""
+
     @property
     def host(self) -> Host: ...
     @property
@@ -209,9 +211,8 @@ class FolderReception:
     how: Sending
     plain: Callable[[bytes], bool]
 
-    @property
-    def receiver(self) -> Receiver:
-        return Receiver(self.attempt.receiver(self.how), self.attempt.folder.writing_out)
+    def receiver(self, cutting: Cutting | None) -> Receiver:
+        return streaming.receiver(self.attempt, self.how, cutting)
 
     @property
     def host(self) -> Host:
@@ -285,7 +286,7 @@ class FolderReception:
         """What came in, how many of those SENT are exactly what was expected, from the first on, what is wrong with
         the next one, and whether its parent is. Raises Failure."""
         found, other = self.attempt.contents()
-        parts = [name for name in found if Part.named(name)] if streams and streams[0].cut else []
+        parts = [name for name in found if cutter.is_ours(name)] if streams and streams[0].cut else []
         if wrong := stages.holds_only([*parts, *(batch.snapshot for batch in self.batches)], found, other):
             return found, 0, wrong, False
         for number, (batch, stream) in enumerate(zip(sent, streams, strict=False)):
@@ -328,7 +329,8 @@ class FolderReception:
         """The delivery of those that ARRIVED, when they have their names."""
         names = [batch.snapshot for batch in arrived]
         try:
-            if names and (rest := [each for name, each in found.items() if not (name in names or Part.named(name))]):
+            rest = [each for name, each in found.items() if not (name in names or cutter.is_ours(name))]
+            if names and rest:
                 # Perhaps they have filled the disk.
                 self.attempt.folder.delete(rest)
             self.attempt.publish(names)
@@ -422,7 +424,7 @@ class ShellCommand:
         [batch] = step.batches
         prefix, source = self.settings.naming.prefix, self.settings.source.identity
         command = self.shell.receiver(batch.snapshot, batch.parent, prefix, source)
-        return ShellReception(batch, Receiver((command,), checked=True), self.host, self.location)
+        return ShellReception(batch, command, self.host, self.location)
 
     def delete(self, step: Delete) -> Deleted:
         return Deleted()
@@ -435,10 +437,13 @@ class ShellReception:
     """The stream of a BATCH on its way into a shell command, checked on the way."""
 
     batch: Batch
-    receiver: Receiver
+    command: Command
     host: Host
     disk: object
     plain: Callable[[bytes], bool] = lambda path: True
+
+    def receiver(self, cutting: Cutting | None) -> Receiver:
+        return Receiver((self.command,), checked=True)
 
     @property
     def keeps_parts(self) -> bool:

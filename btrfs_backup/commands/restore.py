@@ -10,11 +10,12 @@ from datetime import datetime
 from posixpath import basename, dirname, join
 from typing import Any
 
+from btrfs_backup.commands import streaming
 from btrfs_backup.commands.streaming import Streaming
 from btrfs_backup.errors import Failure, LockHeld
 from btrfs_backup.model import cutter, inventory, records
 from btrfs_backup.model import restoration as model
-from btrfs_backup.model.cutter import Checkpoint, Part
+from btrfs_backup.model.cutter import Checkpoint
 from btrfs_backup.model.inventory import Holdings
 from btrfs_backup.model.location import Location
 from btrfs_backup.model.outcome import Restoration, Sent
@@ -30,7 +31,7 @@ from btrfs_backup.system.host import Host, Hosts
 from btrfs_backup.system.paths import PathInfo, examine
 from btrfs_backup.system.ssh import Access
 from btrfs_backup.system.stages import Attempt
-from btrfs_backup.system.transfer import Receiver, Transferred
+from btrfs_backup.system.transfer import Transferred
 
 log = logging.getLogger(__name__)
 
@@ -485,7 +486,7 @@ class _Restore:
         """What is wrong with what has come; empty when nothing is. Raises Failure."""
         name, parent, [streamed] = self.plan.name, self.plan.parent, done.streams
         found, other = attempt.contents()
-        parts = [each for each in found if Part.named(each)] if streamed.cut else []
+        parts = [each for each in found if cutter.is_ours(each)] if streamed.cut else []
         if wrong := stages.holds_only([*parts, name], found, other):
             return wrong
         if name not in found:
@@ -522,7 +523,7 @@ class _Restore:
             backup.folder, backup.chosen, parent, [self.report.destination], compressed_data, plain, cutting
         )
         how = self.streaming.sending(self.host, compressed_data)
-        receiver = Receiver(attempt.receiver(how), self.place.home.writing_out)
+        receiver = streaming.receiver(attempt, how, cutting)
         return self.streaming.transfer([sender], [receiver], backup.far, cutting)
 
     def _compressed_data(self) -> bool:

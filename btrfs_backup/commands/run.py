@@ -225,7 +225,7 @@ class Real:
             for number, batch in enumerate(step.batches)
         )
         try:
-            receivers = [each.receiver for each in ready.values()]
+            receivers = [each.receiver(cutting) for each in ready.values()]
             done = self._streaming.transfer(senders, receivers, self.settings.far, cutting)
         except Failure as failure:
             for each in ready.values():

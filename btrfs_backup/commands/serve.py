@@ -15,7 +15,7 @@ from functools import cached_property, partial
 from posixpath import basename, dirname, join
 
 from btrfs_backup.errors import Failure
-from btrfs_backup.model import stage
+from btrfs_backup.model import cutter, stage
 from btrfs_backup.model.location import normalise
 from btrfs_backup.model.outcome import Exit
 from btrfs_backup.model.snapshot import is_backup_name
@@ -180,6 +180,17 @@ def _print(text: str) -> None:
     process.written(1, memoryview(os.fsencode(text)))
 
 
+def _write_out(ground: Ground, argv: Argv, words: Sequence[str]) -> int:
+    return _piped([argv])
+
+
+def _mark(ground: Ground, argv: Argv, words: Sequence[str]) -> int:
+    """Make the mark that what was received is on the disk."""
+    if not cutter.salt_of_mark(basename(words[0])):
+        raise ValueError("it is no mark of a transfer")
+    return _piped([argv])
+
+
 def _make_stage(ground: Ground, argv: Argv, words: Sequence[str]) -> int:
     if dirname(words[1]) != words[0]:
         raise ValueError("an attempt is made in the stage that is named with it")
@@ -277,7 +288,7 @@ def requests() -> Iterator[Request]:
     yield from map(fixed, (btrfs.VERSION, tools.MOUNTED, tools.PROBE_FLOCK, tools.PROBE_ATTRIBUTES, *_ZIPS, *_UNZIPS))
     yield from (fixed(tools.read(path)) for path in (btrfs.STREAM_VERSION, tools.BOOT_ID))
     yield fixed(tools.read(mounts.MOUNTINFO), _tell_mounts)
-    by_tools = (tools.look, tools.resolve, tools.filesystem_id, tools.entries, tools.write_out)
+    by_tools = (tools.look, tools.resolve, tools.filesystem_id, tools.entries)
     by_btrfs = (btrfs.show, btrfs.usage, btrfs.commit, btrfs.sync)
     yield from (Request(build, (look,), _run) for build in (*by_tools, *by_btrfs))
     yield Request(tools.mounting, (Kind.UUID,), _run)
@@ -289,6 +300,8 @@ def requests() -> Iterator[Request]:
     yield Request(tools.make_stage, (Kind.NEW_STAGE, attempt), _make_stage)
     yield Request(tools.is_held, (a_stage,), _run)
     yield Request(tools.make_attempt, (attempt,), _run)
+    yield Request(tools.write_out, (look,), _write_out)
+    yield Request(btrfs.create, (Kind.STAGED,), _mark)
     yield from (Request(partial(tools.hold, shared=each), (a_stage,), _run) for each in (False, True))
     for debug in (False, True):
         yield Request(partial(btrfs.receive, debug=debug), (attempt,), _receive)
@@ -330,7 +343,8 @@ def serve(folder: str, request: str) -> int:
         raise Failure(f"the folder '{folder}' does not exist", "Make it: it is to hold the backups of one client.")
     try:
         steps = [_planned(ground, argvs) for argvs in ssh.read(request)]
-        if len(steps) > 1 and any(each.func is not _delete for each in steps):
+        funcs = [each.func for each in steps]
+        if len(steps) > 1 and set(funcs) != {_delete} and funcs != [_write_out, _mark]:
             raise ValueError("these are not done in one go")
         return next((status for step in steps if (status := step())), 0)
     except ValueError as error:

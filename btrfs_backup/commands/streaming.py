@@ -15,13 +15,16 @@ from btrfs_backup.report import terminal
 from btrfs_backup.system import transfer as stream
 from btrfs_backup.system.folder import Folder, Sending
 from btrfs_backup.system.host import Host
+from btrfs_backup.system.stages import Attempt
 from btrfs_backup.system.transfer import Cutting, Receiver, Sender, Transferred
 
 log = logging.getLogger(__name__)
 
 # Bytes, and seconds, of a stream that have to be sent again when it is cut off, at most: less than is promised, which
 # is 64 MiB through ssh, and 1 GiB or 10 seconds here, since some are always on their way.
-_SLOW_PART, _PART, _PART_SECONDS = 48 << 20, 768 << 20, 8.0
+_SLOW_PART, _PART, _PART_SECONDS = 16 << 20, 640 << 20, 6.0
+# Bytes after which a disk is made to write, so that they count.
+_SLOW_WRITE, _WRITE = 16 << 20, 128 << 20
 
 
 class Streaming:
@@ -89,3 +92,12 @@ class Streaming:
                 log.warning("no program '%s' on %s: streams are not compressed between there and here", method, lacking)
             self._compressions[host] = "no" if lacking else method
         return self._compressions[host]
+
+
+def receiver(attempt: Attempt, how: Sending, cutting: Cutting | None) -> Receiver:
+    """What reads streams into an ATTEMPT. Raises Failure."""
+    pipeline, write_out = attempt.receiver(how), attempt.folder.writing_out
+    if not cutting:
+        return Receiver(pipeline, write_out)
+    unwritten = _SLOW_WRITE if cutting.limit == _SLOW_PART else _WRITE
+    return Receiver(pipeline, write_out, early=attempt.marking(cutting.salt), unwritten=unwritten)

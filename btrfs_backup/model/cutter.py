@@ -63,6 +63,25 @@ class Part:
         return int(self.salt[:8], 16)
 
 
+def mark(salt: str, number: int) -> str:
+    """The name of an empty subvolume that is made whenever all that was received before has been written to the disk.
+
+    The transfer with that SALT made NUMBER of them before.
+    """
+    return f"written-{salt}-{number}"
+
+
+def salt_of_mark(name: str) -> str:
+    """Empty when it is none."""
+    match = re.fullmatch(r"written-([0-9a-f]{16})-\d{1,9}", name, re.ASCII)
+    return match[1] if match else ""
+
+
+def is_ours(name: str) -> bool:
+    """Whether a subvolume of that NAME is in a stage for the sake of going on."""
+    return bool(Part.named(name) or salt_of_mark(name))
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A place in a stream where a cut-off transfer can go on. source: the UUID of the subvolume that holds what is
@@ -82,19 +101,28 @@ class Checkpoint:
 def checkpoints(found: Iterable[Subvolume], far: bool = False) -> list[Checkpoint]:
     """Those that the subvolumes FOUND in the stages of a transfer are good for, in the order of the stream.
 
-    A part is believed when it is whole and the next one has been begun, whose name tells where it ends. Then it is on
-    disk as well: to take a snapshot writes out the data of what it is taken of.
+    A part is believed when it is whole and the next one, whose name tells where it ends, was begun before the disk was
+    last made to write in that transfer, and could. Between the last two marks it did that. The numbers of subvolumes
+    grow. Seen: to take a snapshot is silent about data that could not be written, and the kernel tells that once.
     """
+    found = list(found)
+    written = {each.name: _written(found, part.salt) for each in found if (part := Part.named(each.name))}
     parts = {each.uuid: (each, part) for each in found if (part := Part.named(each.name)) and part.far == far}
     borders = {}
     for each, part in parts.values():
         before, its = parts.get(each.parent_uuid, (each, part))
-        if _is_whole(before, its) and its.offset < part.offset:
+        if _is_whole(before, its) and its.offset < part.offset and each.id < written[each.name]:
             head, ranges = _ranges(before.uuid, part, parts)
             borders[part.offset, part.proof] = Checkpoint(
                 part.offset, part.proof, before.uuid, part.version, head, ranges
             )
     return [borders[key] for key in sorted(borders)]
+
+
+def _written(found: Sequence[Subvolume], salt: str) -> int:
+    """What has a lower number, and is of the transfer with that SALT, is on the disk."""
+    marks = sorted(each.id for each in found if salt_of_mark(each.name) == salt)
+    return marks[-2] if len(marks) > 1 else 0
 
 
 def _is_whole(each: Subvolume, part: Part) -> bool:
@@ -132,8 +160,12 @@ def useless(found: Sequence[Subvolume], kept: Checkpoint) -> list[Subvolume]:
     while uuid in by_uuid and uuid not in needed:
         needed.add(uuid)
         uuid = by_uuid[uuid].parent_uuid
-    witness = [each for each in found if each.parent_uuid == kept.source and each.uuid not in needed]
-    return [each for each in found if each.uuid not in needed and each not in witness[:1]]
+    witness = [each for each in found if each.parent_uuid == kept.source and Part.named(each.name)][:1]
+    parts = [part for each in [*witness, *map(by_uuid.__getitem__, needed)] if (part := Part.named(each.name))]
+    for salt in {part.salt for part in parts}:
+        marks = sorted((each for each in found if salt_of_mark(each.name) == salt), key=lambda each: each.id)
+        needed |= {each.uuid for each in marks[-2:]}
+    return [each for each in found if each.uuid not in needed and each not in witness]
 
 
 def origin(entry: Subvolume, found: Iterable[Subvolume]) -> str:

@@ -19,7 +19,7 @@ FILE, FOLDER, SUBVOLUME = "file", "folder", "subvolume"
 
 UNPRINTABLE = re.compile(r"[\0-\x1f\x7f]")  # a name that breaks lines could imitate others in lists
 _STAGE = re.compile(r"\.(.+)\.receiving(?:\.\d{1,3})?", re.DOTALL)
-_ATTEMPT = re.compile(r"[\w.-]{1,64}-\d+-[0-9a-f]{8}", re.ASCII)
+_ATTEMPT = re.compile(r"[\w.-]{1,64}-\d+-[0-9a-f]{8}(?:[0-9a-f]{8})?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,9 @@ def level(path: str) -> int:
     return len(inside)
 
 
-def attempt(host: str, pid: int, now: float) -> str:
-    """The name of an attempt by the process PID on HOST. now: seconds since 1970."""
-    return f"{re.sub('[^A-Za-z0-9_.-]', '_', host)[:64] or 'localhost'}-{pid}-{int(now * 100) & 0xFFFFFFFF:08x}"
+def attempt(host: str, pid: int, now: int) -> str:
+    """The name of an attempt by the process PID on HOST. now: nanoseconds since 1970."""
+    return f"{re.sub('[^A-Za-z0-9_.-]', '_', host)[:64] or 'localhost'}-{pid}-{now:016x}"
 
 
 def who(stage: Stage) -> str:

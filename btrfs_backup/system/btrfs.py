@@ -22,6 +22,10 @@ def snapshot(subvolume: str, path: str, readonly: bool = True) -> Argv:
     return ("btrfs", "subvolume", "snapshot", *(["-r"] if readonly else []), subvolume, path)
 
 
+def create(path: str) -> Argv:
+    return ("btrfs", "subvolume", "create", path)
+
+
 def send(path: str, parent: str | None, debug: bool = False, compressed: bool = False, data: bool = True) -> Argv:
     """COMPRESSED sends compressed extents as they are, which takes protocol 2; without DATA only their sizes."""
     options = [

@@ -130,6 +130,12 @@ class Host:
         assert self.connection
         return process.run(self.connection.sequence(argvs[:-1], argvs[-1], title(argvs[-1])))
 
+    def both(self, first: Argv, second: Argv) -> Command:
+        """What runs SECOND when FIRST has ended well, on the host. Raises Failure like `command`."""
+        if self.connection:
+            return self.connection.sequence([first], second, title(first))
+        return Command(("sh", "-c", f"{shlex.join(first)} && exec {shlex.join(second)}"), title(first))
+
     def run(self, argv: Argv, trying: str) -> str:
         """Run ARGV on the host and return what it printed.
 

@@ -1,20 +1,21 @@
 """The only place that acts in stages (see model.stage): they are opened, received into, published from and removed."""
 
+import itertools
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from posixpath import dirname, join
 
 from btrfs_backup.errors import Failure, LockHeld
-from btrfs_backup.model import stage
+from btrfs_backup.model import cutter, stage
 from btrfs_backup.model.snapshot import Subvolume
 from btrfs_backup.model.stage import SUBVOLUME, Stage
 from btrfs_backup.system import btrfs, lock, tools
 from btrfs_backup.system.folder import Folder, Sending
-from btrfs_backup.system.process import Pipeline
+from btrfs_backup.system.process import Command, Pipeline
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,15 @@ class Attempt:
         argv = btrfs.receive(self.path, how.debug)
         place = self.folder.at(self.entry)
         return self.folder.host.receiver(argv, how.compress, how.debug, place, self.inherit)
+
+    def marking(self, salt: str) -> Callable[[], Command]:
+        """Gives what has all that was received written to the disk, and marks that. SALT: see cutter.mark.
+
+        Raises Failure.
+        """
+        numbers = itertools.count()
+        written = tools.write_out(self.folder.path)
+        return lambda: self.folder.host.both(written, btrfs.create(join(self.path, cutter.mark(salt, next(numbers)))))
 
     def remounted(self) -> Failure | None:
         """What to say when its filesystem may not be what it was when it began. Then nobody knows what is on disk."""
@@ -110,7 +120,7 @@ def opened(
         return
     mounting = folder.mounting()
     entry = stage.entry(name, taken)
-    attempt = stage.attempt(socket.gethostname(), os.getpid(), time.time())
+    attempt = stage.attempt(socket.gethostname(), os.getpid(), time.time_ns())
     place = folder.at(entry)
     try:
         folder.host.run(tools.make_stage(place, join(place, attempt)), f"cannot make the stage '{place}'")
@@ -126,7 +136,7 @@ def opened(
 def _continued(folder: Folder, earlier: Stage, useless: Sequence[Subvolume]) -> Iterator[Attempt]:
     """A new attempt in a stage that is there. Raises Failure, LockHeld when there is another new one."""
     mounting, place = folder.mounting(), folder.at(earlier.entry)
-    name = stage.attempt(socket.gethostname(), os.getpid(), time.time())
+    name = stage.attempt(socket.gethostname(), os.getpid(), time.time_ns())
     in_use = LockHeld(f"'{folder.at(earlier.name)}' is being received already", "Wait until that has ended.")
     if lock.is_held(folder.host, place):
         raise in_use

@@ -20,7 +20,6 @@ from btrfs_backup.system.process import Child, Children, Command, CommandFailed,
 
 _LONG = 5.0  # seconds after which no further stream is begun: what has arrived is to be verified and recorded
 _FILES_OF_TRANSFER, _FILES_OF_RECEIVER = 20, 12  # that are open at the same time; seen: 13, and 7 to 10
-_UNWRITTEN = 128 << 20  # bytes that a receiver may have read before a disk is made to write them
 
 
 @dataclass(frozen=True)
@@ -83,12 +82,14 @@ class Receiver:
     pipeline: what reads the streams. checked: it cannot tell a broken stream, so that is done on the way to it.
 
     write_out: gives what has the disk write what was made of them, and waits for that; raises Failure when its host
-    cannot be reached any more.
+    cannot be reached any more. early: the same while the stream goes on, after so many bytes that are UNWRITTEN.
     """
 
     pipeline: Pipeline
     write_out: Callable[[], Command] | None = None
     checked: bool = False
+    early: Callable[[], Command] | None = None
+    unwritten: int = 128 << 20
 
 
 @dataclass(frozen=True)
@@ -350,17 +351,18 @@ class _End:
             for child in [each for each in self.children if each.running]:
                 self._given_up = True
                 child.signal(signal.SIGTERM)
-        elif self.outlet.delivered - self._written > _UNWRITTEN:
-            self.write_out()
+        elif self.outlet.delivered - self._written > self._receiver.unwritten:
+            self.write_out(self._receiver.early)
 
-    def write_out(self) -> list[Child]:
+    def write_out(self, how: Callable[[], Command] | None = None) -> list[Child]:
         """Have the disk write all that has been received so far; what does that, with those that are still at it."""
-        if not self._receiver.write_out or self._unreachable:
+        how = how or self._receiver.write_out
+        if not how or self._unreachable:
             return self._writings
         self._writings = [each for each in self._writings if each.running or each.ended.status]
         self._written = self.outlet.delivered
         try:
-            command = self._receiver.write_out()
+            command = how()
         except Failure as failure:
             self._unreachable = failure
             return self._writings

@@ -4,12 +4,14 @@ import sys
 
 from btrfs_backup.__main__ import main
 from btrfs_backup.commands import streaming
-from btrfs_backup.system import pipes
+from btrfs_backup.system import pipes, process
 
 PART = 2 << 20  # bytes
 
 if __name__ == "__main__":
     streaming._PART = streaming._SLOW_PART = PART
     streaming._PART_SECONDS = 0.0
+    streaming._SLOW_WRITE = streaming._WRITE = PART // 2
+    process._TICK = 0.03
     pipes._SMALL = 512 << 10
     sys.exit(main())

@@ -92,12 +92,28 @@ class Served(SshTest):
         snapshots = self.home / "snapshot"
         self.assert_complete(self.served, snapshots, names(snapshots))
 
+    def test_other_subvolumes(self) -> None:
+        """Nothing is made in a stage but marks."""
+        self.stage = self.served / ".20260101-000000.receiving" / "host-1-01234567"
+        self.stage.mkdir(parents=True)
+        done = subprocess.run(
+            [sys.executable, "-S", "-m", "btrfs_backup", "--serve", self.served],
+            env={**os.environ, "SSH_ORIGINAL_COMMAND": ssh.line(btrfs.create(f"{self.stage}/20260101-000000"), False)},
+            cwd=TOP,
+            capture_output=True,
+            check=False,
+            text=True,
+        )
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("it is no mark of a transfer", done.stderr)
+        self.assertEqual(list(self.stage.iterdir()), [])
+
     def test_goes_on(self) -> None:
         """A transfer to it, and a restore from it, that are cut off."""
         server = self.serving()
         options, part = server.arguments(), "tests.real.small_parts"
         random_file(self.home / "large", 24)
-        proxy = self.proxy(server, 40e6)
+        proxy = self.proxy(server, 15e6)
         self.to = self.to.replace(str(server.port), str(proxy.port))
         new = self.disk("new").path / "home"
         for arguments in ((self.home, self.to), ("--restore", self.to, new)):
@@ -112,7 +128,7 @@ class Served(SshTest):
             result = self.backup("--json", *options, *taken, *arguments, module=part)
             said = json.loads(result.out)
             sent = said["sent"] if new in arguments else said["destinations"][0]["sent"][0]
-            self.assertGreater(sent["resumed_from"], 9e6)
+            self.assertGreater(sent["resumed_from"], 4e6)
             self.assertLess(proxy.moved - before, sent["bytes"] - sent["resumed_from"] + 1e6)
         snapshots = self.home / "snapshot"
         self.assert_complete(self.served, snapshots, names(snapshots))

@@ -71,10 +71,11 @@ class Disk:
 
 
 def parts(parent: str, token: int) -> tuple[Subvolume, ...]:
-    """A part that is whole, built upon the PARENT of that UUID, and the next one, which is not."""
+    """A part that is whole and written, built upon the PARENT of that UUID, and the next one, which is not whole."""
     one, two = (Part(offset, f"{offset:032}", f"{token:016x}") for offset in (78, 100))
-    first = Subvolume(one.name, f"part-{token}", parent, one.uuid)
-    return first, Subvolume(two.name, f"next-{token}", first.uuid, readonly=False)
+    first = Subvolume(one.name, f"part-{token}", parent, one.uuid, id=1)
+    marks = (Subvolume(cutter.mark(one.salt, each), f"mark-{each}-{token}", id=each) for each in (3, 4))
+    return first, Subvolume(two.name, f"next-{token}", first.uuid, readonly=False, id=2), *marks
 
 
 class Universe:
@@ -370,8 +371,8 @@ class Run:
     def another_stream(self, resumed: Stage, place: str) -> Delivery:
         """It is another one than was cut off; at most a part of what is there is of use."""
         left = resumed
-        if self.dice.random() < 0.5 and len(resumed.subvolumes) > 2:
-            left = replace(resumed, subvolumes=resumed.subvolumes[:2])
+        if self.dice.random() < 0.5 and len(resumed.subvolumes) > 4:
+            left = replace(resumed, subvolumes=resumed.subvolumes[:4])
         self.universe.mounted[place].stages[resumed.name] = left
         return Delivery(failure=Failure("another stream", "It is sent from its beginning."), left=left)
 

@@ -5,7 +5,7 @@ import unittest
 from dataclasses import replace
 from hashlib import sha256
 
-from btrfs_backup.model.cutter import Checkpoint, Cutter, Part, Unproved, checkpoints, origin, useless
+from btrfs_backup.model.cutter import Checkpoint, Cutter, Part, Unproved, checkpoints, mark, origin, useless
 from btrfs_backup.model.sendstream import Attribute, Beginning, BrokenStream, Command, Walker, frame
 from btrfs_backup.model.snapshot import Subvolume
 from tests.unit.test_gate import OTHER, clone
@@ -14,13 +14,19 @@ from tests.unit.test_sendstream import END, FULL, HEADER, INCREMENT, PARENT, SNA
 SALT = "0000abcd" * 2
 
 
+def written(salt: str, *numbers: int) -> list[Subvolume]:
+    """Marks with these NUMBERS."""
+    return [Subvolume(mark(salt, number), f"{salt}-{number}", id=number) for number in numbers]
+
+
 class Receiver:
     """What `btrfs receive` makes of streams: subvolumes, each the frames of the one that it was made of and its own.
 
     A CLONE from the subvolume itself stands there as one from the true snapshot.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, writes: bool = False) -> None:
+        self.writes = writes  # the disk, whenever a part has been begun
         self.made: dict[str, list[bytes]] = {PARENT: [b"the parent"]}  # by UUID
         self.standing: list[Subvolume] = []
 
@@ -33,7 +39,10 @@ class Receiver:
                 uuid = f"{len(self.made):08}-0000-0000-0000-000000000000"
                 origin = self.find(begun.parent) if begun.parent else ""
                 self.made[uuid] = list(self.made[origin]) if origin else []
-                self.standing.append(Subvolume(begun.name.decode(), uuid, origin, readonly=False))
+                name, number = begun.name.decode(), len(self.made) * 10
+                self.standing.append(Subvolume(name, uuid, origin, readonly=False, id=number))
+                if (part := Part.named(name)) and self.writes:
+                    self.standing[:0] = written(part.salt, number + 1, number + 2)
             elif kind == Command.END:
                 self.standing[-1] = replace(self.standing[-1], received_uuid=begun.uuid, readonly=True)
             elif kind == Command.CLONE:
@@ -146,7 +155,7 @@ class Resumed(unittest.TestCase):
         dice, saved = random.Random(2), 0
         for _ in range(200):
             stream, frames = stream_of(dice, FULL)
-            receiver = Receiver()
+            receiver = Receiver(writes=True)
             for attempt in range(dice.randrange(1, 6)):
                 known = checkpoints(receiver.standing, far)[-1 if far else 0 :]
                 chain = cut(
@@ -178,7 +187,7 @@ class Resumed(unittest.TestCase):
         for _ in range(200):
             frames = dice.choices(SOME[:6], k=30)
             beginning = HEADER + INCREMENT.frame()
-            receiver = Receiver()
+            receiver = Receiver(writes=True)
             receiver.receive(cut(Cutter(200, SALT), beginning + b"".join(frames) + END)[:-200])
             known = checkpoints(receiver.standing)
             self.assertGreater(len(known), 5)
@@ -200,7 +209,7 @@ class Resumed(unittest.TestCase):
     def test_from_another_machine_that_lost_bytes(self) -> None:
         """The first frame behind the checkpoint is not one."""
         stream = HEADER + FULL.frame() + write(bytes(range(256)) * 8) * 100 + END
-        receiver = Receiver()
+        receiver = Receiver(writes=True)
         receiver.receive(cut(Cutter(30_000, SALT, far=True), stream)[:100_000])
         [*_, known] = checkpoints(receiver.standing, far=True)
         for lost in (1, 10, 40):
@@ -217,7 +226,7 @@ class Resumed(unittest.TestCase):
 
     def test_beginnings_count(self) -> None:
         """Another snapshot, parent or version is another stream, though what follows is the same."""
-        frames, receiver = command("UNLINK", PATH=b"x") * 9 + END, Receiver()
+        frames, receiver = command("UNLINK", PATH=b"x") * 9 + END, Receiver(writes=True)
         receiver.receive(cut(Cutter(1, SALT), HEADER + INCREMENT.frame() + frames))
         known = checkpoints(receiver.standing)
         cut(Cutter(1, "1" * 16, known), HEADER + INCREMENT.frame() + frames)
@@ -236,14 +245,29 @@ class Believed(unittest.TestCase):
     """Which of the subvolumes in a stage are good for what."""
 
     ONE, TWO = Part(100, "1" * 32, SALT), Part(200, "2" * 32, SALT)
-    FIRST = Subvolume(ONE.name, "uuid-1", "elsewhere", ONE.uuid)
-    NEXT = Subvolume(TWO.name, "uuid-2", "uuid-1", readonly=False)
+    FIRST = Subvolume(ONE.name, "uuid-1", "elsewhere", ONE.uuid, id=1)
+    NEXT = Subvolume(TWO.name, "uuid-2", "uuid-1", readonly=False, id=2)
+    MARKS = written(SALT, 3, 4)
 
     def test_the_next_one_has_been_begun(self) -> None:
         wanted = [Checkpoint(200, "2" * 32, "uuid-1", 1, 100, ((100, "2" * 32),))]
         for after in (self.NEXT, replace(self.NEXT, received_uuid=self.TWO.uuid, readonly=True)):
             for found in ([self.FIRST, after], [after, self.FIRST], [Subvolume("home.2026", "x"), after, self.FIRST]):
-                self.assertEqual(checkpoints(found), wanted)
+                self.assertEqual(checkpoints([*found, *self.MARKS]), wanted)
+
+    def test_the_disk_has_written_it(self) -> None:
+        """What was begun between two marks of its transfer may not be written."""
+        other = "f" * 16
+        for marks, good in (
+            ([], False),
+            (written(SALT, 3), False),
+            (written(SALT, 1, 3), False),
+            (written(other, 3, 4), False),
+            ([*written(SALT, 3), *written(other, 4)], False),
+            (written(SALT, 4, 3), True),
+            (written(SALT, 3, 4, 5), True),
+        ):
+            self.assertEqual(bool(checkpoints([self.FIRST, self.NEXT, *marks])), good, marks)
 
     def test_not_believed(self) -> None:
         first, after = self.FIRST, self.NEXT
@@ -260,7 +284,7 @@ class Believed(unittest.TestCase):
             [first, replace(after, name="part-x")],
             [first, replace(after, name=Part(100, "2" * 32, SALT).name)],
         ):
-            self.assertEqual(checkpoints(found), [], found)
+            self.assertEqual(checkpoints([*found, *self.MARKS]), [], found)
 
     def test_names(self) -> None:
         self.assertEqual(Part.named(self.ONE.name), self.ONE)

@@ -634,7 +634,7 @@ class Stages(Fuzz):
         for dice in self.each("stages"):
             name = mutated(dice, f"{junk(dice, 5)}{NAME}") or NAME
             entry = stage.entry(name, frozenset({stage.entry(name)} if dice.random() < 0.5 else ()))
-            attempt = stage.attempt(junk(dice), dice.randrange(10**7), dice.random() * 1e10)
+            attempt = stage.attempt(junk(dice), dice.randrange(10**7), dice.randrange(1 << 64))
             tops = [
                 mutated(dice, dice.choice((attempt, NAME))).replace("/", "") or "x" for _ in range(dice.randrange(3))
             ]

@@ -65,16 +65,16 @@ class Attempts(unittest.TestCase):
     def test_names(self) -> None:
         """Whatever the host is called, it is recognised, and is the name of one folder."""
         table = {
-            "nas": ("nas-123-0123abcd", "process 123 on nas"),
-            "my-host.lan": ("my-host.lan-123-0123abcd", "process 123 on my-host.lan"),
-            "a/b c\nd": ("a_b_c_d-123-0123abcd", "process 123 on a_b_c_d"),
-            "größe": ("gr__e-123-0123abcd", "process 123 on gr__e"),
-            "": ("localhost-123-0123abcd", "process 123 on localhost"),
-            "x" * 300: ("x" * 64 + "-123-0123abcd", "process 123 on " + "x" * 64),
+            "nas": ("nas-123-000000000123abcd", "process 123 on nas"),
+            "my-host.lan": ("my-host.lan-123-000000000123abcd", "process 123 on my-host.lan"),
+            "a/b c\nd": ("a_b_c_d-123-000000000123abcd", "process 123 on a_b_c_d"),
+            "größe": ("gr__e-123-000000000123abcd", "process 123 on gr__e"),
+            "": ("localhost-123-000000000123abcd", "process 123 on localhost"),
+            "x" * 300: ("x" * 64 + "-123-000000000123abcd", "process 123 on " + "x" * 64),
         }
         for host, (wanted, who) in table.items():
             with self.subTest(host):
-                name = stage.attempt(host, 123, 0x0123ABCD / 100)
+                name = stage.attempt(host, 123, 0x0123ABCD)
                 self.assertEqual(name, wanted)
                 found = stage.found(ENTRY, NAME, FOLDER, {name: FOLDER}, {})
                 self.assertEqual((found.attempts, found.foreign), ((name,), ""))

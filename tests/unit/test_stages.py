@@ -184,6 +184,16 @@ class Stages(unittest.TestCase):
                 act(MadeUp(failing=(program,)))
             self.assertEqual(caught.exception.message, f"{words}{BROKEN}")
 
+    def test_links_that_cannot_be_looked_for(self) -> None:
+        """On another machine; here they are looked at one by one."""
+
+        @dataclass(frozen=True)
+        class Far(MadeUp):
+            connection: object = object()  # type: ignore[assignment]
+
+        with self.assertRaisesRegex(Failure, f"cannot look for links in '/usb/{NAME}': find: {BROKEN}"):
+            folder(Far(failing=("find",))).plain(NAME)
+
     def test_another_run_goes_on_as_well(self) -> None:
         """Of two that have made their attempts at the same time, at least one sees the other."""
         host, left = MadeUp(), Stage(ENTRY, NAME, (ATTEMPT,))

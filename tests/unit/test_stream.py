@@ -239,7 +239,7 @@ class Transfers(unittest.TestCase):
         frames = self.frames()
         text = HEADER + FULL.frame() + b"".join(frames) + END
         for far in (False, True):
-            receiver = test_cutter.Receiver()
+            receiver = test_cutter.Receiver(writes=True)
             [got] = self.cut(text, self.cutting(far=far))
             receiver.receive(got[: len(got) // 2])
             [*_, known] = checkpoints(receiver.standing, far)
@@ -298,22 +298,23 @@ class Transfers(unittest.TestCase):
     def test_a_disk_is_made_to_write_while_the_stream_goes_on(self) -> None:
         """And at the end once more."""
         folder = self.folder()
-        receiver = Receiver(shell(f"cat >{folder}/data").pipeline, disk(f"wc -c <{folder}/data >>{folder}/written"))
-        with mock.patch("btrfs_backup.system.transfer._UNWRITTEN", 100):
-            written = f"[ $(cat {folder}/written 2>/dev/null | wc -l) = $step ]"
-            wait = f"for try in $(seq 500); do {written} && break; sleep 0.01; done"
-            slow = f"for step in 1 2; do head -c 1000 /dev/zero; {wait}; done; printf end"
-            done = stream.transfer([Sender((sender(slow),))], [receiver])
+        write = f"wc -c <{folder}/data >>{folder}/written"
+        early = disk(f"{write}; echo early >>{folder}/written")
+        receiver = Receiver(shell(f"cat >{folder}/data").pipeline, disk(write), early=early, unwritten=100)
+        written = f"[ $(cat {folder}/written 2>/dev/null | grep -c early) = $step ]"
+        wait = f"for try in $(seq 500); do {written} && break; sleep 0.01; done"
+        slow = f"for step in 1 2; do head -c 1000 /dev/zero; {wait}; done; printf end"
+        done = stream.transfer([Sender((sender(slow),))], [receiver])
         self.assertEqual(done.endings, (Ending(None),))
-        self.assertEqual((folder / "written").read_text().split(), ["1000", "2000", "2003"])
+        self.assertEqual((folder / "written").read_text().split(), ["1000", "early", "2000", "early", "2003"])
 
     def test_a_disk_that_once_could_not_write(self) -> None:
         """The kernel tells that only once. The rest of the stream, which has no end here, is of no use."""
         flag = self.folder() / "failed"
         once = disk(f"[ -e {flag} ] || {{ touch {flag}; echo bad >&2; exit 1; }}")
         endless = sender("while head -c 1000 /dev/zero; do sleep 0.01; done 2>/dev/null")
-        with mock.patch("btrfs_backup.system.transfer._UNWRITTEN", 100):
-            [ending] = stream.transfer([Sender((endless,))], [Receiver(shell("cat >/dev/null").pipeline, once)]).endings
+        receiver = Receiver(shell("cat >/dev/null").pipeline, once, unwritten=100)
+        [ending] = stream.transfer([Sender((endless,))], [receiver]).endings
         assert ending.unwritten and not ending.failure
         self.assertEqual(ending.unwritten.message, "cannot write out the filesystem: the sender: bad")
 

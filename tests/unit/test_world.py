@@ -406,7 +406,8 @@ class GoingOn(unittest.TestCase):
         """What is proved of it is gone on with; then all is sent. That is told, and no failure."""
         usb = self.parts(B)
         stage = usb.inventory.stages[0]
-        less = replace(stage, subvolumes=(*stage.subvolumes[:1], replace(stage.subvolumes[1], uuid="other")))
+        first, after, *marks = stage.subvolumes
+        less = replace(stage, subvolumes=(first, replace(after, uuid="other"), *marks))
         changed = Failure("another stream", "It is sent from its beginning.")
         answers: list[Came] = [{USB: Delivery(failure=changed, left=left)} for left in (less, less)]
         actor = Told(["-S"], seen={USB: usb}, answers={Send: answers})  # type: ignore[dict-item]
