@@ -524,7 +524,7 @@ class Parts(Comparing):
                 )
                 self.uncut(stream)
                 self.assertEqual(received(stage, cut(Cutter(1, next(SALTS)), stream, self.dice)), "")
-                self.assertGreater(len(names(stage)), 15)
+                self.assertGreater(len(names(stage)), 8)
                 self.assert_same_as_uncut(stage, snapshot.name)
                 self.publish(stage, snapshot.name)
 
