@@ -594,15 +594,12 @@ class World:
             complete = {**each.holdings.complete, **{its.name: its for its in delivery.published}}
             outcome = replace(each.outcome, sent=(*each.outcome.sent, *delivery.arrived))
             holdings = replace(each.holdings, complete=complete)
-            if step.resumed and count:
-                partial = tuple(name for name in holdings.partial if name not in complete)
-                stages = tuple(left for left in each.stages if left != step.resumed)
-                each, holdings = replace(each, stages=stages), replace(holdings, partial=partial)
-            return replace(each, target=target, holdings=holdings, outcome=outcome)
+            each = replace(each, target=target, holdings=holdings, outcome=outcome)
+            return _without_stage(each, step.resumed) if step.resumed and (count or useless) else each
 
-        world = self._changing(destination, served)
         failing = step.batches[count] if delivery.failure and count < len(step.batches) else None
         useless = failing.parent if failing and delivery.blames_parent else None
+        world = self._changing(destination, served)
         if delivery.left and delivery.failure:
             left = delivery.left
             world = world._telling("warning", destination, delivery.failure)
@@ -730,6 +727,15 @@ def _under_way(name: str, holder: str) -> Failure:
 
 def _without_parent(each: Destination, parent: str) -> Destination:
     return replace(each, target=plan.without_parent(each.target, parent) if each.target else None)
+
+
+def _without_stage(each: Destination, gone: Stage) -> Destination:
+    """What a destination looks like when a stage that was gone on with is GONE."""
+    parts = {name: its for name, its in each.parts.items() if name != gone.name}
+    partial = tuple(name for name in each.holdings.partial if name != gone.name)
+    target = replace(each.target, partial=frozenset(parts)) if each.target else None
+    stages = tuple(left for left in each.stages if left != gone)
+    return replace(each, stages=stages, parts=parts, target=target, holdings=replace(each.holdings, partial=partial))
 
 
 def _with_less(each: Destination, tried: Stage | None, left: Stage) -> Destination:

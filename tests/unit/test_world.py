@@ -419,6 +419,20 @@ class GoingOn(unittest.TestCase):
         self.assertEqual(actor.told("warning"), ["another stream", "another stream"])
         self.assertFalse({each for each in actor.file if each.kind in (OWED, PARENT)})
 
+    def test_parent_is_to_blame(self) -> None:
+        """Nothing of it is left then, and it is sent from its beginning, in another way."""
+        usb = self.parts(B, backup(A).uuid)
+        stage = usb.inventory.stages[0]
+        answers: list[Came] = [{USB: Delivery(failure=Failure("changed", ""), blames_parent=True)}]
+        actor = Told(["-S"], seen={USB: usb}, answers={Send: answers})  # type: ignore[dict-item]
+        report = actor.run()
+        sends = [each for each in actor.steps if isinstance(each, Send)]
+        self.assertEqual(sends, [Send((Batch(B, A, (USB,)),), stage), Send((Batch(B, None, (USB,)),))])
+        self.assertNotIn(f"Clear {USB}", actor.order)
+        self.assertFalse(report.failed)
+        assert actor.last
+        self.assertEqual((actor.last.at(USB).stages, actor.last.at(USB).holdings.partial), ((), ()))
+
     def test_shown(self) -> None:
         actor = Told(["--status"], there=(A, B), seen={USB: self.parts(B)}, answers={world.Measure: [400]})
         actor.run()
