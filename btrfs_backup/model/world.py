@@ -453,7 +453,9 @@ class World:
             self.moment,
         )
         parts = self._parts(target, ours, seen.inventory.stages)
-        target = replace(target, partial=frozenset(parts))
+        taken = holdings.complete.keys() | holdings.foreign.keys() | holdings.under_way.keys()
+        target = plan.going_on(target, parts.keys() - taken)
+        parts = {name: parts[name] for name in target.partial}
         delivered_there = records.last_delivered(self.records, destination, seen.filesystem)
         newest = self.naming.newest(delivered_there, self.moment)
         looked = Destination(
@@ -482,11 +484,11 @@ class World:
         return world._reconciled(target)
 
     def _parts(self, target: Target, held: Snapshots, stages: Sequence[Stage]) -> dict[str, tuple[Stage, str | None]]:
-        """Those STAGES that hold a part of what TARGET lacks, which HELD those backups, with its parent."""
+        """Those STAGES that hold a part that TARGET, which HELD those backups, can go on with, with its parent."""
         names, found = {each.uuid: name for name, each in held.items()}, {}
         for stage in stages:
             known = cutter.checkpoints(stage.subvolumes, self.settings.far)
-            if not known or stage.foreign or stage.holder or stage.name not in target.missing:
+            if not known or stage.foreign or stage.holder or stage.name not in self.snapshots:
                 continue
             origin = cutter.beginning(stage.subvolumes, known[-1])
             parent = names.get(origin)
