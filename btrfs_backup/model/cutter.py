@@ -83,13 +83,15 @@ def checkpoints(found: Iterable[Subvolume], far: bool = False) -> list[Checkpoin
     """Those that the subvolumes FOUND in the stages of a transfer are good for, in the order of the stream.
 
     A part is believed when it is whole and the next one has been begun, whose name tells where it ends. Then it is on
-    disk as well: to take a snapshot writes out the data of what it is taken of.
+    disk as well: to take a snapshot writes out the data of what it is taken of. It was not changed since then, as far
+    as that is known.
     """
     parts = {each.uuid: (each, part) for each in found if (part := Part.named(each.name)) and part.far == far}
     borders = {}
     for each, part in parts.values():
         before, its = parts.get(each.parent_uuid, (each, part))
-        if _is_whole(before, its) and its.offset < part.offset:
+        unchanged = (before.changed_transid or 0) <= (each.made_transid or 1 << 64)
+        if _is_whole(before, its) and its.offset < part.offset and unchanged:
             head, ranges = _ranges(before.uuid, part, parts)
             borders[part.offset, part.proof] = Checkpoint(
                 part.offset, part.proof, before.uuid, part.version, head, ranges

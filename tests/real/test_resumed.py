@@ -283,6 +283,20 @@ class Cuts(ResumedTest):
         result = self.followed(source, backups, resumed=False)
         self.assertIn("the stream is not the one that was cut off\n  It is sent from its beginning.", result.err)
 
+    def test_part_is_changed(self) -> None:
+        """As a tool does that keeps the received UUID: it goes on behind the part before."""
+        source, backups = self.grown()
+        command = self.begun(source, backups)
+        wait_for(lambda: len(staged(backups)) > 4)
+        self.killed(command, backups)
+        found = {show(each)["UUID"]: each for each in staged(backups)}
+        last = max(found.values(), key=lambda each: int(each.name.split("-")[1]))
+        part = found[show(last)["Parent UUID"]]
+        set_writable(part, True)
+        (part / "file").write_text("changed")
+        set_writable(part, False)
+        self.followed(source, backups)
+
     def test_parent_is_changed(self) -> None:
         """What builds upon it goes, and it is sent in full in the same run."""
         source, backups = self.grown()
