@@ -321,6 +321,7 @@ def requests() -> Iterator[Request]:
         send = partial(btrfs.send, debug=debug, compressed=compressed, data=data)
         yield Request(partial(send, parent=None), (backup,), _send)
         yield Request(send, (backup, backup), _send)
+    yield Request(partial(btrfs.send, parent=None, data=False), (Kind.STAGED,), _send)
     # But not away.
     yield fixed(btrfs.PROBE_DELETE, _decline)
     yield from (Request(partial(btrfs.make_writable, force=each), (look,), _decline) for each in (False, True))

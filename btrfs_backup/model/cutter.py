@@ -104,6 +104,7 @@ def checkpoints(found: Iterable[Subvolume], far: bool = False) -> list[Checkpoin
     A part is believed when it is whole and the next one, whose name tells where it ends, was begun before the disk was
     last made to write in that transfer, and could. Between the last two marks it did that. The numbers of subvolumes
     grow. Seen: to take a snapshot is silent about data that could not be written, and the kernel tells that once.
+    It was not changed since then, as far as that is known.
     """
     found = list(found)
     written = {each.name: _written(found, part.salt) for each in found if (part := Part.named(each.name))}
@@ -111,7 +112,9 @@ def checkpoints(found: Iterable[Subvolume], far: bool = False) -> list[Checkpoin
     borders = {}
     for each, part in parts.values():
         before, its = parts.get(each.parent_uuid, (each, part))
-        if _is_whole(before, its) and its.offset < part.offset and each.id < written[each.name]:
+        unchanged = (before.changed_transid or 0) <= (each.made_transid or 1 << 64)
+        believed = _is_whole(before, its) and each.id < written[each.name] and unchanged
+        if believed and its.offset < part.offset:
             head, ranges = _ranges(before.uuid, part, parts)
             borders[part.offset, part.proof] = Checkpoint(
                 part.offset, part.proof, before.uuid, part.version, head, ranges

@@ -71,6 +71,17 @@ def target(
     )
 
 
+def going_on(target: Target, begun: Iterable[str]) -> Target:
+    """TARGET, which has parts of those BEGUN: they go on.
+
+    What is newer than all it has does so even if it would be deleted again: what follows builds upon it. Without that,
+    one that takes longer than its KEEP reaches back would never arrive.
+    """
+    newest = max(target.common, default="")
+    partial = frozenset(name for name in begun if name in target.missing or name > newest)
+    return replace(target, missing=tuple(sorted({*target.missing, *partial})), partial=partial)
+
+
 def unlisted_target(
     destination: str, delivered: Iterable[str], snapshots: Snapshots, naming: Naming, now: datetime
 ) -> Target:

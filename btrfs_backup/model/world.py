@@ -453,7 +453,9 @@ class World:
             self.moment,
         )
         parts = self._parts(target, ours, seen.inventory.stages)
-        target = replace(target, partial=frozenset(parts))
+        taken = holdings.complete.keys() | holdings.foreign.keys() | holdings.under_way.keys()
+        target = plan.going_on(target, parts.keys() - taken)
+        parts = {name: parts[name] for name in target.partial}
         delivered_there = records.last_delivered(self.records, destination, seen.filesystem)
         newest = self.naming.newest(delivered_there, self.moment)
         looked = Destination(
@@ -482,11 +484,11 @@ class World:
         return world._reconciled(target)
 
     def _parts(self, target: Target, held: Snapshots, stages: Sequence[Stage]) -> dict[str, tuple[Stage, str | None]]:
-        """Those STAGES that hold a part of what TARGET lacks, which HELD those backups, with its parent."""
+        """Those STAGES that hold a part that TARGET, which HELD those backups, can go on with, with its parent."""
         names, found = {each.uuid: name for name, each in held.items()}, {}
         for stage in stages:
             known = cutter.checkpoints(stage.subvolumes, self.settings.far)
-            if not known or stage.foreign or stage.holder or stage.name not in target.missing:
+            if not known or stage.foreign or stage.holder or stage.name not in self.snapshots:
                 continue
             origin = cutter.beginning(stage.subvolumes, known[-1])
             parent = names.get(origin)
@@ -594,15 +596,12 @@ class World:
             complete = {**each.holdings.complete, **{its.name: its for its in delivery.published}}
             outcome = replace(each.outcome, sent=(*each.outcome.sent, *delivery.arrived))
             holdings = replace(each.holdings, complete=complete)
-            if step.resumed and count:
-                partial = tuple(name for name in holdings.partial if name not in complete)
-                stages = tuple(left for left in each.stages if left != step.resumed)
-                each, holdings = replace(each, stages=stages), replace(holdings, partial=partial)
-            return replace(each, target=target, holdings=holdings, outcome=outcome)
+            each = replace(each, target=target, holdings=holdings, outcome=outcome)
+            return _without_stage(each, step.resumed) if step.resumed and (count or useless) else each
 
-        world = self._changing(destination, served)
         failing = step.batches[count] if delivery.failure and count < len(step.batches) else None
         useless = failing.parent if failing and delivery.blames_parent else None
+        world = self._changing(destination, served)
         if delivery.left and delivery.failure:
             left = delivery.left
             world = world._telling("warning", destination, delivery.failure)
@@ -730,6 +729,15 @@ def _under_way(name: str, holder: str) -> Failure:
 
 def _without_parent(each: Destination, parent: str) -> Destination:
     return replace(each, target=plan.without_parent(each.target, parent) if each.target else None)
+
+
+def _without_stage(each: Destination, gone: Stage) -> Destination:
+    """What a destination looks like when a stage that was gone on with is GONE."""
+    parts = {name: its for name, its in each.parts.items() if name != gone.name}
+    partial = tuple(name for name in each.holdings.partial if name != gone.name)
+    target = replace(each.target, partial=frozenset(parts)) if each.target else None
+    stages = tuple(left for left in each.stages if left != gone)
+    return replace(each, stages=stages, parts=parts, target=target, holdings=replace(each.holdings, partial=partial))
 
 
 def _with_less(each: Destination, tried: Stage | None, left: Stage) -> Destination:

@@ -11,7 +11,7 @@ from functools import partial
 from posixpath import basename, join
 
 from btrfs_backup.errors import Failure
-from btrfs_backup.model import stage
+from btrfs_backup.model import cutter, stage
 from btrfs_backup.model.cutter import Checkpoint
 from btrfs_backup.model.inventory import Inventory
 from btrfs_backup.model.sendstream import BrokenStream, beginning, uuid_text
@@ -137,7 +137,19 @@ class Folder:
         found = stage.found(entry, name, entries[entry], inside, staged)
         if found.attempts and lock.is_held(self.host, self.at(entry)):
             return replace(found, holder=stage.who(found))
-        return found
+        return replace(found, subvolumes=self._with_change(entry, staged)) if found.subvolumes else found
+
+    def _with_change(self, entry: str, staged: Mapping[str, Subvolume]) -> tuple[Subvolume, ...]:
+        """Those STAGED in ENTRY, with when that was changed which a transfer would go on behind. Raises Failure."""
+        known = dict(sorted(staged.items()))
+        for far in (False, True):
+            while ahead := cutter.checkpoints(known.values(), far):
+                path = next(path for path, each in known.items() if each.uuid == ahead[-1].source)
+                if known[path].changed_transid is not None:
+                    break
+                [begun] = process.run_together([self._head(join(entry, path))])
+                known[path] = replace(known[path], changed_transid=_transid(begun) or 0)
+        return tuple(known.values())
 
     def _without_uuids(self, name: str) -> Subvolume:
         trying = f"cannot ask whether '{self.at(name)}' is read-only"
@@ -177,15 +189,14 @@ class Folder:
 
     def show_parent(self, name: str) -> Subvolume:
         """Like `show`, for a snapshot, with the transaction in which it was changed last, where that can be told."""
-        sent = self.host.head(btrfs.send(self.at(name), None, data=False), btrfs.BEGINNING)
-        shown, begun = process.run_together([self.host.command(btrfs.show(self.at(name))), sent])
+        shown, begun = process.run_together([self.host.command(btrfs.show(self.at(name))), self._head(name)])
         if shown.status:
             raise CommandFailed(shown, f"cannot look at '{self.at(name)}'")
-        changed = None
-        with suppress(BrokenStream):
-            first = beginning(begun.stdout)
-            changed = first.transid if first else None
-        return replace(btrfs.parse_show(os.fsdecode(shown.stdout)), changed_transid=changed)
+        return replace(btrfs.parse_show(os.fsdecode(shown.stdout)), changed_transid=_transid(begun))
+
+    def _head(self, name: str) -> Command:
+        """What writes the first command of its stream."""
+        return self.host.head(btrfs.send(self.at(name), None, data=False), btrfs.BEGINNING)
 
     def plain(self, name: str) -> Callable[[bytes], bool]:
         """Tells whether a path in the subvolume NAME leads to its end without a symbolic link. Raises Failure."""
@@ -373,6 +384,14 @@ def made_at(path: str) -> tuple[str, int]:
 def look(host: Host, path: str) -> Folder:
     """The folder at PATH, which need not exist. Changes nothing. Raises Failure."""
     return Folder(host, path, examine(host, path))
+
+
+def _transid(head: Ended) -> int | None:
+    """The transaction in which that was changed last of whose stream this is the HEAD; None when that is not told."""
+    with suppress(BrokenStream):
+        first = beginning(head.stdout)
+        return first.transid if first else None
+    return None
 
 
 def _subvolumes(rows: Sequence[tuple[str, Subvolume]], inside: str) -> dict[str, Subvolume]:

@@ -276,6 +276,8 @@ class Chain:
                 _hand_on(source, target, _proved_head(source, source.ahead))
             while not target.broken and (piece := _next_piece(source, target)):
                 _hand_on(source, target, piece)
+        except EOFError:
+            pass  # whoever writes it has failed, and tells why
         except Unproved as error:
             self.unproved = error
         except BrokenStream as error:
@@ -371,7 +373,8 @@ def _hand_on(source: Pipe, target: Pipe, piece: Piece) -> None:
 def _proved_head(source: Pipe, ahead: Checkpoint) -> bytes:
     """The beginning of a stream from another machine, which goes on at the checkpoint AHEAD.
 
-    Between the two come the hashes of what it left out (see Folder.sender). Raises BrokenStream, Unproved.
+    Between the two come the hashes of what it left out (see Folder.sender). Raises Unproved, EOFError when it ends
+    before: that proves nothing.
     """
     head = _read_exactly(source, ahead.head)
     for _, proof in ahead.ranges:
@@ -384,7 +387,7 @@ def _read_exactly(source: Pipe, count: int) -> bytes:
     text = b""
     while len(text) < count:
         if not (piece := _read(source, count - len(text))):
-            raise BrokenStream("it breaks off before its end", midway=False)
+            raise EOFError
         text += piece
     return text
 

@@ -30,6 +30,7 @@ from tests.real.machine import (
 )
 from tests.real.small_parts import PART
 from tests.real.sshd import Proxy, SshTest
+from tests.real.test_identity import set_writable
 
 SMALL = "tests.real.small_parts"
 SIZE = 24  # MB of the streams here
@@ -144,6 +145,28 @@ class Directions(ResumedTest):
         url = server.url.replace(str(server.port), str(proxy.port))
         arguments = (*server.arguments(), "--compress", "gzip", f"{url}{source}", f"{server.url}{nas}")
         self.there_and_back(source, *arguments, proxy=proxy, backups=nas, increments=False)
+
+    def test_lost_while_it_is_hashed(self) -> None:
+        """A connection that breaks while the other machine hashes what is here proves nothing: all of it stays."""
+        path = with_program(self.folder / "slow", "sha256sum", 'sleep 3; exec "$REAL"')["PATH"]
+        server, source, nas = self.sshd(path=path), self.source(), self.disk("nas").path
+        grow(source, 1)
+        proxy = self.proxy(server, 40e6)
+        url = server.url.replace(str(server.port), str(proxy.port))
+        arguments = (*server.arguments(), f"{url}{source}", nas)
+        self.cut_off(proxy, 9, *arguments)
+        kept = staged(nas)
+        command = self.start("-S", *arguments, module=SMALL)
+        wait_for(lambda: len([*nas.glob(".*.receiving/*")]) > 1)
+        wait_for(lambda: "sleep 3" in sh("ps", "-eo", "args").splitlines())
+        server.drop_connections()
+        _, said = command.communicate()
+        self.assertEqual((command.returncode, staged(nas)), (10, kept), said)
+        self.assertRegex(said, r"The connection broke.*\n  [\d.]+ MB of it are kept there")
+        _, sent = self.sent(proxy, "-S", *arguments)
+        self.assertGreater(sent["resumed_from"], 6e6)
+        [name] = names(nas)
+        self.assert_whole(nas / name, source / "snapshot" / name)
 
 
 class Cuts(ResumedTest):
@@ -265,6 +288,37 @@ class Cuts(ResumedTest):
         sh("btrfs", "property", "set", "-ts", snapshot, "ro", "true")
         result = self.followed(source, backups, resumed=False)
         self.assertIn("the stream is not the one that was cut off\n  It is sent from its beginning.", result.err)
+
+    def test_part_is_changed(self) -> None:
+        """As a tool does that keeps the received UUID: it goes on behind the part before."""
+        source, backups = self.grown()
+        command = self.begun(source, backups)
+        wait_for(lambda: len(staged(backups)) > 4)
+        self.killed(command, backups)
+        found = {show(each)["UUID"]: each for each in staged(backups)}
+        last = max(found.values(), key=lambda each: int(each.name.split("-")[1]))
+        part = found[show(last)["Parent UUID"]]
+        set_writable(part, True)
+        (part / "file").write_text("changed")
+        set_writable(part, False)
+        self.followed(source, backups)
+
+    def test_parent_is_changed(self) -> None:
+        """What builds upon it goes, and it is sent in full in the same run."""
+        source, backups = self.grown()
+        self.backup(source, backups, module=SMALL)
+        [first] = names(backups)
+        grow(source, 2)
+        command = self.begun(source, backups)
+        self.killed(command, backups)
+        set_writable(backups / first, True)
+        (backups / first / "file").write_text("changed")
+        set_writable(backups / first, False)
+        result = self.backup("-S", source, backups, module=SMALL)
+        self.assertIn(f"{first}, which it builds upon, was changed after it was sent", result.err)
+        second = names(source / "snapshot")[1]
+        self.assertIn(f"sending {second} in full\n", result.err)
+        self.assert_whole(backups / second, source / "snapshot" / second)
 
     def test_another_stream_in_its_second_half(self) -> None:
         """It goes on from the last part that is proved."""

@@ -254,6 +254,8 @@ class Believed(unittest.TestCase):
         for after in (self.NEXT, replace(self.NEXT, received_uuid=self.TWO.uuid, readonly=True)):
             for found in ([self.FIRST, after], [after, self.FIRST], [Subvolume("home.2026", "x"), after, self.FIRST]):
                 self.assertEqual(checkpoints([*found, *self.MARKS]), wanted)
+        unchanged = [replace(self.FIRST, changed_transid=7), replace(self.NEXT, made_transid=7)]
+        self.assertEqual(checkpoints([*unchanged, *self.MARKS]), wanted)
 
     def test_the_disk_has_written_it(self) -> None:
         """What was begun between two marks of its transfer may not be written."""
@@ -279,6 +281,7 @@ class Believed(unittest.TestCase):
             [replace(first, received_uuid=""), after],
             [replace(first, received_uuid=OTHER), after],
             [replace(first, name="home.2026"), after],
+            [replace(first, changed_transid=8), replace(after, made_transid=7)],
             [first, replace(after, parent_uuid="uuid-3")],
             [first, replace(after, parent_uuid="uuid-2")],
             [first, replace(after, name="part-x")],

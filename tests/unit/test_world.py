@@ -420,6 +420,35 @@ class GoingOn(unittest.TestCase):
         self.assertEqual(actor.told("warning"), ["another stream", "another stream"])
         self.assertFalse({each for each in actor.file if each.kind in (OWED, PARENT)})
 
+    def test_takes_longer_than_is_kept(self) -> None:
+        """It arrives all the same, when nothing newer is there, and what follows builds upon it."""
+        actor = Told(["-S", "-n", "1"], there=(A, B, C), seen={USB: self.parts(B, backup(A).uuid)})
+        report = actor.run()
+        sends = [each for each in actor.steps if isinstance(each, Send)]
+        self.assertEqual([(each.batches[0].snapshot, bool(each.resumed)) for each in sends], [(B, True), (C, False)])
+        self.assertEqual(sends[1].batches[0].parent, B)
+        self.assertEqual(report.destinations[0].deleted, (A, B))
+        newer = self.parts(A)
+        newer = replace(newer, inventory=replace(newer.inventory, subvolumes=seen(B).inventory.subvolumes))
+        actor = Told(["-S", "-n", "1"], there=(A, B, C), seen={USB: newer})
+        actor.run()
+        self.assertEqual([each.batches for each in actor.steps if isinstance(each, Send)], [(Batch(C, B, (USB,)),)])
+        self.assertIn(f"Clear {USB}", actor.order)
+
+    def test_parent_is_to_blame(self) -> None:
+        """Nothing of it is left then, and it is sent from its beginning, in another way."""
+        usb = self.parts(B, backup(A).uuid)
+        stage = usb.inventory.stages[0]
+        answers: list[Came] = [{USB: Delivery(failure=Failure("changed", ""), blames_parent=True)}]
+        actor = Told(["-S"], seen={USB: usb}, answers={Send: answers})  # type: ignore[dict-item]
+        report = actor.run()
+        sends = [each for each in actor.steps if isinstance(each, Send)]
+        self.assertEqual(sends, [Send((Batch(B, A, (USB,)),), stage), Send((Batch(B, None, (USB,)),))])
+        self.assertNotIn(f"Clear {USB}", actor.order)
+        self.assertFalse(report.failed)
+        assert actor.last
+        self.assertEqual((actor.last.at(USB).stages, actor.last.at(USB).holdings.partial), ((), ()))
+
     def test_shown(self) -> None:
         actor = Told(["--status"], there=(A, B), seen={USB: self.parts(B)}, answers={world.Measure: [400]})
         actor.run()
