@@ -1,4 +1,4 @@
-"""Runs the classes of a suite in one process for each processor; what comes of the tests is told as always."""
+"""Runs the classes of a suite in several processes; what comes of the tests is told as always."""
 
 import os
 import signal
@@ -17,8 +17,10 @@ class SideBySide(unittest.TestSuite):
         tests = list(_flat(self))
         # Those of many tests first: at the end all workers shall be busy.
         classes = sorted({type(test) for test in tests}, key=lambda each: -sum(type(test) is each for test in tests))
-        count = min(len(os.sched_getaffinity(0)), len(classes))
-        if count < 2 or debug:
+        # One more than processors: much of their time is waiting.
+        processors = len(os.sched_getaffinity(0))
+        count = min(processors + 1, len(classes))
+        if processors < 2 or count < 2 or debug:
             return super().run(result, debug)
         workers: dict[connection.Connection, int] = {}
         buffer = result.buffer
