@@ -140,6 +140,19 @@ class Directions(ResumedTest):
         arguments = (*server.arguments(), "--compress", "gzip", f"{url}{source}", f"{server.url}{nas}")
         self.there_and_back(source, *arguments, proxy=proxy, backups=nas)
 
+    @unittest.skipUnless(shutil.which("busybox"), "needs busybox")
+    def test_pull_from_busybox(self) -> None:
+        """Its tools are those of small machines; what reads a byte too many would spoil it."""
+        folder = self.folder / "applets"
+        folder.mkdir()
+        for applet in ("head", "dd", "sha256sum", "cat"):
+            (folder / applet).symlink_to(str(shutil.which("busybox")))
+        server = self.sshd(path=f"{folder}:{os.environ['PATH']}")
+        source, nas = self.source(), self.disk("nas").path
+        proxy = self.proxy(server, 40e6)
+        url = server.url.replace(str(server.port), str(proxy.port))
+        self.there_and_back(source, *server.arguments(), f"{url}{source}", nas, proxy=proxy, backups=nas)
+
     def test_lost_while_it_is_hashed(self) -> None:
         """A connection that breaks while the other machine hashes what is here proves nothing: all of it stays."""
         path = with_program(self.folder / "slow", "sha256sum", 'sleep 3; exec "$REAL"')["PATH"]

@@ -41,8 +41,8 @@ class Manual(unittest.TestCase):
     def test_server(self) -> None:
         """What its example prunes is where its example backs up to, with one policy."""
         text = printed("--manual", "server").replace("\\\n", "")
-        [sent] = re.findall(r'-n (\S+) /data/photos ssh://root@nas(/\S+)', text)
-        self.assertEqual(re.findall(r'root btrfs-backup -q --prune -n (\S+) (/\S+)', text), [sent])
+        [sent] = re.findall(r"-n (\S+) /data/photos ssh://root@nas(/\S+)", text)
+        self.assertEqual(re.findall(r"root btrfs-backup -q --prune -n (\S+) (/\S+)", text), [sent])
 
     def test_the_list(self) -> None:
         """Each chapter with its title, in 80 columns."""
