@@ -421,6 +421,24 @@ def is_locked(stage: Path) -> bool:
 class Restored(ResumedTest):
     """A restore that is cut off goes on, too."""
 
+    def test_something_else_is_there(self) -> None:
+        """It is told, and what has arrived stays."""
+        source, usb, new = self.source(), self.disk("usb").path, self.disk("new").path
+        grow(source, 1)
+        self.backup("-q", source, usb)
+        command = self.start("--rate-limit", "20M", "--restore", usb, new / "home", module=SMALL)
+        wait_for(lambda: len(staged(new)) > 4)
+        command.terminate()
+        command.communicate()
+        kept = staged(new)
+        self.assertGreater(len(kept), 2)
+        (new / "home").mkdir()
+        self.backup("--restore", usb, new / "home", status=1, module=SMALL)
+        self.assertEqual(staged(new), kept)
+        (new / "home").rmdir()
+        result = self.backup("--json", "--restore", usb, new / "home", module=SMALL)
+        self.assertGreater(json.loads(result.out)["sent"]["resumed_from"], PART)
+
     def restored(self, source: Path, backup: Path, where: str, url: str, proxy: Proxy, *options: str) -> None:
         arguments = (*options, "--restore", f"{url}{backup}", where)
         proxy.limit = proxy.moved + 9_000_000
