@@ -51,9 +51,8 @@ def restore(settings: Settings, publish: Publish) -> None:
         try:
             place.check_absent(settings)
         except Failure:
-            # It was restored after all.
             if not settings.dry_run:
-                place.clear(left)
+                place.clear([each for each in left if _has_served(each, backup)])
             raise
         plan = survey(settings, backup, place)
         resumed = _resumed(left, backup, place, plan)
@@ -338,6 +337,15 @@ def _resumed(left: Sequence[Stage], backup: Backup, place: Place, plan: Plan) ->
             wanted = _held_at(plan.parent, backup, place).uuid if plan.parent else ""
             return each if origin == wanted else None
     return None
+
+
+def _has_served(left: Stage, backup: Backup) -> bool:
+    """Whether that is of no use any more when the destination is there: it was restored after all.
+
+    When only parts are in it, somebody else has made the destination.
+    """
+    arrived = any(each.name == backup.chosen.name and each.readonly for each in left.subvolumes)
+    return arrived or not cutter.checkpoints(left.subvolumes, backup.far)
 
 
 def _held_at(parent: str, backup: Backup, place: Place) -> Subvolume:

@@ -641,7 +641,7 @@ class World:
             world = world._failing(step.destination, outcome.unfinished)
         for failure in dict.fromkeys(outcome.failures.values()):
             if isinstance(failure, Declined):
-                told = f"{failure}: it does not delete by order of others, and '-n' has no effect there"
+                told = f"{failure}: it does not delete by order of others; '-n' only tells what is sent there"
                 world = world._telling("info", step.destination, told)
                 continue
             count = sum(1 for each in outcome.failures.values() if each is failure)

@@ -95,7 +95,8 @@ def restored(report: Restoration) -> list[tuple[bool, str]]:
     if not report.done:
         return []
     taken = f", taken {report.taken:%Y-%m-%d %H:%M:%S}," if report.taken else ""
-    moved = pace(report.sent.bytes or 0, report.sent.seconds or 0) if report.sent else "nothing had to be sent"
+    sent = report.sent
+    moved = pace((sent.bytes or 0) - sent.resumed_from, sent.seconds or 0) if sent else "nothing had to be sent"
     return [
         (report.failed, f"{report.destination}: restored {report.backup}{taken} from {report.source} ({moved})"),
         (False, f"its next backup, if it replaces the original (else give it a folder of its own): {report.go_on}"),

@@ -147,6 +147,19 @@ class Directions(ResumedTest):
         arguments = (*server.arguments(), "--compress", "gzip", f"{url}{source}", f"{server.url}{nas}")
         self.there_and_back(source, *arguments, proxy=proxy, backups=nas, increments=False)
 
+    @unittest.skipUnless(shutil.which("busybox"), "needs busybox")
+    def test_pull_from_busybox(self) -> None:
+        """Its tools are those of small machines; what reads a byte too many would spoil it."""
+        folder = self.folder / "applets"
+        folder.mkdir()
+        for applet in ("head", "dd", "sha256sum", "cat"):
+            (folder / applet).symlink_to(str(shutil.which("busybox")))
+        server = self.sshd(path=f"{folder}:{os.environ['PATH']}")
+        source, nas = self.source(), self.disk("nas").path
+        proxy = self.proxy(server, 40e6)
+        url = server.url.replace(str(server.port), str(proxy.port))
+        self.there_and_back(source, *server.arguments(), f"{url}{source}", nas, proxy=proxy, backups=nas)
+
     def test_lost_while_it_is_hashed(self) -> None:
         """A connection that breaks while the other machine hashes what is here proves nothing: all of it stays."""
         path = with_program(self.folder / "slow", "sha256sum", 'sleep 3; exec "$REAL"')["PATH"]
@@ -431,6 +444,24 @@ def is_locked(stage: Path) -> bool:
 
 class Restored(ResumedTest):
     """A restore that is cut off goes on, too."""
+
+    def test_something_else_is_there(self) -> None:
+        """It is told, and what has arrived stays."""
+        source, usb, new = self.source(), self.disk("usb").path, self.disk("new").path
+        grow(source, 1)
+        self.backup("-q", source, usb)
+        command = self.start("--rate-limit", "20M", "--restore", usb, new / "home", module=SMALL)
+        wait_for(lambda: len(staged(new)) > 4)
+        command.terminate()
+        command.communicate()
+        kept = staged(new)
+        self.assertGreater(len(kept), 2)
+        (new / "home").mkdir()
+        self.backup("--restore", usb, new / "home", status=1, module=SMALL)
+        self.assertEqual(staged(new), kept)
+        (new / "home").rmdir()
+        result = self.backup("--json", "--restore", usb, new / "home", module=SMALL)
+        self.assertGreater(json.loads(result.out)["sent"]["resumed_from"], PART)
 
     def restored(self, source: Path, backup: Path, where: str, url: str, proxy: Proxy, *options: str) -> None:
         arguments = (*options, "--restore", f"{url}{backup}", where)

@@ -3,6 +3,7 @@
 import io
 import os
 import pty
+import re
 import subprocess
 import sys
 import unittest
@@ -36,6 +37,12 @@ class Manual(unittest.TestCase):
         for name in manual.CHAPTERS:
             text = (TOP / "btrfs_backup" / "manual" / f"{name}.rst").read_text(encoding="utf-8")
             self.assertEqual(printed("--manual", name), text)
+
+    def test_server(self) -> None:
+        """What its example prunes is where its example backs up to, with one policy."""
+        text = printed("--manual", "server").replace("\\\n", "")
+        [sent] = re.findall(r"-n (\S+) /data/photos ssh://root@nas(/\S+)", text)
+        self.assertEqual(re.findall(r"root btrfs-backup -q --prune -n (\S+) (/\S+)", text), [sent])
 
     def test_the_list(self) -> None:
         """Each chapter with its title, in 80 columns."""

@@ -273,6 +273,9 @@ class RestorationTest(unittest.TestCase):
         )
         sent = self.report(Sent(A, None, 21_000_000, 2.0))
         self.assertEqual(restored(sent), [(False, f"{head} (21.0 MB in 2.0 s, 10.5 MB/s)"), go_on])
+        assert sent.sent
+        rest = replace(sent, sent=replace(sent.sent, resumed_from=20_000_000))
+        self.assertEqual(restored(rest)[0], (False, f"{head} (1.0 MB in 2.0 s, 500.0 kB/s)"))
         self.assertEqual(restored(self.report()), [(False, f"{head} (nothing had to be sent)"), go_on])
         self.assertEqual(restored(self.report(done=False)), [])
 
