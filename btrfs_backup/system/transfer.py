@@ -41,7 +41,7 @@ class Cutting:
     """The way to cut the first stream of a transfer, so that it can go on when it is cut off.
 
     limit: bytes of a part, or what moves in that many seconds if that is more; those that follow have at most as many.
-    checkpoints, far: see Cutter.
+    between_writes: seconds, at least, between two times that a disk is made to write. checkpoints, far: see Cutter.
     """
 
     limit: int
@@ -49,6 +49,7 @@ class Cutting:
     salt: str
     checkpoints: tuple[Checkpoint, ...] = ()
     far: bool = False
+    between_writes: float = 0.0
 
     @property
     def ahead(self) -> Checkpoint | None:
@@ -179,7 +180,7 @@ def transfer(
 
         def tick(arrived: bool = False) -> None:
             for end in ends:
-                end.tick()
+                end.tick(flows[-1].between_writes if flows else 0)
             if flows:
                 flows[-1].tell([end.outlet.delivered for end in ends], arrived)
 
@@ -299,8 +300,17 @@ class _Flow:
         if self._sender.watch:
             self._sender.watch(Moving(self._moved, tuple(own), seconds, self._measure.size, arrived, begun))
         if self._cutting and self.inlet.cutter:
-            paced = int((self._moved - begun) / max(seconds, 1.0) * self._cutting.seconds)
-            self.inlet.cutter.limit = max(self._cutting.limit, paced)
+            self.inlet.cutter.limit = max(self._cutting.limit, int(self._rate * self._cutting.seconds))
+
+    @property
+    def between_writes(self) -> int:
+        """Bytes, at least, between two times that a disk is made to write so that they count."""
+        return int(self._rate * self._cutting.between_writes) if self._cutting else 0
+
+    @property
+    def _rate(self) -> float:
+        """Bytes a second."""
+        return (self._moved - self._resumed_from) / max(time.monotonic() - self.started, 1.0)
 
     def streamed(self, until: float) -> Streamed:
         """What has gone through UNTIL then."""
@@ -340,8 +350,8 @@ class _End:
             children, self._receiver.pipeline, reader, None, on_first_end=self.outlet.leave, tied=True
         )
 
-    def tick(self) -> None:
-        """Have the disk write while the stream goes on, or it has to do all of that at the end.
+    def tick(self, least: int) -> None:
+        """Have the disk write while the stream goes on, or it has to do all of that at the end. LEAST: bytes before.
 
         When it cannot, the rest of the stream, which may take hours, is of no use.
         """
@@ -351,7 +361,7 @@ class _End:
             for child in [each for each in self.children if each.running]:
                 self._given_up = True
                 child.signal(signal.SIGTERM)
-        elif self.outlet.delivered - self._written > self._receiver.unwritten:
+        elif self.outlet.delivered - self._written > max(self._receiver.unwritten, least):
             self.write_out(self._receiver.early)
 
     def write_out(self, how: Callable[[], Command] | None = None) -> list[Child]:

@@ -10,7 +10,7 @@ PART = 2 << 20  # bytes
 
 if __name__ == "__main__":
     streaming._PART = streaming._SLOW_PART = PART
-    streaming._PART_SECONDS = 0.0
+    streaming._SECONDS = streaming._SLOW_SECONDS = 0.0
     streaming._SLOW_WRITE = streaming._WRITE = PART // 2
     process._TICK = 0.03
     pipes._SMALL = 512 << 10
