@@ -7,6 +7,7 @@ of pushes, with something wrong in some of them; the others are anything.
 """
 
 import argparse
+import logging
 import os
 import random
 import subprocess
@@ -55,14 +56,18 @@ def _in_place(*ours: int) -> Iterator[None]:
     sys.stdout.flush()
     sys.stderr.flush()
     kept = [os.dup(number) for number in range(3)]
+    log = logging.getLogger("btrfs_backup")
+    handlers, propagate = log.handlers, log.propagate
     try:
         for number, our in enumerate(ours):
             os.dup2(our, number)
         with open(2, "w", buffering=1, errors="backslashreplace", closefd=False) as words:
             before, sys.stderr = sys.stderr, words
+            log.handlers, log.propagate = [logging.StreamHandler(words)], False
             yield
     finally:
         sys.stderr = before
+        log.handlers, log.propagate = handlers, propagate
         for number, each in enumerate(kept):
             os.dup2(each, number)
             os.close(each)
