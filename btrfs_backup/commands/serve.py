@@ -191,6 +191,13 @@ def _mark(ground: Ground, argv: Argv, words: Sequence[str]) -> int:
     return _piped([argv])
 
 
+def _mark_written(write_out: "partial[int]", mark: "partial[int]") -> int:
+    status = write_out()
+    if not status:
+        mark()
+    return status
+
+
 def _make_stage(ground: Ground, argv: Argv, words: Sequence[str]) -> int:
     if dirname(words[1]) != words[0]:
         raise ValueError("an attempt is made in the stage that is named with it")
@@ -344,8 +351,7 @@ def serve(folder: str, request: str) -> int:
         raise Failure(f"the folder '{folder}' does not exist", "Make it: it is to hold the backups of one client.")
     try:
         steps = [_planned(ground, argvs) for argvs in ssh.read(request)]
-        funcs = [each.func for each in steps]
-        if len(steps) > 1 and set(funcs) != {_delete} and funcs != [_write_out, _mark]:
+        if len(steps) > 1 and any(each.func is not _delete for each in steps):
             raise ValueError("these are not done in one go")
         return next((status for step in steps if (status := step())), 0)
     except ValueError as error:
@@ -357,6 +363,10 @@ def _planned(ground: Ground, argvs: Sequence[Argv]) -> "partial[int]":
     """What serves a pipeline of ARGVS. Raises ValueError."""
     plain = [argv[2:] if argv[:2] == ("sudo", "-n") else argv for argv in argvs]
     match plain:
+        case [argv] if lines := ssh.in_both(argv):
+            first, second = (_planned(ground, each) for text in lines for each in ssh.read(text))
+            if (first.func, second.func) == (_write_out, _mark):
+                return partial(_mark_written, first, second)
         case [argv]:
             request, words = _known(ground, argv)
             return partial(request.serve, ground, argv, words)

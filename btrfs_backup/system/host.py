@@ -14,7 +14,7 @@ from posixpath import basename, dirname
 
 from btrfs_backup.errors import Failure, MissingProgram
 from btrfs_backup.model.location import Location, Scheme
-from btrfs_backup.system import btrfs, process, tools
+from btrfs_backup.system import btrfs, process, ssh, tools
 from btrfs_backup.system.btrfs import Argv
 from btrfs_backup.system.compression import METHODS
 from btrfs_backup.system.process import Command, CommandFailed, Ended, Pipeline
@@ -131,10 +131,13 @@ class Host:
         return process.run(self.connection.sequence(argvs[:-1], argvs[-1], title(argvs[-1])))
 
     def both(self, first: Argv, second: Argv) -> Command:
-        """What runs SECOND when FIRST has ended well, on the host. Raises Failure like `command`."""
+        """What runs FIRST, and SECOND when that has ended well, on the host; it ends as FIRST does.
+
+        Raises Failure like `command`.
+        """
         if self.connection:
-            return self.connection.sequence([first], second, title(first))
-        return Command(("sh", "-c", f"{shlex.join(first)} && exec {shlex.join(second)}"), title(first))
+            return self.connection.both(first, second, title(first))
+        return Command(ssh.both(first, second, sudo=False), title(first))
 
     def run(self, argv: Argv, trying: str) -> str:
         """Run ARGV on the host and return what it printed.

@@ -88,6 +88,17 @@ def _words(text: str) -> Argv:
     return tuple(re.sub(r"\\(.)|'(\n*)'", r"\1\2", word) for word in _QUOTED.findall(text))
 
 
+def both(first: Argv, second: Argv, sudo: bool) -> Argv:
+    """Runs FIRST, and SECOND when that has ended well; ends as FIRST does."""
+    return ("sh", "-c", f"{line(first, sudo)} && {{ {line(second, sudo)} || :; }}")
+
+
+def in_both(argv: Argv) -> list[str]:
+    """The lines that `both` made ARGV of; none when it did not."""
+    match = re.fullmatch(r"(.*) && \{ (.*) \|\| :; \}", argv[2], re.DOTALL) if len(argv) == 3 else None
+    return [match[1], match[2]] if match and argv[:2] == ("sh", "-c") else []
+
+
 def argv(place: Location, options: Sequence[str], *arguments: str) -> Argv:
     """ssh with values for -o, the first of which win, and ARGUMENTS that come before the host."""
     values = [word for value in options for word in ("-o", value)]
@@ -175,6 +186,10 @@ class Connection:
     def program(self, argv: Argv) -> Command:
         """What runs ARGV, which needs no rights, on the host. Raises Failure like `command`."""
         return self._command(line(argv, sudo=False), argv[0], False)
+
+    def both(self, first: Argv, second: Argv, title: str) -> Command:
+        """What runs two commands, see the function `both`. Raises Failure like `command`."""
+        return self._command(line(both(first, second, self._access.sudo), sudo=False), title, False)
 
     def sequence(self, steps: Sequence[Argv], reader: Argv, title: str) -> Command:
         """What runs several commands in one go, see the function `sequence`. Raises Failure like `command`."""

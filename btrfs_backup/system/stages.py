@@ -44,7 +44,7 @@ class Attempt:
         return self.folder.host.receiver(argv, how.compress, how.debug, place, self.inherit)
 
     def marking(self, salt: str) -> Callable[[], Command]:
-        """Gives what has all that was received written to the disk, and marks that. SALT: see cutter.mark.
+        """Gives what has all that was received written to the disk, and marks that if it can. SALT: see cutter.mark.
 
         Raises Failure.
         """

@@ -262,6 +262,15 @@ class Cuts(ResumedTest):
         wait_for(lambda: not any(map(is_locked, backups.glob(".*.receiving"))))
         self.followed(source, backups)
 
+    def test_marks_that_cannot_be_made(self) -> None:
+        """Then it cannot go on, and that is no failure."""
+        source, backups = self.grown()
+        script = 'case "$*" in "subvolume create "*written*) exit 1; esac; exec $REAL "$@"'
+        options = ("--rate-limit", "20M", source, backups)
+        self.backup(*options, module=SMALL, env=with_program(self.folder / "bin", "btrfs", script))
+        [name] = names(source / "snapshot")
+        self.assert_whole(backups / name, source / "snapshot" / name)
+
     def test_full_disk(self) -> None:
         """The parts stay: the snapshot is still wanted."""
         source, backups = self.source(), self.disk("usb").path

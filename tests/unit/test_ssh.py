@@ -280,5 +280,20 @@ class Locks(unittest.TestCase):
         self.assertEqual(parse_locks(""), [])
 
 
+class Both(unittest.TestCase):
+    def test_read_again(self) -> None:
+        """What runs two commands is taken apart where it is served."""
+        for sudo in (False, True):
+            first, second = ("sync", "-f", "--", "/a b && { c"), ("btrfs", "subvolume", "create", "/d || :; }'")
+            made = ssh.both(first, second, sudo)
+            self.assertEqual(ssh.in_both(made), [ssh.line(first, sudo), ssh.line(second, sudo)])
+            prefix = ("sudo", "-n") if sudo else ()
+            self.assertEqual(
+                [ssh.read(each) for each in ssh.in_both(made)], [[[(*prefix, *first)]], [[(*prefix, *second)]]]
+            )
+        self.assertEqual(ssh.in_both(("sh", "-c", "sync")), [])
+        self.assertEqual(ssh.in_both(("sh",)), [])
+
+
 if __name__ == "__main__":
     unittest.main()
