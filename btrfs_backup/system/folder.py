@@ -17,14 +17,15 @@ from btrfs_backup.model.inventory import Inventory
 from btrfs_backup.model.sendstream import BrokenStream, beginning, uuid_text
 from btrfs_backup.model.snapshot import Naming, Subvolume
 from btrfs_backup.model.stage import Stage
-from btrfs_backup.system import btrfs, lock, process, ssh, tools
+from btrfs_backup.system import btrfs, lock, ssh, tools
+from btrfs_backup.system.btrfs import Argv
 from btrfs_backup.system.host import Host
 from btrfs_backup.system.paths import PathInfo, examine, is_plain
 from btrfs_backup.system.process import DECLINED, Command, CommandFailed, Ended, Pipeline
 
 # A login shell gets a command line as one argument, of 128 KiB at most (execve(2), MAX_ARG_STRLEN).
 _LONGEST_LINE = 120_000
-_AT_ONCE, _IN_A_ROW = 16, 200  # commands that delete
+_AT_ONCE = 16  # commands that delete
 _SUBVOLUME_INFO = 0x81F8943C  # BTRFS_IOC_GET_SUBVOL_INFO
 _FS_INFO = 0x8400941F  # BTRFS_IOC_FS_INFO: what it tells has 1024 bytes, the UUID from the 16th on
 
@@ -147,7 +148,7 @@ class Folder:
                 path = next(path for path, each in known.items() if each.uuid == ahead[-1].source)
                 if known[path].changed_transid is not None:
                     break
-                [begun] = process.run_together([self._head(join(entry, path))])
+                [begun] = self.host.piped_together(self._head(join(entry, path)))
                 known[path] = replace(known[path], changed_transid=_transid(begun) or 0)
         return tuple(known.values())
 
@@ -189,14 +190,14 @@ class Folder:
 
     def show_parent(self, name: str) -> Subvolume:
         """Like `show`, for a snapshot, with the transaction in which it was changed last, where that can be told."""
-        shown, begun = process.run_together([self.host.command(btrfs.show(self.at(name))), self._head(name)])
+        shown, begun = self.host.piped_together([btrfs.show(self.at(name))], self._head(name))
         if shown.status:
             raise CommandFailed(shown, f"cannot look at '{self.at(name)}'")
         return replace(btrfs.parse_show(os.fsdecode(shown.stdout)), changed_transid=_transid(begun))
 
-    def _head(self, name: str) -> Command:
+    def _head(self, name: str) -> list[Argv]:
         """What writes the first command of its stream."""
-        return self.host.head(btrfs.send(self.at(name), None, data=False), btrfs.BEGINNING)
+        return [btrfs.send(self.at(name), None, data=False), tools.head(btrfs.BEGINNING)]
 
     def plain(self, name: str) -> Callable[[bytes], bool]:
         """Tells whether a path in the subvolume NAME leads to its end without a symbolic link. Raises Failure."""
@@ -241,22 +242,15 @@ class Folder:
         wanted = [each for each in proved if each.uuid in there]
         if convert_rw:
             return failures | self._delete_by_path([there[each.uuid] for each in wanted], convert_rw)
-        attempted = bool(wanted)
-        if self.host.connection and len(wanted) > 1:
-            for start in range(0, len(wanted), _IN_A_ROW):
-                some = wanted[start : start + _IN_A_ROW]
-                ended = self.host.in_a_row([btrfs.delete_by_id(each.id, self.info.mount.point) for each in some])
-                failed = CommandFailed(ended, f"cannot delete in '{self.path}'")
-                if failed.declined:
-                    return failures | {each.name: failed for each in wanted}
-            left = {each.uuid for each in self.listed().values()}
-            wanted = [each for each in wanted if each.uuid in left]
         said: dict[str, Ended] = {}
         for start in range(0, len(wanted), _AT_ONCE):
             some = wanted[start : start + _AT_ONCE]
             argvs = [btrfs.delete_by_id(each.id, self.info.mount.point) for each in some]
             said |= {each.uuid: end for each, end in zip(some, self.host.ended_together(*argvs), strict=True)}
-        if commit and attempted:
+            if declined := next((end for end in said.values() if end.status == DECLINED), None):
+                failed = CommandFailed(declined, f"cannot delete in '{self.path}'")
+                return failures | {each.name: failed for each in wanted}
+        if commit and wanted:
             # Seen: several 'btrfs subvolume delete -c' at once wait half a minute for each other's commit.
             self.host.ended(btrfs.commit(self.path))
         return failures | self._not_deleted(wanted, said)

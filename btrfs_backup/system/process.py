@@ -34,7 +34,7 @@ _PR_SET_PDEATHSIG = 1
 _CHATTER = ("At subvol ", "At snapshot ", "Chroot to ", "mux_client_", "Warning: Permanently added ")
 # Exit status of a server that deletes its backups itself (see commands.serve).
 DECLINED = 77
-_SSH_FAILED = 255  # exit status of ssh itself, as opposed to that of the command
+SSH_FAILED = 255  # exit status of ssh itself, as opposed to that of the command
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Ended:
     @property
     def said(self) -> str:
         """What it printed on stderr, or why the connection broke that it went through."""
-        broke = self.status == _SSH_FAILED and self.command.last_words and self.command.last_words()
+        broke = self.status == SSH_FAILED and self.command.last_words and self.command.last_words()
         return broke or self.stderr
 
     @property
@@ -98,7 +98,7 @@ class Ended:
             return "; ".join(line[-_LONGEST_LINE:] for line in spoken[-3:])
         if self.status < 0:
             return f"it was ended by signal {-self.status} ({signal.strsignal(-self.status)})"
-        if self.status == _SSH_FAILED and self.command.login:
+        if self.status == SSH_FAILED and self.command.login:
             return "ssh failed, or it was ended by a signal there, without a message"
         return f"it ended with exit status {self.status} and no message"
 

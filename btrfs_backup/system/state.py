@@ -9,10 +9,9 @@ from posixpath import basename, dirname, join
 from btrfs_backup.errors import Failure
 from btrfs_backup.model import records
 from btrfs_backup.model.records import Records
-from btrfs_backup.system import hints, process
+from btrfs_backup.system import hints
 from btrfs_backup.system.host import Host
 from btrfs_backup.system.process import CommandFailed, TooMuch
-from btrfs_backup.system.ssh import Connection
 
 OUTSTANDING = ".outstanding_transfers"
 COMPLETED = ".completed_transfers"
@@ -65,7 +64,9 @@ def write(host: Host, folder: str, new: Records, old: Records) -> None:
 def replace(host: Host, path: str, text: str) -> None:
     """Replace the file at PATH atomically; its mode and owner stay. Raises Failure; then the old one is whole."""
     if host.connection:
-        _replace_remote(host, host.connection, path, text)
+        ended = host.connection.replace(path, text)
+        if ended.status:
+            raise CommandFailed(ended, f"cannot write '{path}'")
         return
     new = f"{path}.new"
     try:
@@ -103,16 +104,3 @@ def _fsync_folder(folder: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _replace_remote(host: Host, connection: Connection, path: str, text: str) -> None:
-    new = f"{path}.new"
-    # The new file begins as a copy, for the sake of mode and owner. An empty file is as good as none.
-    copying = [("rm", "-f", "--", new), ("touch", "--", path), ("cp", "-p", "--", path, new)]
-    writing = connection.sequence(copying, ("dd", f"of={new}", "conv=fsync", "status=none"), "rm, touch, cp, dd")
-    ended = process.run(writing, os.fsencode(text))
-    if ended.status:
-        process.run(connection.command(("rm", "-f", "--", new), "rm"))
-        raise CommandFailed(ended, f"cannot write '{path}'")
-    # By a command of its own: when the connection breaks, dd takes what it got for everything.
-    host.run(("mv", "-f", "--", new, path), f"cannot write '{path}'")

@@ -3,6 +3,7 @@
 What `--serve` answers is built by the same functions (see commands.serve).
 """
 
+import itertools
 import re
 from collections.abc import Sequence
 from posixpath import dirname, join
@@ -40,6 +41,12 @@ ATTRIBUTES: Argv = ("-exec", *_GETFATTR, "{}", "+")
 LISTS = (ENTRIES, CHECKSUMS, ATTRIBUTES)
 
 
+def title(argv: Argv) -> str:
+    """How messages call ARGV: the program and its subcommands, `btrfs subvolume delete`."""
+    words = itertools.takewhile(lambda word: word[:1].isalpha(), argv[1:3] if argv[0] == "btrfs" else ())
+    return " ".join((argv[0], *words))
+
+
 def ancestors(path: str) -> list[str]:
     """PATH and the folders above it, up to the root."""
     found = [path]
@@ -66,6 +73,11 @@ def read(path: str) -> Argv:
 
 def inode(path: str) -> Argv:
     return ("stat", "-c", "%i", "--", path)
+
+
+def length(path: str) -> Argv:
+    """Prints the bytes of a file."""
+    return ("stat", "-c", "%s", "--", path)
 
 
 def mounting(uuid: str) -> Argv:
@@ -115,6 +127,10 @@ def remove_folder(path: str) -> Argv:
 def remove_tree(path: str) -> Argv:
     """Removes it with all that is in it; links are not followed."""
     return ("rm", "-rf", "--", path)
+
+
+def remove_file(path: str) -> Argv:
+    return ("rm", "-f", "--", path)
 
 
 def make_attempt(attempt: str) -> Argv:

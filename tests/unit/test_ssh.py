@@ -38,11 +38,6 @@ class Argv(unittest.TestCase):
     def test_lines(self) -> None:
         self.assertEqual(ssh.line(("btrfs", "send", "/a b"), sudo=False), "btrfs send /a\\ b")
         self.assertEqual(ssh.line(("btrfs", "send", "/a b"), sudo=True), "sudo -n btrfs send /a\\ b")
-        steps = [("rm", "-f", "x y"), ("cp", "a", "b")]
-        self.assertEqual(
-            ssh.sequence(steps, ("dd", "of=x"), sudo=True),
-            "sudo -n rm -f x\\ y </dev/null && sudo -n cp a b </dev/null && sudo -n dd of\\=x",
-        )
 
     def test_read_again(self) -> None:
         """Just what was made of argument lists is read, and as these."""
@@ -66,9 +61,8 @@ class Argv(unittest.TestCase):
             for sudo in (False, True):
                 wanted = ("sudo", "-n", *argv) if sudo else argv
                 with self.subTest(word, sudo=sudo):
-                    self.assertEqual(ssh.read(ssh.line(argv, sudo)), [[wanted]])
-                    self.assertEqual(ssh.read(f"zstd -d | {ssh.line(argv, sudo)}"), [[("zstd", "-d"), wanted]])
-                    self.assertEqual(ssh.read(ssh.sequence([argv, argv], argv, sudo)), [[wanted]] * 3)
+                    self.assertEqual(ssh.read(ssh.line(argv, sudo)), [wanted])
+                    self.assertEqual(ssh.read(f"zstd -d | {ssh.line(argv, sudo)}"), [("zstd", "-d"), wanted])
 
     def test_nothing_else_is_read(self) -> None:
         table = (
@@ -288,9 +282,7 @@ class Both(unittest.TestCase):
             made = ssh.both(first, second, sudo)
             self.assertEqual(ssh.in_both(made), [ssh.line(first, sudo), ssh.line(second, sudo)])
             prefix = ("sudo", "-n") if sudo else ()
-            self.assertEqual(
-                [ssh.read(each) for each in ssh.in_both(made)], [[[(*prefix, *first)]], [[(*prefix, *second)]]]
-            )
+            self.assertEqual([ssh.read(each) for each in ssh.in_both(made)], [[(*prefix, *first)], [(*prefix, *second)]])
         self.assertEqual(ssh.in_both(("sh", "-c", "sync")), [])
         self.assertEqual(ssh.in_both(("sh",)), [])
 
