@@ -50,7 +50,6 @@ class Kind(Enum):
     STAGED = "a subvolume in an attempt"
     MOUNT = "a mount point on the way to the folder"
     NUMBER = "the number of a subvolume"
-    UUID = "the UUID of a filesystem"
 
     @property
     def example(self) -> str:
@@ -58,7 +57,7 @@ class Kind(Enum):
 
 
 _LEVELS = {Kind.STAGED: 3, Kind.ATTEMPT: 2, Kind.STAGE: 1, Kind.NEW_STAGE: 1}
-_PATTERNS = {Kind.NUMBER: "[0-9]{1,19}", Kind.UUID: "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"}
+_PATTERNS = {Kind.NUMBER: "[0-9]{1,19}"}
 
 
 @dataclass(frozen=True)
@@ -301,7 +300,6 @@ def requests() -> Iterator[Request]:
     by_tools = (tools.look, tools.resolve, tools.filesystem_id, tools.entries)
     by_btrfs = (btrfs.show, btrfs.usage, btrfs.commit, btrfs.sync)
     yield from (Request(build, (look,), _run) for build in (*by_tools, *by_btrfs))
-    yield Request(tools.mounting, (Kind.UUID,), _run)
     yield from (Request(build, (mount,), _run) for build in (tools.inode, btrfs.filesystem_show))
     yield from (Request(partial(btrfs.list_children, readonly_only=each), (look,), _list) for each in (False, True))
     yield from (Request(partial(tools.find, what=each), (backup,), _run) for each in tools.LISTS)

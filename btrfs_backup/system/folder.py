@@ -17,7 +17,7 @@ from btrfs_backup.model.inventory import Inventory
 from btrfs_backup.model.sendstream import BrokenStream, beginning, uuid_text
 from btrfs_backup.model.snapshot import Naming, Subvolume
 from btrfs_backup.model.stage import Stage
-from btrfs_backup.system import btrfs, lock, ssh, tools
+from btrfs_backup.system import btrfs, hints, lock, paths, ssh, tools
 from btrfs_backup.system.btrfs import Argv
 from btrfs_backup.system.host import Host
 from btrfs_backup.system.paths import PathInfo, examine, is_plain
@@ -76,22 +76,38 @@ class Folder:
 
     def filesystem(self) -> str:
         """UUID of the filesystem that it is on. Raises Failure."""
-        known = self._identified() if self.host.connection else _filesystem_here(self.info.path)
+        return self._identified(self.host.ended_together(*self._identity()))[0]
+
+    def mounting(self) -> tuple[str, str]:
+        """The UUID of its filesystem, and what is another one whenever that is mounted anew. Raises Failure."""
+        *told, boot = self.host.ended_together(*self._identity(), tools.read(tools.BOOT_ID))
+        uuid, number = self._identified(told)
+        return uuid, f"{os.fsdecode(boot.stdout)}{number}"
+
+    def _identity(self) -> list[Argv]:
+        """What tells which filesystem it is on, when it is on another machine."""
+        return [tools.filesystem_id(self.info.path), tools.MOUNTED] if self.host.connection else []
+
+    def _identified(self, told: Sequence[Ended]) -> tuple[str, str]:
+        """The UUID of its filesystem, and the number of its mounting, by what was TOLD. Raises Failure."""
+        known, numbers = None, {}
+        if self.host.connection:
+            fsid, found = (os.fsdecode(ended.stdout) for ended in told)
+            rows = (row.partition(" ") for row in found.splitlines())
+            numbers = {basename(path): number for number, _, path in rows}
+            known = btrfs.filesystem_among(fsid.strip(), list(numbers))
+        elif known := _filesystem_here(self.info.path):
+            with suppress(OSError):
+                numbers[known] = str(os.stat(tools.mounting(known)).st_ino)
         if known:
-            return known
+            return known, numbers.get(known, "")
         # Works for mount points only, and when no other mount of btrfs is covered. Seen: it overlooks one while other
         # filesystems are mounted and unmounted.
         argv = btrfs.filesystem_show(self.info.mount.point)
         ended = self.host.ended(argv)
         trying = f"cannot identify the filesystem of '{self.path}'"
         printed = self.host.run(argv, trying) if ended.status else os.fsdecode(ended.stdout)
-        return btrfs.parse_filesystem_uuid(printed)
-
-    def _identified(self) -> str | None:
-        """UUID of its filesystem among those that are mounted. Raises Failure."""
-        fsid, found = self.host.ended_together(tools.filesystem_id(self.info.path), tools.MOUNTED)
-        uuids = [basename(each) for each in os.fsdecode(found.stdout).split()]
-        return btrfs.filesystem_among(os.fsdecode(fsid.stdout).strip(), uuids)
+        return btrfs.parse_filesystem_uuid(printed), ""
 
     def inventory(self, naming: Naming, names_suffice: bool = False) -> Inventory:
         """What it holds under names of NAMING. Raises Failure.
@@ -101,14 +117,9 @@ class Folder:
         """
         if not self.exists:
             return Inventory(exists=False)
-        lists = [btrfs.list_children(self.path), btrfs.list_children(self.path, readonly_only=True)]
-        endings = self.host.ended_together(tools.entries(self.path), *lists)
-        without_rights = names_suffice and endings[1].status and btrfs.NOT_PERMITTED in endings[1].said
-        for ended in endings[:1] if without_rights else endings:
-            if ended.status:
-                raise CommandFailed(ended, f"cannot list what is in '{self.path}'")
-        found, listed, readonly = (os.fsdecode(ended.stdout) for ended in endings)
-        entries = self._kinds(found)
+        entries, endings = self._look_into()
+        without_rights = names_suffice and endings[0].status and btrfs.NOT_PERMITTED in endings[0].said
+        listed, readonly = ("", "") if without_rights else self._printed(endings)
         ours = [name for name in sorted(entries) if name in naming]
         wanted = [name for name in ours if entries[name] == stage.SUBVOLUME]
         if without_rights:
@@ -160,8 +171,7 @@ class Folder:
         """The names of all its entries, none when it does not exist. Raises Failure."""
         if not self.exists:
             return []
-        found = self._kinds(self.host.run(tools.entries(self.path), f"cannot list '{self.path}'"))
-        return [path for path in found if "/" not in path]
+        return [path for path in self._entries() if "/" not in path]
 
     def _kinds(self, found: str) -> dict[str, str]:
         """The kind of each entry in what tools.entries prints, by its path from here. Raises Failure.
@@ -206,12 +216,6 @@ class Folder:
         printed = self.host.run(tools.find(self.at(name), tools.LINKS), f"cannot look for links in '{self.at(name)}'")
         links = frozenset(map(os.fsencode, printed.split("\0")[:-1]))
         return lambda path: links.isdisjoint(itertools.accumulate(path.split(b"/"), lambda *names: b"/".join(names)))
-
-    def mounting(self) -> tuple[str, str]:
-        """The UUID of its filesystem, and what is another one whenever that is mounted anew. Raises Failure."""
-        uuid = self.filesystem()
-        asked = (tools.read(tools.BOOT_ID), tools.mounting(uuid))
-        return uuid, " ".join(os.fsdecode(ended.stdout).strip() for ended in self.host.ended_together(*asked))
 
     def writing_out(self) -> Command:
         """What has all that its filesystem holds on disk. Raises Failure."""
@@ -277,11 +281,38 @@ class Folder:
 
     def found(self) -> tuple[dict[str, str], dict[str, Subvolume]]:
         """The kinds of all entries, and the subvolumes below it, by their paths from here. Raises Failure."""
+        entries, endings = self._look_into()
+        listed, readonly = self._printed(endings)
+        return entries, _subvolumes(btrfs.parse_list(listed, readonly), self.info.mount.inside(self.info.path))
+
+    def _look_into(self) -> tuple[dict[str, str], list[Ended]]:
+        """The kinds of all entries, by their paths from here, and how the lists of subvolumes ended. Raises Failure."""
+        found = {} if self.host.connection else self._entries()
+        endings = self.host.ended_together(*self._asked())
+        if self.host.connection:
+            found = self._kinds(*self._printed([endings.pop()]))
+        return found, endings
+
+    def _asked(self) -> list[Argv]:
         lists = [btrfs.list_children(self.path), btrfs.list_children(self.path, readonly_only=True)]
-        asked = [tools.entries(self.path), *lists]
-        entries, listed, readonly = self.host.run_together(asked, f"cannot list '{self.path}'")
-        inside = self.info.mount.inside(self.info.path)
-        return self._kinds(entries), _subvolumes(btrfs.parse_list(listed, readonly), inside)
+        return [*lists, tools.entries(self.path)] if self.host.connection else lists
+
+    def _printed(self, endings: Sequence[Ended]) -> list[str]:
+        for ended in endings:
+            if ended.status:
+                raise CommandFailed(ended, f"cannot list what is in '{self.path}'")
+        return [os.fsdecode(ended.stdout) for ended in endings]
+
+    def _entries(self) -> dict[str, str]:
+        """The kinds of all entries, by their paths from here. Raises Failure."""
+        if self.host.connection:
+            return self._kinds(self.host.run(tools.entries(self.path), f"cannot list '{self.path}'"))
+        try:
+            return paths.entries(self.path)
+        except OSError as error:
+            why = error.strerror or ""
+            what_to_do = hints.hint(why, "", os.geteuid() == 0)
+            raise Failure(f"cannot list what is in '{self.path}': {why}", what_to_do) from None
 
     def listed(self) -> dict[str, Subvolume]:
         """The subvolumes below it, by their paths from here; all of them look writable. Raises Failure."""
@@ -321,7 +352,7 @@ class Folder:
         if not paths:
             return []
         try:
-            found = self._kinds(self.host.run(tools.entries(self.path), f"cannot list '{self.path}'"))
+            found = self._entries()
         except Failure:
             return list(paths)
         return [path for path in paths if path in found]

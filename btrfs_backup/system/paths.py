@@ -3,10 +3,14 @@
 import os
 import re
 import stat
+from contextlib import suppress
 from dataclasses import dataclass
+from posixpath import join
 
 from btrfs_backup.errors import Failure
-from btrfs_backup.system import btrfs, mounts, tools
+from btrfs_backup.model import stage
+from btrfs_backup.system import btrfs, hints, mounts, tools
+from btrfs_backup.system.btrfs import Argv
 from btrfs_backup.system.host import Host
 from btrfs_backup.system.mounts import Mount
 from btrfs_backup.system.process import CommandFailed
@@ -32,6 +36,47 @@ class PathInfo:
 
 def examine(host: Host, path: str) -> PathInfo:
     """Look where the absolute PATH stands. Changes nothing. Raises Failure."""
+    nearest, inode, mode, real = _far(host, path) if host.connection else _near(path)
+    table = host.read(mounts.MOUNTINFO)
+    mount = mounts.find(mounts.parse(table or ""), real)
+    if not mount:
+        bind = "The root of a chroot has to be a mount: 'mount --bind FOLDER FOLDER' before 'chroot FOLDER'."
+        hint = bind if table else f"Is {mounts.MOUNTINFO} readable?"
+        raise Failure(f"cannot find out on which filesystem '{nearest}' is", hint)
+    return PathInfo(
+        real,
+        exists=nearest == path,
+        is_directory=stat.S_ISDIR(mode),
+        is_subvolume=mount.type == "btrfs" and inode == btrfs.SUBVOLUME_INODE,
+        mount=mount,
+    )
+
+
+def asked(path: str) -> list[Argv]:
+    """What `examine` asks another machine."""
+    return [tools.look(path), tools.resolve(path), tools.read(mounts.MOUNTINFO)]
+
+
+def _near(path: str) -> tuple[str, int, int, str]:
+    """What exists of PATH on this machine: that path, its inode number and mode, and the same without links."""
+    for nearest in tools.ancestors(path):
+        try:
+            with suppress(NotADirectoryError):
+                os.stat(join(nearest, "."))  # mounts what is mounted when it is used
+            found = os.stat(nearest)
+            return nearest, found.st_ino, found.st_mode, os.path.realpath(nearest)
+        except PermissionError as error:
+            why = error.strerror or ""
+            raise Failure(f"cannot look at '{path}': {why}", hints.hint(why, "", os.geteuid() == 0)) from None
+        except OSError:
+            continue
+        except ValueError as error:
+            raise Failure(f"cannot look at {path!r}: {error}", "No file can have that name.") from None
+    raise Failure(f"cannot look at '{path}'", "Is there a folder '/' at all?")
+
+
+def _far(host: Host, path: str) -> tuple[str, int, int, str]:
+    """The same on another machine. Raises Failure."""
     ancestors = tools.ancestors(path)
     # One line for each that exists, the deepest first. Exit status 1 is normal: some do not exist.
     ended, resolved = host.ended_together(tools.look(path), tools.resolve(path))
@@ -54,20 +99,7 @@ def examine(host: Host, path: str) -> PathInfo:
         resolved = host.ended(tools.resolve(nearest))
     if resolved.status:
         raise CommandFailed(resolved, f"cannot resolve '{nearest}'")
-    real = os.fsdecode(resolved.stdout).removesuffix("\n")
-    table = host.read(mounts.MOUNTINFO)
-    mount = mounts.find(mounts.parse(table or ""), real)
-    if not mount:
-        bind = "The root of a chroot has to be a mount: 'mount --bind FOLDER FOLDER' before 'chroot FOLDER'."
-        hint = bind if table else f"Is {mounts.MOUNTINFO} readable?"
-        raise Failure(f"cannot find out on which filesystem '{nearest}' is", hint)
-    return PathInfo(
-        real,
-        exists=nearest == path,
-        is_directory=stat.S_ISDIR(int(mode, 16)),
-        is_subvolume=mount.type == "btrfs" and inode == str(btrfs.SUBVOLUME_INODE),
-        mount=mount,
-    )
+    return nearest, int(inode), int(mode, 16), os.fsdecode(resolved.stdout).removesuffix("\n")
 
 
 def is_plain(top: str, path: bytes) -> bool:
@@ -86,3 +118,35 @@ def is_complete(path: str) -> bool:
         return os.lstat(path).st_ino == btrfs.SUBVOLUME_INODE and not os.access(path, os.W_OK)
     except OSError:
         return False
+
+
+def entries(folder: str) -> dict[str, str]:
+    """The same as `tools.entries` lists, on this machine: the kind of each entry, by its path from FOLDER.
+
+    Raises OSError.
+    """
+    found: dict[str, str] = {}
+    for name, kind in _kinds(folder):
+        found[name] = kind
+        if stage.name_of(name) and kind == stage.FOLDER:
+            for attempt, its in _kinds(join(folder, name)):
+                found[f"{name}/{attempt}"] = its
+                if its == stage.FOLDER:
+                    inside = _kinds(join(folder, name, attempt))
+                    found |= {f"{name}/{attempt}/{each}": what for each, what in inside}
+    return found
+
+
+def _kinds(folder: str) -> list[tuple[str, str]]:
+    with os.scandir(folder) as listed:
+        return [(entry.name, _kind(entry)) for entry in listed]
+
+
+def _kind(entry: "os.DirEntry[str]") -> str:
+    try:
+        found = entry.stat(follow_symlinks=False)
+    except FileNotFoundError:  # it has gone
+        return stage.FILE
+    if not stat.S_ISDIR(found.st_mode):
+        return stage.FILE
+    return stage.SUBVOLUME if found.st_ino == btrfs.SUBVOLUME_INODE else stage.FOLDER

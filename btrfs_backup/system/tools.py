@@ -16,7 +16,9 @@ BOOT_ID = "/proc/sys/kernel/random/boot_id"  # random(4)
 # It has a folder for each filesystem that is mounted. Seen: each mounting gets a new inode number; with a second mount
 # of the same filesystem, and a remount, it stays.
 _MOUNTED = "/sys/fs/btrfs"
-MOUNTED: Argv = ("find", _MOUNTED + "/", "-mindepth", "1", "-maxdepth", "1", "-name", "*-*-*-*-*")
+# Prints the number of each with its path.
+_NUMBERED = ("-exec", "stat", "-c", "%i %n", "{}", "+")
+MOUNTED: Argv = ("find", _MOUNTED + "/", "-mindepth", "1", "-maxdepth", "1", "-name", "*-*-*-*-*", *_NUMBERED)
 PROBE_FLOCK: Argv = ("flock", "-V")
 
 # Neither the links of folders tell anything, nor the size of what is no file. %P is the path below the top, in which
@@ -80,9 +82,9 @@ def length(path: str) -> Argv:
     return ("stat", "-c", "%s", "--", path)
 
 
-def mounting(uuid: str) -> Argv:
-    """Prints what is another number whenever the filesystem UUID is mounted anew."""
-    return inode(f"{_MOUNTED}/{uuid}")
+def mounting(uuid: str) -> str:
+    """The path of what has another inode number whenever the filesystem UUID is mounted anew."""
+    return f"{_MOUNTED}/{uuid}"
 
 
 def filesystem_id(path: str) -> Argv:

@@ -282,7 +282,9 @@ class Both(unittest.TestCase):
             made = ssh.both(first, second, sudo)
             self.assertEqual(ssh.in_both(made), [ssh.line(first, sudo), ssh.line(second, sudo)])
             prefix = ("sudo", "-n") if sudo else ()
-            self.assertEqual([ssh.read(each) for each in ssh.in_both(made)], [[(*prefix, *first)], [(*prefix, *second)]])
+            self.assertEqual(
+                [ssh.read(each) for each in ssh.in_both(made)], [[(*prefix, *first)], [(*prefix, *second)]]
+            )
         self.assertEqual(ssh.in_both(("sh", "-c", "sync")), [])
         self.assertEqual(ssh.in_both(("sh",)), [])
 
