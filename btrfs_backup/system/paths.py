@@ -9,7 +9,7 @@ from btrfs_backup.errors import Failure
 from btrfs_backup.system import btrfs, mounts, tools
 from btrfs_backup.system.host import Host
 from btrfs_backup.system.mounts import Mount
-from btrfs_backup.system.process import CommandFailed
+from btrfs_backup.system.process import CommandFailed, Ended
 
 
 @dataclass(frozen=True)
@@ -32,26 +32,13 @@ class PathInfo:
 
 def examine(host: Host, path: str) -> PathInfo:
     """Look where the absolute PATH stands. Changes nothing. Raises Failure."""
-    ancestors = tools.ancestors(path)
-    # One line for each that exists, the deepest first. Exit status 1 is normal: some do not exist.
     ended, resolved = host.ended_together(tools.look(path), tools.resolve(path))
-    looked = os.fsdecode(ended.stdout).split("\n")[:-1]
-    if ended.status not in (0, 1) or not looked:
-        raise CommandFailed(ended, f"cannot look at '{path}'")
-    # Then it may exist all the same. A login shell may be denied other things.
-    if re.search("^stat: .*: Permission denied$", ended.said, re.MULTILINE):
-        raise CommandFailed(ended, f"cannot look at '{path}'")
-    if len(looked) == len(ancestors) + 1 and looked[0] == looked[1]:
-        del looked[0]  # a folder is told twice
-    if len(looked) > len(ancestors) or not all(re.fullmatch(r"\d+ [0-9a-f]+", row) for row in looked):
-        raise Failure(
-            f"cannot understand what 'stat' printed: {looked[0][:200]!r}",
-            "A login shell must not print anything by itself when commands are run by ssh.",
-        )
-    nearest = ancestors[-len(looked)]
+    looked, entered = _understood(ended, path)
+    nearest = tools.ancestors(path)[-len(looked)]
     inode, _, mode = looked[0].partition(" ")
     if nearest != path:
-        resolved = host.ended(tools.resolve(nearest))
+        ended, resolved = host.ended_together(tools.look(nearest), tools.resolve(nearest))
+        _, entered = _understood(ended, nearest)
     if resolved.status:
         raise CommandFailed(resolved, f"cannot resolve '{nearest}'")
     real = os.fsdecode(resolved.stdout).removesuffix("\n")
@@ -61,13 +48,36 @@ def examine(host: Host, path: str) -> PathInfo:
         bind = "The root of a chroot has to be a mount: 'mount --bind FOLDER FOLDER' before 'chroot FOLDER'."
         hint = bind if table else f"Is {mounts.MOUNTINFO} readable?"
         raise Failure(f"cannot find out on which filesystem '{nearest}' is", hint)
+    is_directory = stat.S_ISDIR(int(mode, 16))
+    # Then PATH may exist all the same.
+    if is_directory and not entered and mount.type != "autofs":
+        raise CommandFailed(ended, f"cannot look at '{path}'")
     return PathInfo(
         real,
         exists=nearest == path,
-        is_directory=stat.S_ISDIR(int(mode, 16)),
+        is_directory=is_directory,
         is_subvolume=mount.type == "btrfs" and inode == str(btrfs.SUBVOLUME_INODE),
         mount=mount,
     )
+
+
+def _understood(ended: Ended, path: str) -> tuple[list[str], bool]:
+    """What a look at PATH that has ENDED prints: a row for each that exists, the deepest first; and whether that could
+    be entered. Raises Failure."""
+    ancestors = tools.ancestors(path)
+    looked = os.fsdecode(ended.stdout).split("\n")[:-1]
+    # Exit status 1 is normal: some do not exist.
+    if ended.status not in (0, 1) or not looked:
+        raise CommandFailed(ended, f"cannot look at '{path}'")
+    entered = len(looked) == len(ancestors) + 1 and looked[0] == looked[1]
+    if entered:
+        del looked[0]  # a folder is told twice
+    if len(looked) > len(ancestors) or not all(re.fullmatch(r"\d+ [0-9a-f]+", row) for row in looked):
+        raise Failure(
+            f"cannot understand what 'stat' printed: {looked[0][:200]!r}",
+            "A login shell must not print anything by itself when commands are run by ssh.",
+        )
+    return looked, entered
 
 
 def is_plain(top: str, path: bytes) -> bool:

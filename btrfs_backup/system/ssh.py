@@ -59,9 +59,13 @@ def quote(word: str) -> str:
     return re.sub(r"\n+", r"'\g<0>'", quoted) or "''"
 
 
+# Its programs speak the language of that machine unless they are told. sudo passes it on.
+_PLAIN_WORDS: Argv = ("env", "LC_ALL=C")
+
+
 def line(argv: Argv, sudo: bool) -> str:
     """The command line that runs ARGV. Only plain commands go under sudo, so that a sudoers file can list them."""
-    return " ".join(map(quote, (*(("sudo", "-n") if sudo else ()), *argv)))
+    return " ".join(map(quote, (*_PLAIN_WORDS, *(("sudo", "-n") if sudo else ()), *argv)))
 
 
 def sequence(steps: Sequence[Argv], reader: Argv, sudo: bool) -> str:
@@ -85,7 +89,8 @@ def read(request: str) -> list[list[Argv]]:
 
 
 def _words(text: str) -> Argv:
-    return tuple(re.sub(r"\\(.)|'(\n*)'", r"\1\2", word) for word in _QUOTED.findall(text))
+    words = tuple(re.sub(r"\\(.)|'(\n*)'", r"\1\2", word) for word in _QUOTED.findall(text))
+    return words[len(_PLAIN_WORDS) :]
 
 
 def both(first: Argv, second: Argv, sudo: bool) -> Argv:

@@ -5,8 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.real.machine import TOP, Result, names, sh
-from tests.real.sshd import SshTest
+from tests.real.machine import TOP, Result, names, sh, with_program
+from tests.real.sshd import Sshd, SshTest
 
 WITHOUT = """
 import os, sys
@@ -174,3 +174,46 @@ class Places(OddMachine):
         result = self.shell('"$@"', source)
         self.assertEqual(result.status, 1, result)
         self.assertRegex(result.err, "Text file busy\n  A swap file that is in use is in it")
+
+
+class Words(SshTest):
+    """What another machine says is in its language, and in the words of its tools."""
+
+    def there(self, **tools: str) -> Sshd:
+        """A machine that speaks German unless it is told otherwise, on which these TOOLS are scripts.
+
+        In them `say` has words of both languages, and the real program goes on behind them.
+        """
+        say = 'say() { [ "$LC_ALL" = C ] && echo "$1" >&2 || echo "$2" >&2; }\n'
+        for name, script in tools.items():
+            path = with_program(self.folder / "german", name, f'{say}{script}\nexec $REAL "$@"')["PATH"]
+        return self.sshd(path=path)
+
+    def test_a_full_source_is_pruned(self) -> None:
+        say = "say 'dd: error writing: No space left on device' 'dd: Auf dem Gerät ist kein Speicherplatz verfügbar'"
+        server = self.there(dd=f'case "$*" in *.new*) [ ! -e {self.folder}/full ] || {{ {say}; exit 1; }};; esac')
+        source, usb = self.source(), self.disk("usb").path
+        pull = [*server.arguments(), f"{server.url}{source}", usb]
+        for _ in range(3):
+            self.backup(*pull)
+        (self.folder / "full").touch()
+        result = self.backup("-N1", *pull, status=10)
+        self.assertIn("The disk is full: free some space there.", result.err)
+        self.assertEqual(len(names(source / "snapshot")), 2, result)
+
+    def test_what_cannot_be_looked_at_is_not_absent(self) -> None:
+        """In the words of Rust's library, too."""
+        said = "stat: cannot stat: Permission denied (os error 13)"
+        hidden = self.folder / "hidden"
+        server = self.there(
+            stat=f'for last; do :; done; $REAL "$@" 2>{self.folder}/null || {{ echo "{said}" >&2; exit 1; }}; exit'
+        )
+        hidden.mkdir(0o700)
+        (self.folder / "null").touch()
+        (self.folder / "null").chmod(0o666)
+        (hidden / "usb").mkdir()
+        self.user("/bin/sh")
+        url = server.url.replace("//", f"//{self.login}@")
+        result = self.backup("--skip-absent-dests", *server.arguments(), self.source(), f"{url}{hidden}/usb", status=10)
+        self.assertIn(f"cannot look at '{hidden}/usb': stat on 127.0.0.1: ", result.err)
+        self.assertIn("Log in there as root (ssh://root@...), or use '--ssh-sudo'.", result.err)

@@ -36,12 +36,15 @@ class Argv(unittest.TestCase):
                 self.assertEqual(ssh.quote(word), quoted)
 
     def test_lines(self) -> None:
-        self.assertEqual(ssh.line(("btrfs", "send", "/a b"), sudo=False), "btrfs send /a\\ b")
-        self.assertEqual(ssh.line(("btrfs", "send", "/a b"), sudo=True), "sudo -n btrfs send /a\\ b")
+        """In the language that is understood here, and with nothing but plain commands under sudo."""
+        self.assertEqual(ssh.line(("btrfs", "send", "/a b"), sudo=False), "env LC_ALL\\=C btrfs send /a\\ b")
+        self.assertEqual(ssh.line(("btrfs", "send", "/a b"), sudo=True), "env LC_ALL\\=C sudo -n btrfs send /a\\ b")
         steps = [("rm", "-f", "x y"), ("cp", "a", "b")]
         self.assertEqual(
             ssh.sequence(steps, ("dd", "of=x"), sudo=True),
-            "sudo -n rm -f x\\ y </dev/null && sudo -n cp a b </dev/null && sudo -n dd of\\=x",
+            "env LC_ALL\\=C sudo -n rm -f x\\ y </dev/null && "
+            "env LC_ALL\\=C sudo -n cp a b </dev/null && "
+            "env LC_ALL\\=C sudo -n dd of\\=x",
         )
 
     def test_read_again(self) -> None:
@@ -67,7 +70,8 @@ class Argv(unittest.TestCase):
                 wanted = ("sudo", "-n", *argv) if sudo else argv
                 with self.subTest(word, sudo=sudo):
                     self.assertEqual(ssh.read(ssh.line(argv, sudo)), [[wanted]])
-                    self.assertEqual(ssh.read(f"zstd -d | {ssh.line(argv, sudo)}"), [[("zstd", "-d"), wanted]])
+                    unzip = ssh.line(("zstd", "-d"), sudo=False)
+                    self.assertEqual(ssh.read(f"{unzip} | {ssh.line(argv, sudo)}"), [[("zstd", "-d"), wanted]])
                     self.assertEqual(ssh.read(ssh.sequence([argv, argv], argv, sudo)), [[wanted]] * 3)
 
     def test_nothing_else_is_read(self) -> None:
@@ -104,7 +108,8 @@ class Argv(unittest.TestCase):
                 "a(b)",
             ),
         )
-        for request in table:
+        begin = ssh.line((), sudo=False)
+        for request in ("a", *table, *(f"{begin} {each}" for each in table)):
             with self.subTest(request), self.assertRaisesRegex(ValueError, "not quoted as this program does it"):
                 self.fail(str(ssh.read(request)))
 
@@ -189,12 +194,19 @@ class Hints(unittest.TestCase):
             "ERROR: can't perform the search: Operation not permitted": ("as root", "--ssh-sudo"),
             "ERROR: not a valid btrfs filesystem: /x": ("as root", "--ssh-sudo"),
             "cat: /x: Permission denied": ("as root", "--ssh-sudo"),
+            "mkdir: /x: Permission denied (os error 13)": ("as root", "--ssh-sudo"),
+            "mkdir: /x: Quota exceeded": ("quota is used up", "quota is used up"),
+            "cat: read error: I/O error": ("btrfs device stats", "btrfs device stats"),
+            "mkdir: /x: Symbolic link loop": ("leads nowhere", "leads nowhere"),
+            "sh: No file descriptors available": ("ulimit -n", "ulimit -n"),
+            "ERROR: cannot snapshot: Cross-device link": ("option '-f'", "option '-f'"),
             "me@nas: Permission denied (publickey,password).": ("as root", "could not log in"),
             "Received disconnect from ::1 port 22:2: Too many authentication failures": ("", "could not log in"),
             "Host key verification failed.": ("", "check the host's key: ssh me@nas -p 1"),
             "ssh: Could not resolve hostname nas: Name or service not known": ("", "name of the host"),
             "ssh: connect to host nas port 22: Connection refused": ("", "Is the host up"),
             "ssh: connect to host nas port 22: No route to host": ("", "Is the host up"),
+            "ssh: connect to host nas port 22: Host is unreachable": ("", "Is the host up"),
             "Timeout, server 127.0.0.1 not responding.": ("", "connection broke"),
             "Connection to 127.0.0.1 closed by remote host.": ("", "connection broke"),
             "bash: line 1: btrfs: command not found": ("", "Install the package btrfs-progs"),
@@ -202,6 +214,8 @@ class Hints(unittest.TestCase):
             "flock: Command not found.": ("", "Install the package util-linux"),
             "sudo: btrfs: command not found": ("", "Is 'btrfs' installed there"),
             "sh: sudo: not found": ("", "Is 'sudo' installed there"),
+            "env: 'flock': No such file or directory": ("", "Install the package util-linux"),
+            "env: can't execute 'btrfs': No such file or directory": ("", "Install the package btrfs-progs"),
             "zsh:1: command not found: flock": ("", "Install the package util-linux"),
             "fish: Unknown command: btrfs": ("", "Install the package btrfs-progs"),
             "sudo: a password is required": ("", "me ALL=(root) NOPASSWD: /usr/bin/btrfs, "),
