@@ -19,7 +19,7 @@ _PACKAGES = {
 # env puts the name before the words, as shells and sudo do; zsh and fish put it behind.
 _NOT_FOUND = re.compile(
     r"(?:command not found: |Unknown command: )([\w.+-]+)|\b([\w.+-]{1,64}): (?:command )?not found(?!:)"
-    r"|^env: (?:can't execute )?['‘]?([\w.+-]+)['’]?: No such file or directory",
+    r"|^env: (?:can't execute )?'?([\w.+-]+)'?: No such file or directory",
     re.IGNORECASE | re.MULTILINE,
 )
 _NO_PROGRAM = 127  # exit status of a shell that does not find what it is to run

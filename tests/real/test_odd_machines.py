@@ -1,11 +1,13 @@
 """What a machine lacks costs whatever needs it, and nothing else; it is told in one line."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-from tests.real.machine import TOP, Result, names, sh, with_program
+from tests.real.liar import lying_btrfs, path_with
+from tests.real.machine import OUTSTANDING, TOP, Result, names, sh, with_program
 from tests.real.sshd import Sshd, SshTest
 
 WITHOUT = """
@@ -95,6 +97,13 @@ class Kernel(OddMachine):
             self.assertEqual(result.status, 0, result)
         self.assert_complete(usb, source / "snapshot", names(source / "snapshot"))
 
+    def test_without_a_part_of_the_library(self) -> None:
+        """Python tells of it with a traceback."""
+        source, usb = self.source(), self.disk("usb").path
+        code = "import sys\nsys.modules['_hashlib'] = sys.modules['_blake2'] = None\n"
+        result = self.shell('"$@"', "unused", source, usb, code=code + WITHOUT)
+        self.assertEqual(result.status, 0, result)
+
     def test_what_nothing_is_prepared_for(self) -> None:
         """It ends what it hits, but neither the summary nor the document."""
         source, usb = self.source(), self.disk("usb").path
@@ -174,6 +183,48 @@ class Places(OddMachine):
         result = self.shell('"$@"', source)
         self.assertEqual(result.status, 1, result)
         self.assertRegex(result.err, "Text file busy\n  A swap file that is in use is in it")
+
+
+class OldPrograms(SshTest):
+    """btrfs-progs 5.10, as in Debian 11, on the other side: they show less."""
+
+    LIES = """
+--version) echo "btrfs-progs v5.10.1"; exit;;
+subvolume\\ show*) shown=$("$real" "$@") || exit; echo "$shown" | grep -v "Send t\\|Receive t"; exit;;
+property\\ set\\ -f*) echo "btrfs property set: invalid option -- 'f'" >&2; exit 1;;"""
+
+    def setUp(self) -> None:
+        super().setUp()
+        server = self.sshd(path=path_with(lying_btrfs(self.folder / "old", self.LIES))["PATH"])
+        self.home, self.nas = self.source(), self.disk("nas").path
+        self.push = [*server.arguments(), self.home, f"{server.url}{self.nas}"]
+
+    def test_what_newer_ones_made_writable_is_left_alone(self) -> None:
+        for _ in range(2):
+            self.backup(*self.push)
+        new = names(self.nas)[-1]
+        sh("btrfs", "property", "set", "-f", "-ts", self.nas / new, "ro", "false")
+        (self.nas / new / "work").write_text("of a week")
+        # As if it had been sent by an older version that was killed.
+        record = {new: {"locks": [str(self.push[-1])]}}
+        (self.home / "snapshot" / OUTSTANDING).write_text(json.dumps(record))
+        result = self.backup(*self.push, status=10)
+        self.assertIn(f"cannot send {new}: '{self.push[-1]}/{new}' is in the way", result.err)
+        self.backup("-n1", *self.push)
+        self.assertEqual((self.nas / new / "work").read_text(), "of a week")
+        self.assertEqual(names(self.nas), [new, names(self.home / "snapshot")[-1]])
+
+    def test_whoever_shares_a_stream_with_them_is_told(self) -> None:
+        new = self.disk("new").path
+        if "--compressed-data" not in self.backup("-v", "debug", self.home, self.disk("usb").path).err:
+            self.skipTest("this kernel or these btrfs-progs have no send protocol 2")
+        self.backup(self.home)
+        result = self.backup("-v", "debug", *self.push, new)
+        self.assertNotIn("--compressed-data", result.err)
+        self.assertEqual(result.err.count(f"{self.push[-1]}: cannot take compressed data as it is, and all"), 1)
+        result = self.backup("-v", "debug", "--no-shared-stream", *self.push, new)
+        self.assertIn("--compressed-data", result.err)
+        self.assertNotIn("cannot take compressed data", result.err)
 
 
 class Words(SshTest):
