@@ -311,6 +311,8 @@ def _set_up_messages() -> None:
     log.handlers = [handler]
     logging.raiseExceptions = False  # a message that cannot be written is lost, and no more
     log.propagate = False
+    # Python's own library says there what it lacks, with a traceback. It goes on, or raises what is told.
+    logging.getLogger().handlers = [logging.NullHandler()]
 
 
 if __name__ == "__main__":

@@ -390,7 +390,7 @@ def _lines(source: int) -> Iterator[bytes]:
 
 def _planned(ground: Ground, argvs: Sequence[Argv]) -> "partial[int]":
     """What serves a pipeline of ARGVS. Raises ValueError."""
-    plain = [argv[2:] if argv[:2] == ("sudo", "-n") else argv for argv in argvs]
+    plain = [_without(("sudo", "-n"), _without(ssh.PLAIN_WORDS, argv)) for argv in argvs]
     match plain:
         case [argv] if word := session.word_of(argv):
             return partial(_serve_session, ground, word)
@@ -409,6 +409,10 @@ def _planned(ground: Ground, argvs: Sequence[Argv]) -> "partial[int]":
             if _known(ground, argv)[0].serve is _send:
                 return partial(_piped, [argv, *through])
     raise ValueError(_UNKNOWN)
+
+
+def _without(begin: Argv, argv: Argv) -> Argv:
+    return argv[len(begin) :] if argv[: len(begin)] == begin else argv
 
 
 def _hands_on(argv: Argv) -> bool:

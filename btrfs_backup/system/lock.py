@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from posixpath import join
 
 from btrfs_backup.errors import Failure, LockHeld
-from btrfs_backup.system import signals, tools
+from btrfs_backup.system import hints, signals, tools
 from btrfs_backup.system.host import Host
 from btrfs_backup.system.process import Child, Children, CommandFailed, lacking
 
@@ -156,7 +156,7 @@ def _explain(host: Host, folder: str, holder: Child, children: Children) -> None
     """Why flock did not get the lock. Raises Failure, unless there is no such program, which is told."""
     children.wait([holder])
     # A login shell may say anything; flock says nothing when somebody else has the lock.
-    if holder.ended.status == 1 and not re.search("flock: |sudo", holder.ended.said):
+    if holder.ended.status == 1 and not ("flock: " in holder.ended.said or hints.refused_by_sudo(holder.ended.said)):
         raise _held(host, folder)
     if host.has_flock:
         raise CommandFailed(holder.ended, f"cannot lock the snapshot folder '{_folder(folder)}'")

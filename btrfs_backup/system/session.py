@@ -21,9 +21,9 @@ _READ = 64 * 1024
 _MOST_WORDS = 1 << 20  # bytes that may come before the shell begins
 
 # Runs what it reads, line by line, and tells behind each that it has ended, with the word $1 and its status; once
-# before the first. Messages are in the words that are known here; a newline in an argument comes as $n.
+# before the first. A newline in an argument comes as $n.
 _SCRIPT = (
-    r"n=$(printf '\n.'); n=${n%.}; LC_ALL=C; export LC_ALL; "
+    r"n=$(printf '\n.'); n=${n%.}; "
     r"""printf '\n%s 0\n' "$1"; printf '\n%s 0\n' "$1" >&2; """
     r"""while IFS= read -r r; do eval "$r" </dev/null; s=$?; """
     r"""printf '\n%s %s\n' "$1" "$s"; printf '\n%s %s\n' "$1" "$s" >&2; done"""

@@ -64,9 +64,16 @@ def quote(word: str) -> str:
     return re.sub(r"\n+", r"'\g<0>'", quoted) or "''"
 
 
-def line(argv: Argv, sudo: bool) -> str:
-    """The command line that runs ARGV. Only plain commands go under sudo, so that a sudoers file can list them."""
-    return " ".join(map(quote, (*(("sudo", "-n") if sudo else ()), *argv)))
+# Its programs speak the language of that machine unless they are told. sudo passes it on; a session has it.
+PLAIN_WORDS: Argv = ("env", "LC_ALL=C")
+
+
+def line(argv: Argv, sudo: bool, words: Argv = ()) -> str:
+    """The command line that runs ARGV, WORDS before it.
+
+    Only plain commands go under sudo, so that a sudoers file can list them.
+    """
+    return " ".join(map(quote, (*words, *(("sudo", "-n") if sudo else ()), *argv)))
 
 
 def replacing(path: str, text: str, sudo: bool) -> str:
@@ -242,15 +249,15 @@ class Connection:
         Raises Failure when the host cannot be reached.
         """
         self._open()
-        lines = [line(before, False)] if before else []
-        lines.append(line(argv, self._access.sudo))
-        lines += [line(each, False) for each in after]
+        lines = [line(before, False, PLAIN_WORDS)] if before else []
+        lines.append(line(argv, self._access.sudo, PLAIN_WORDS))
+        lines += [line(each, False, PLAIN_WORDS) for each in after]
         return self._command(" | ".join(lines), title, logged)
 
     def both(self, first: Argv, second: Argv) -> Command:
         """What runs two commands, see the function `both`. Raises Failure like `command`."""
         self._open()
-        return self._command(line(both(first, second, self._access.sudo), sudo=False), title(first))
+        return self._command(line(both(first, second, self._access.sudo), False, PLAIN_WORDS), title(first))
 
     def _command(self, remote: str, title: str, logged: bool = False) -> Command:
         return Command(
@@ -309,7 +316,7 @@ class Connection:
             options = (*options, f"ControlPath={folder}/ssh")
             master = ("ControlMaster=yes", "ControlPersist=no")
         word = secrets.token_hex(16)
-        begin = (*argv(self.place, (*options, *master), "-T"), line(shell(word), sudo=False))
+        begin = (*argv(self.place, (*options, *master), "-T"), line(shell(word), False, PLAIN_WORDS))
         self._options = (*options, "ControlMaster=no") if master else options
         return Session(self._local(begin), word, self._scope)
 

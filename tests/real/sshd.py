@@ -220,6 +220,6 @@ class SshTest(RealTest):
         """A folder with just these PROGRAMS, to be the PATH."""
         folder = self.folder / "tools"
         folder.mkdir()
-        for program in programs:
+        for program in ("env", *programs):
             (folder / program).symlink_to(str(shutil.which(program)))
         return folder
