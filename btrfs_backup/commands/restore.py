@@ -455,8 +455,7 @@ class _Restore:
             done = self._stream(attempt)
         if self.plan.parent and (wrong := self._unusable(attempt, done)):
             log.warning("%s: restoring %s failed: %s\n  Sending it in full.", self.place.location, name, wrong)
-            found, _ = attempt.contents()
-            self._delete([*self._earlier, *found.values()])
+            self._delete([*self._earlier, *attempt.contents().subvolumes.values()])
             self._ahead = ()
             self.plan = replace(self.plan, parent=None)
             done = self._stream(attempt)
@@ -492,18 +491,11 @@ class _Restore:
 
     def _wrong(self, attempt: Attempt, done: Transferred) -> str:
         """What is wrong with what has come; empty when nothing is. Raises Failure."""
-        name, parent, [streamed] = self.plan.name, self.plan.parent, done.streams
-        found, other = attempt.contents()
-        parts = [each for each in found if cutter.is_ours(each)] if streamed.cut else []
-        if wrong := stages.holds_only([*parts, name], found, other):
-            return wrong
-        if name not in found:
-            return "it is not there"
-        entry = found[name]
-        if streamed.cut:
-            origin = cutter.origin(entry, [*self._earlier, *(found[each] for each in parts)])
-            entry = replace(entry, parent_uuid=origin)
-        return inventory.received(entry, self.backup.chosen, self._held(parent).uuid if parent else "")
+        parent, [streamed], found = self.plan.parent, done.streams, attempt.contents()
+        if strange := found.strange([self.plan.name], streamed.cut):
+            return strange
+        flaw = found.flaw(self.backup.chosen, self._held(parent).uuid if parent else "", streamed.cut)
+        return flaw.what if flaw else ""
 
     def _held(self, parent: str) -> Subvolume:
         return _held_at(parent, self.backup, self.place)
@@ -574,7 +566,7 @@ class _Restore:
     def _remove_attempt(self) -> None:
         """Remove the stage with what is in it, except for parts that are of use. Raises Failure."""
         if self._attempt:
-            found, _ = self._attempt.contents()
+            found = self._attempt.contents().subvolumes
             parts = cutter.checkpoints([*self._earlier, *found.values()], self.backup.far) if self._keeps_parts else []
             if parts:
                 kept = size(parts[-1].offset)

@@ -12,6 +12,7 @@ from btrfs_backup.commands.destination import Endpoint, Reception
 from btrfs_backup.commands.streaming import Streaming
 from btrfs_backup.errors import Failure, MissingProgram
 from btrfs_backup.model import cutter, records, world
+from btrfs_backup.model.arrival import Ending
 from btrfs_backup.model.cutter import Checkpoint
 from btrfs_backup.model.outcome import Sent
 from btrfs_backup.model.plan import Batch
@@ -42,7 +43,7 @@ from btrfs_backup.system.lock import lock
 from btrfs_backup.system.process import CommandFailed
 from btrfs_backup.system.source import Source
 from btrfs_backup.system.ssh import Access
-from btrfs_backup.system.transfer import Cutting, Ending, Sender
+from btrfs_backup.system.transfer import Cutting, Sender
 
 log = logging.getLogger(__name__)
 

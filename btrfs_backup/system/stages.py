@@ -4,13 +4,14 @@ import itertools
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from posixpath import dirname, join
 
 from btrfs_backup.errors import Failure, LockHeld
 from btrfs_backup.model import cutter, stage
+from btrfs_backup.model.arrival import Found
 from btrfs_backup.model.snapshot import Subvolume
 from btrfs_backup.model.stage import SUBVOLUME, Stage
 from btrfs_backup.system import btrfs, lock, tools
@@ -61,11 +62,12 @@ class Attempt:
             return failure
         return Failure("its filesystem was mounted anew while data came in", "The next run sends it again.")
 
-    def contents(self) -> tuple[dict[str, Subvolume], list[str]]:
-        """The subvolumes in it, by name, and the names of all else that is in it. Raises Failure."""
+    def contents(self) -> Found:
+        """What is in it. Raises Failure."""
         inside = replace(self.folder, path=self.path, info=replace(self.folder.info, path=self._real))
         kinds, held = inside.found()
-        return held, [path for path, kind in kinds.items() if kind != SUBVOLUME or path not in held]
+        other = [path for path, kind in kinds.items() if kind != SUBVOLUME or path not in held]
+        return Found(held, other, self.earlier.subvolumes if self.earlier else ())
 
     @property
     def _real(self) -> str:
@@ -180,9 +182,3 @@ def remove(folder: Folder, left: Stage, commit: bool = True) -> None:
         # What a stream has put beside the subvolume.
         folder.host.run(tools.remove_tree(join(place, each)), trying)
     folder.host.run(tools.remove_folder(place), trying)
-
-
-def holds_only(names: Sequence[str], found: Mapping[str, Subvolume], other: Sequence[str]) -> str:
-    """What is wrong with what was FOUND, beside which OTHER things are, when just NAMES were expected; mostly empty."""
-    strange = [*other, *(name for name in found if name not in names)]
-    return f"'{strange[0]}' came with it, which was not expected" if strange else ""

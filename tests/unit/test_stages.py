@@ -258,13 +258,6 @@ class Stages(unittest.TestCase):
             stages.remove(folder(host), Stage(ENTRY, NAME, (ATTEMPT,), (subvolume(NAME),)))
         self.assertEqual({line.split(" ")[1] for line in host.ran}, {"subvolume", "filesystem"})
 
-    def test_what_came_with_it(self) -> None:
-        found = {NAME: subvolume(NAME)}
-        self.assertEqual(stages.holds_only([NAME], found, []), "")
-        self.assertEqual(stages.holds_only([NAME, OTHER], found, []), "")
-        for names, other in (([OTHER], []), ([NAME], ["file"]), ([NAME], [f"{NAME}/nested"])):
-            self.assertIn("came with it, which was not expected", stages.holds_only(names, found, other))
-
 
 if __name__ == "__main__":
     unittest.main()
