@@ -208,7 +208,8 @@ class Real:
 
     def _sent(self, step: Send, now: World, scope: ExitStack) -> Mapping[str, Delivery]:
         ahead = cutter.checkpoints(step.resumed.subvolumes, self.settings.far) if step.resumed else []
-        compressed_data = self._compressed_data(step.destinations) and not (ahead and ahead[-1].version < 2)
+        takes = (self._endpoints[each].takes_compressed_data for each in step.destinations)
+        compressed_data = self._streaming.compressed_data(self._source.host, takes, ahead)
         came: dict[str, Delivery] = {}
         ready: dict[str, Reception] = {}
         for name in step.destinations:
@@ -275,17 +276,6 @@ class Real:
         if now.taken and now.taken in (batch.snapshot, batch.parent):
             return None
         return transfer.measure(self._source.folder.estimate(batch.snapshot, batch.parent))
-
-    def _compressed_data(self, destinations: Sequence[str]) -> bool:
-        """Whether the source can send the compressed data of its filesystem as it is, and all of them can take it."""
-        try:
-            return (
-                self.settings.compressed_data
-                and all(self._endpoints[each].takes_compressed_data for each in destinations)
-                and self._source.host.can_send_compressed_data
-            )
-        except Failure:
-            return False  # what is wrong will be told when it is really needed
 
 
 class Supposed(Real):

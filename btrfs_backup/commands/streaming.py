@@ -5,7 +5,9 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 
+from btrfs_backup.errors import Failure
 from btrfs_backup.model import cutter
 from btrfs_backup.model.cutter import Checkpoint
 from btrfs_backup.model.gate import Expected
@@ -38,6 +40,16 @@ class Streaming:
     def sending(self, host: Host, compressed_data: bool) -> Sending:
         """How a stream is made at its end on HOST. Raises Failure when that cannot be reached."""
         return Sending(self._settings.btrfs_debug, self._compression(host), compressed_data)
+
+    def compressed_data(self, source: Host, takes: Iterable[bool], ahead: Sequence[Checkpoint]) -> bool:
+        """Whether the compressed data of the filesystem of SOURCE can be sent as it is. TAKES: which each receiver can.
+
+        What is wrong with one of these machines will be told when it is really needed.
+        """
+        with suppress(Failure):
+            able = self._settings.compressed_data and all(takes) and source.can_send_compressed_data
+            return able and not (ahead and ahead[-1].version < 2)
+        return False
 
     def sender(
         self,

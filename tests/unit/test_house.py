@@ -181,6 +181,7 @@ class CheckerTest(unittest.TestCase):
             [
                 "cli/checks.py",
                 "cli/completion.py",
+                "commands/places.py",
                 "commands/restore.py",
                 "model/restoration.py",
                 "system/host.py",
