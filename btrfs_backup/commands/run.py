@@ -93,7 +93,6 @@ class Real:
         self._endpoints: dict[str, Endpoint] = {}
         self._streaming = Streaming(settings)
         self._saved: Records = records.NONE
-        self._unfit: set[str] = set()  # those of which it was told that they cannot take compressed data
 
     def begin(self) -> World:
         self._source = open_source(self.settings, self._hosts)
@@ -210,8 +209,8 @@ class Real:
 
     def _sent(self, step: Send, now: World, scope: ExitStack) -> Mapping[str, Delivery]:
         ahead = cutter.checkpoints(step.resumed.subvolumes, self.settings.far) if step.resumed else []
-        compressed_data = self.settings.compressed_data and self._compressed_data(step.destinations)
-        compressed_data = compressed_data and not (ahead and ahead[-1].version < 2)
+        takes = {each: self._endpoints[each] for each in step.destinations}
+        compressed_data = self._streaming.compressed_data(self._source.host, takes, ahead)
         came: dict[str, Delivery] = {}
         ready: dict[str, Reception] = {}
         for name in step.destinations:
@@ -278,23 +277,6 @@ class Real:
         if now.taken and now.taken in (batch.snapshot, batch.parent):
             return None
         return transfer.measure(self._source.folder.estimate(batch.snapshot, batch.parent))
-
-    def _compressed_data(self, destinations: Sequence[str]) -> bool:
-        """Whether the source can send the compressed data of its filesystem as it is, and all of them can take it."""
-        try:
-            unfit = [each for each in destinations if not self._endpoints[each].takes_compressed_data]
-            if len(unfit) == len(destinations) or not self._source.host.can_send_compressed_data:
-                return False
-        except Failure:
-            return False  # what is wrong will be told when it is really needed
-        if new := [each for each in unfit if each not in self._unfit]:
-            self._unfit.update(new)
-            log.info(
-                "%s: cannot take compressed data as it is, and all that share the stream get it decompressed; "
-                "'--no-shared-stream' gives each one its own",
-                ", ".join(new),
-            )
-        return not unfit
 
 
 class Supposed(Real):

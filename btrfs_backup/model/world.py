@@ -161,6 +161,9 @@ class Message:
     what: str | Failure
 
 
+# Stages that hold a part of a snapshot, by its name, with the parent of that stream.
+Parts = Mapping[str, tuple[Stage, str | None]]
+
 # --- the world -------------------------------------------------------------------------------------------------------
 
 
@@ -169,8 +172,8 @@ class Destination:
     """A destination in a run. target: what it lacks, None until it was looked at; looked: that was tried.
 
     broken: something failed, so that nothing more is sent there. stages: those that are left of our transfers;
-    parts: those of them that hold a part of a snapshot, by its name, with the parent of that stream; sizes: of these
-    streams, as far as they were asked for, None where that cannot be told.
+    parts: those of them that hold one; sizes: of the streams of these, as far as they were asked for, None where that
+    cannot be told.
     strangers: backups there that cannot be proved to be of this source.
     """
 
@@ -182,7 +185,7 @@ class Destination:
     target: Target | None = None
     broken: bool = False
     stages: tuple[Stage, ...] = ()
-    parts: Mapping[str, tuple[Stage, str | None]] = field(default_factory=dict)
+    parts: Parts = field(default_factory=dict)
     sizes: Mapping[str, int | None] = field(default_factory=dict)
     strangers: frozenset[str] = frozenset()
 
@@ -419,62 +422,31 @@ class World:
     # --- looking ---
 
     def _looked(self, destination: str, seen: Seen | Failure) -> "World":
-        world = self._changing(destination, lambda each: replace(each, looked=True))
         if isinstance(seen, Failure):
-            world = world._giving_up(destination, seen)
-            newest = self.naming.newest(self.snapshots, self.moment)
-            known = records.filesystems(self.records, destination) or records.of(
-                self.records, destination, records.OWED
-            )
-            if newest and known and self.settings.transfer:
-                world = replace(world, records=records.unreachable(self.records, destination, newest))
-            return world
+            return self._unseen(destination, seen)
         if not seen.listed:
             delivered = records.last_delivered(self.records, destination)
             target = plan.unlisted_target(destination, delivered, self.snapshots, self.naming, self.moment)
-            return world._changing(destination, lambda each: replace(each, seen=seen, target=target))._reconciled(
-                target
-            )
+            world = self._changing(destination, lambda each: replace(each, looked=True, seen=seen, target=target))
+            return world._reconciled(target)
+        world, stages = self, seen.inventory.stages
         recorded = records.owed(self.records, self.naming, destination)
         old = not records.is_staged(self.records, destination, seen.filesystem)
         holdings = inventory.backups(seen.inventory, self.snapshots, recorded, old)
-        known = records.backups(self.records)
-        strangers = plan.strangers(holdings.complete, self.snapshots, known)
+        strangers = plan.strangers(holdings.complete, self.snapshots, records.backups(self.records))
         if self.settings.adopt and strangers:
             adopted = f"adopted {plural(len(strangers), 'backup')}: {span(sorted(strangers))}"
             world, strangers = world._telling("info", destination, adopted), frozenset()
-        ours = {name: each for name, each in holdings.complete.items() if name not in strangers}
-        target = plan.target(
-            destination,
-            replace(holdings, complete=ours),
-            self.snapshots,
-            self.naming,
-            self.settings.keep_backups,
-            self.moment,
-        )
-        parts = self._parts(target, ours, seen.inventory.stages)
-        taken = holdings.complete.keys() | holdings.foreign.keys() | holdings.under_way.keys()
-        target = plan.going_on(target, parts.keys() - taken)
-        parts = {name: parts[name] for name in target.partial}
-        delivered_there = records.last_delivered(self.records, destination, seen.filesystem)
-        newest = self.naming.newest(delivered_there, self.moment)
+        target, parts = self._lacking(destination, holdings, strangers, stages)
+        known = {*self.snapshots, *recorded}
+        left = tuple(each for each in stages if each.name in known and not (each.foreign or each.holder))
+        here = self.at(destination)
+        outcome = replace(here.outcome, free=seen.free)
         looked = Destination(
-            self.at(destination).location,
-            replace(self.at(destination).outcome, free=seen.free),
-            looked=True,
-            seen=seen,
-            holdings=holdings,
-            target=target,
-            stages=tuple(
-                left
-                for left in seen.inventory.stages
-                if not (left.foreign or left.holder) and (left.name in self.snapshots or left.name in recorded)
-            ),
-            parts=parts,
-            strangers=strangers,
+            here.location, outcome, True, seen, holdings, target, stages=left, parts=parts, strangers=strangers
         )
         world = world._changing(destination, lambda each: looked)
-        for level, what in self._remarks(looked, target, newest):
+        for level, what in self._remarks(looked, target):
             world = world._telling(level, destination, what)
         if self.settings.transfer and not self.settings.status:
             for name, holder in target.under_way.items():
@@ -483,7 +455,33 @@ class World:
                 world = world._failing(destination, occupied(destination, name, why), broken=False)
         return world._reconciled(target)
 
-    def _parts(self, target: Target, held: Snapshots, stages: Sequence[Stage]) -> dict[str, tuple[Stage, str | None]]:
+    def _unseen(self, destination: str, failure: Failure) -> "World":
+        """DESTINATION could not be looked at; when it is absent, that may be no failure."""
+        world = self._changing(destination, lambda each: replace(each, looked=True))
+        if isinstance(failure, Absent) and self.settings.skip_absent:
+            world = world._changing_outcome(destination, lambda outcome: replace(outcome, absent=True))
+            world = world._telling("info", destination, f"skipped: {failure.message}")
+        else:
+            world = world._failing(destination, failure)
+        newest = self.naming.newest(self.snapshots, self.moment)
+        known = records.of(self.records, destination, records.NEWEST, records.BACKUP, records.OWED)
+        if newest and known and self.settings.transfer:
+            world = replace(world, records=records.unreachable(self.records, destination, newest))
+        return world
+
+    def _lacking(
+        self, destination: str, holdings: Holdings, strangers: frozenset[str], stages: Sequence[Stage]
+    ) -> tuple[Target, Parts]:
+        """What DESTINATION lacks, and those STAGES that hold a part of it."""
+        ours = {name: each for name, each in holdings.complete.items() if name not in strangers}
+        own, keep = replace(holdings, complete=ours), self.settings.keep_backups
+        target = plan.target(destination, own, self.snapshots, self.naming, keep, self.moment)
+        parts = self._parts(target, ours, stages)
+        taken = holdings.complete.keys() | holdings.foreign.keys() | holdings.under_way.keys()
+        target = plan.going_on(target, parts.keys() - taken)
+        return target, {name: parts[name] for name in target.partial}
+
+    def _parts(self, target: Target, held: Snapshots, stages: Sequence[Stage]) -> Parts:
         """Those STAGES that hold a part that TARGET, which HELD those backups, can go on with, with its parent."""
         names, found = {each.uuid: name for name, each in held.items()}, {}
         for stage in stages:
@@ -496,8 +494,8 @@ class World:
                 found[stage.name] = stage, parent
         return found
 
-    def _remarks(self, each: Destination, target: Target, delivered: str | None) -> Iterator[tuple[str, str]]:
-        """What is worth telling of what a destination holds. DELIVERED: the newest on record there."""
+    def _remarks(self, each: Destination, target: Target) -> Iterator[tuple[str, str]]:
+        """What is worth telling of what a destination holds."""
         if each.seen.beside_source:
             # Whoever has backups there has been warned.
             known = records.filesystems(self.records, each.identity)
@@ -517,6 +515,8 @@ class World:
         for left in each.seen.inventory.stages:
             if left.foreign:
                 yield "warning", f"leaving {left.entry} alone: {left.foreign}"
+        on_record = records.last_delivered(self.records, each.identity, each.seen.filesystem)
+        delivered = self.naming.newest(on_record, self.moment)
         if delivered in self.snapshots and delivered in target.missing and delivered not in each.holdings.partial:
             yield "warning", f"{delivered} was delivered there, and somebody has deleted it"
         for name, why in each.holdings.foreign.items():
@@ -696,13 +696,6 @@ class World:
         if destination and broken:
             world = world._changing(destination, lambda each: replace(each, broken=True))
         return world
-
-    def _giving_up(self, destination: str, failure: Failure) -> "World":
-        """DESTINATION could not be looked at; when it is absent, that may be no failure."""
-        if isinstance(failure, Absent) and self.settings.skip_absent:
-            world = self._changing_outcome(destination, lambda outcome: replace(outcome, absent=True))
-            return world._telling("info", destination, f"skipped: {failure.message}")
-        return self._failing(destination, failure)
 
 
 def _without(each: Destination, names: set[str]) -> Destination:

@@ -5,8 +5,8 @@ import os
 import re
 import shlex
 import stat
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from posixpath import basename, dirname
@@ -111,15 +111,17 @@ class Host:
         except MissingProgram:
             return False
 
-    @contextmanager
-    def ahead(self, *pipelines: Sequence[Argv]) -> Iterator[None]:
-        """The scope in which another machine is asked to run PIPELINES before their ends are wanted."""
-        with self.connection.ahead(pipelines) if self.connection else nullcontext():
-            yield
+    def ask(self, *pipelines: Sequence[Argv]) -> None:
+        """Ask another machine for what PIPELINES come to, which change nothing and will be wanted next."""
+        if self.connection:
+            self.connection.ask(pipelines)
 
-    def ended(self, argv: Argv) -> Ended:
-        """Run ARGV on the host; its exit status is the caller's business. Raises Failure when it cannot be run."""
-        return self.ended_together(argv)[0]
+    def ended(self, argv: Argv, ahead: Sequence[Sequence[Argv]] = ()) -> Ended:
+        """Run ARGV on the host; its exit status is the caller's business. Raises Failure when it cannot be run.
+
+        AHEAD: what another machine is asked for behind it, see `ask`.
+        """
+        return self.in_turn([argv], ahead)[0]
 
     def ended_together(self, *argvs: Argv) -> list[Ended]:
         """Run all ARGVS on the host, here at the same time; like `ended`."""
@@ -131,6 +133,12 @@ class Host:
             return self.connection.ended(pipelines)
         return process.run_together([_local(each) for each in pipelines])
 
+    def in_turn(self, argvs: Sequence[Argv], ahead: Sequence[Sequence[Argv]] = ()) -> list[Ended]:
+        """Run ARGVS on the host, one when the one before has ended, however that was; like `ended`."""
+        if self.connection:
+            return self.connection.ended([[argv] for argv in argvs], ahead)
+        return [process.run(Command(argv, tools.title(argv))) for argv in argvs]
+
     def both(self, first: Argv, second: Argv) -> Command:
         """What runs FIRST, and SECOND when that has ended well, on the host; it ends as FIRST does.
 
@@ -140,12 +148,15 @@ class Host:
             return self.connection.both(first, second)
         return Command(ssh.both(first, second, sudo=False), tools.title(first))
 
-    def run(self, argv: Argv, trying: str) -> str:
+    def run(self, argv: Argv, trying: str, ahead: Sequence[Sequence[Argv]] = ()) -> str:
         """Run ARGV on the host and return what it printed.
 
-        TRYING begins the message of the Failure that is raised when it does not exit with 0.
+        TRYING begins the message of the Failure that is raised when it does not exit with 0. AHEAD: see `ended`.
         """
-        return self.run_together([argv], trying)[0]
+        ended = self.ended(argv, ahead)
+        if ended.status:
+            raise CommandFailed(ended, trying)
+        return os.fsdecode(ended.stdout)
 
     def run_together(self, argvs: Sequence[Argv], trying: str) -> list[str]:
         """Run all ARGVS on the host; like `run`."""

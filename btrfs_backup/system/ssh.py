@@ -8,8 +8,8 @@ import secrets
 import shlex
 import signal
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -180,7 +180,7 @@ class Connection:
         self._session: Session | None = None
         self._patience = math.inf
         self._failure: Failure | None = None
-        self._asked: dict[str, int] = {}  # ahead
+        self._asked: dict[str, list[int]] = {}  # ahead, by the lines: the numbers of the requests
 
     @property
     def login(self) -> str:
@@ -192,43 +192,51 @@ class Connection:
 
     # --- in the session ---
 
-    @contextmanager
-    def ahead(self, pipelines: Sequence[Sequence[Argv]]) -> Iterator[None]:
-        """The scope in which answers to PIPELINES, which change nothing, can be had: they are asked for at once.
+    def ask(self, pipelines: Sequence[Sequence[Argv]]) -> None:
+        """Ask for what PIPELINES come to, which change nothing and will be wanted next; see `ended`.
 
-        Nobody waits for them here, nor for the connection unless somebody has to type a password.
+        Nobody waits here, not even for the connection, unless somebody has to type a password.
         """
-        lines = [self._line(each) for each in pipelines]
-        with suppress(Failure):  # whoever needs an answer is told
+        with suppress(Failure):  # whoever wants an answer is told
             session = self._start() if self._patience < math.inf else self._open()
-            self._asked = {line: self._ask(session, line) for line in lines}
-        try:
-            yield
-        finally:
-            self._asked = {}
+            self._ask_ahead(session, pipelines)
 
-    def ended(self, pipelines: Sequence[Sequence[Argv]]) -> list[Ended]:
-        """Run PIPELINES, one after the other, each of commands that get each other's output.
+    def ended(self, pipelines: Sequence[Sequence[Argv]], ahead: Sequence[Sequence[Argv]] = ()) -> list[Ended]:
+        """Run PIPELINES one after the other, each of commands that get each other's output, and ask for those AHEAD.
 
-        Raises Failure when the host cannot be reached.
+        What was asked for before counts when nothing else was run here since. Raises Failure when the host cannot be
+        reached.
         """
         session = self._open()
-        numbers = [self._asked.pop(line, 0) or self._ask(session, line) for line in map(self._line, pipelines)]
-        return [
-            self._ended(session.answer(number), title(pipeline[0]))
-            for number, pipeline in zip(numbers, pipelines, strict=True)
-        ]
+        lines = list(map(self._line, pipelines))
+        try:
+            known = [self._asked[line].pop(0) for line in lines]
+        except LookupError:
+            self._asked = {}
+            known = [self._send(session, line) for line in lines]
+        if ahead:
+            self._ask_ahead(session, ahead)
+        titles = [title(pipeline[0]) for pipeline in pipelines]
+        return [self._ended(session.answer(number), its) for number, its in zip(known, titles, strict=True)]
 
-    def replace(self, path: str, text: str) -> Ended:
-        """Put a file with TEXT in place of that at PATH, at once or not at all. Raises Failure like `ended`."""
+    def replace(self, texts: Mapping[str, str]) -> Ended:
+        """Put files with these TEXTS, by their paths, in place of those there, each at once or not at all.
+
+        None behind the first that fails. Raises Failure like `ended`.
+        """
         session = self._open()
-        request = replacing(path, text, self._access.sudo)
-        ended = self._ended(session.answer(self._ask(session, request)), "rm, touch, cp, dd, mv")
+        self._asked = {}
+        request = " && ".join(replacing(path, text, self._access.sudo) for path, text in texts.items())
+        ended = self._ended(session.answer(self._send(session, request)), "rm, touch, cp, dd, mv")
         if ended.status:
-            self.ended([[tools.remove_file(f"{path}.new")]])
+            self.ended([[tools.remove_file(f"{path}.new")] for path in texts])
         return ended
 
-    def _ask(self, session: Session, line: str) -> int:
+    def _ask_ahead(self, session: Session, pipelines: Sequence[Sequence[Argv]]) -> None:
+        for line in map(self._line, pipelines):
+            self._asked.setdefault(line, []).append(self._send(session, line))
+
+    def _send(self, session: Session, line: str) -> int:
         log.debug("running on %s: %s", self.place.host, line)
         return session.ask(line)
 
@@ -248,7 +256,7 @@ class Connection:
 
         Raises Failure when the host cannot be reached.
         """
-        self._open()
+        self._free()
         lines = [line(before, False, PLAIN_WORDS)] if before else []
         lines.append(line(argv, self._access.sudo, PLAIN_WORDS))
         lines += [line(each, False, PLAIN_WORDS) for each in after]
@@ -256,8 +264,13 @@ class Connection:
 
     def both(self, first: Argv, second: Argv) -> Command:
         """What runs two commands, see the function `both`. Raises Failure like `command`."""
-        self._open()
+        self._free()
         return self._command(line(both(first, second, self._access.sudo), False, PLAIN_WORDS), title(first))
+
+    def _free(self) -> None:
+        """Have the connection for something that may change what was asked for. Raises Failure."""
+        self._open()
+        self._asked = {}
 
     def _command(self, remote: str, title: str, logged: bool = False) -> Command:
         return Command(

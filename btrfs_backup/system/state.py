@@ -2,6 +2,7 @@
 
 import os
 import stat
+from collections.abc import Mapping
 from contextlib import suppress
 from itertools import count
 from posixpath import basename, dirname, join
@@ -56,18 +57,26 @@ def _moved_aside(host: Host, path: str, why: str) -> str:
 def write(host: Host, folder: str, new: Records, old: Records) -> None:
     """Replace those files of which NEW differs from OLD, which they hold. Raises Failure."""
     # In this order: what was delivered must not be forgotten, or it would be sent again.
-    for name, form in ((COMPLETED, records.format_completed), (OUTSTANDING, records.format_outstanding)):
-        if (text := form(new)) != form(old):
-            replace(host, join(folder, name), text)
+    forms = {COMPLETED: records.format_completed, OUTSTANDING: records.format_outstanding}
+    if texts := {join(folder, name): form(new) for name, form in forms.items() if form(new) != form(old)}:
+        replace(host, texts)
 
 
-def replace(host: Host, path: str, text: str) -> None:
-    """Replace the file at PATH atomically; its mode and owner stay. Raises Failure; then the old one is whole."""
+def replace(host: Host, texts: Mapping[str, str]) -> None:
+    """Replace the files at these paths by these TEXTS, one after the other, each atomically; mode and owner stay.
+
+    Raises Failure; then the old one is whole.
+    """
     if host.connection:
-        ended = host.connection.replace(path, text)
+        ended = host.connection.replace(texts)
         if ended.status:
-            raise CommandFailed(ended, f"cannot write '{path}'")
+            raise CommandFailed(ended, f"cannot write {' and '.join(map(repr, texts))}")
         return
+    for path, text in texts.items():
+        _replace(path, text)
+
+
+def _replace(path: str, text: str) -> None:
     new = f"{path}.new"
     try:
         _write_new(new, os.fsencode(text), like=path)

@@ -124,18 +124,10 @@ def transfer(
     """
     most = FAR_PIPE if cutting and cutting.far else LARGEST_PIPE
     ends = _ends(receivers, most)
-    in_order = sorted(ends, key=lambda end: end.checked)
+    outlets = [end.outlet for end in sorted(ends, key=lambda end: end.checked)]
+    checked, looked_at = sum(end.checked for end in ends), judged or cutting is not None
     flows: list[_Flow] = []
-    with (
-        Chain(
-            [end.outlet for end in in_order],
-            sum(end.checked for end in ends),
-            rate,
-            judged or cutting is not None,
-            most,
-        ) as chain,
-        Children() as children,
-    ):
+    with Chain(outlets, checked, rate, looked_at, most) as chain, Children() as children:
         for end in ends:
             end.start(children)
         chain.open()
@@ -157,6 +149,11 @@ def transfer(
         chain.end()
         children.wait([child for end in ends for child in end.children], tick)
         children.wait([child for end in ends for child in end.write_out()], partial(tick, arrived=True))
+    return _transferred(flows, ends, chain)
+
+
+def _transferred(flows: Sequence["_Flow"], ends: Sequence["_End"], chain: Chain) -> Transferred:
+    """What came of it, when all is over."""
     sends = [ended for flow in flows for ended in _ended(flow.children)]
     untils = [*(flow.started for flow in flows[1:]), time.monotonic()]
     return Transferred(
