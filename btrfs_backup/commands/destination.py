@@ -22,7 +22,7 @@ from btrfs_backup.model.world import Clear, Delete, Deleted, Delivery, Destinati
 from btrfs_backup.report.text import size
 from btrfs_backup.system import folder, signals, stages
 from btrfs_backup.system.folder import Folder, Sending, Shell, parent_is_to_blame
-from btrfs_backup.system.host import Host, Hosts
+from btrfs_backup.system.host import LEARNING, Host, Hosts
 from btrfs_backup.system.paths import PathInfo
 from btrfs_backup.system.process import Command, CommandFailed
 from btrfs_backup.system.stages import Attempt
@@ -48,6 +48,12 @@ class Reception(Protocol):
     @property
     def keeps_parts(self) -> bool:
         """Whether what has arrived of a stream that is cut off can be of use."""
+
+    def ask_for_proof(self) -> None:
+        """Ask another machine for what `written_out` and `arrived` are going to want of it."""
+
+    def written_out(self) -> Failure | None:
+        """Why what has arrived on another machine may not be on its disk; here, the transfer has written it out."""
 
     def arrived(self, done: Transferred, ending: Ending) -> Delivery:
         """What came of the streams there; nothing else of them is left, except for parts that are of use."""
@@ -95,6 +101,12 @@ def find(location: Location, hosts: Hosts, settings: Settings, known: Records) -
         return ShellCommand(location, Shell(host, location.command), settings)
     there, filesystem = stand(host, location, settings, known)
     return BackupFolder(location, there, filesystem, settings)
+
+
+def ask(location: Location, hosts: Hosts, learning: bool) -> None:
+    """Ask another machine for what `find` and a look at the destination take; LEARNING: and see Host.learn."""
+    if location.scheme is Scheme.SSH:
+        hosts.at(location).ask(*folder.asking(location.path), *(LEARNING if learning else ()))
 
 
 def stand(host: Host, location: Location, settings: Settings, known: Records) -> tuple[Folder, str]:
@@ -158,6 +170,8 @@ class BackupFolder:
             held = self.folder.inventory(self.settings.naming)
         here, there = (self.host, self.folder.info.mount.device), (source.host, source.info.mount.device)
         free = self.folder.free() if self.settings.dry_run else None
+        if self.settings.transfer and not (self.settings.status or self.settings.dry_run):
+            self.host.learn(self.settings.compressed_data)
         return Seen(self.filesystem, held, beside_source=here == there, free=free)
 
     def clear(self, step: Clear, known: Destination) -> None:
@@ -187,6 +201,8 @@ class BackupFolder:
         return reception
 
     def delete(self, step: Delete) -> Deleted:
+        if step.subvolumes:
+            self.folder.ask_before_deletion()
         try:
             if step.subvolumes and self.folder.filesystem() != self.filesystem:
                 raise Failure("another filesystem is there by now than the one that was looked at", "Run it again.")
@@ -233,6 +249,18 @@ class FolderReception:
                 self.attempt.leave()
             else:
                 self.attempt.remove((), commit=False)
+
+    def ask_for_proof(self) -> None:
+        if self.host.connection:
+            self.attempt.ask_for_proof(self.batches[0].parent if self.batches[0].parent in self.held else None)
+
+    def written_out(self) -> Failure | None:
+        try:
+            if self.host.connection:
+                self.attempt.folder.write_out()
+        except Failure as failure:
+            return failure
+        return None
 
     def arrived(self, done: Transferred, ending: Ending) -> Delivery:
         if done.unproved is not None and self.attempt.earlier and ending.failure:
@@ -286,8 +314,7 @@ class FolderReception:
             if names and rest:
                 # Perhaps they have filled the disk.
                 self.attempt.folder.delete(rest)
-            self.attempt.publish(names)
-            _, there = self.attempt.folder.found() if names else ({}, {})
+            there = self.attempt.publish(names) if names else {}
         except Failure as stuck:
             return Delivery(failure=stuck, unknown=True)
         for name in names:
@@ -396,6 +423,11 @@ class ShellReception:
         return False
 
     def cancel(self) -> None:
+        return None
+
+    ask_for_proof = cancel
+
+    def written_out(self) -> Failure | None:
         return None
 
     def arrived(self, done: Transferred, ending: Ending) -> Delivery:

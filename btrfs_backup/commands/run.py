@@ -108,6 +108,8 @@ class Real:
 
     def _found(self) -> World:
         there = self._source.folder
+        if there.exists:
+            self._source.ask_for_contents(listed=self._looks_only or not self.settings.take_snapshot)
         try:
             self._subvolume: Subvolume | Failure = self._described()
         except MissingProgram:
@@ -121,6 +123,8 @@ class Real:
         self._saved, broken = (
             state.read(there.host, there.path, not self._looks_only) if there.exists else (records.NONE, ())
         )
+        if self.settings.transfer and not self._looks_only:
+            there.host.learn(self.settings.compressed_data)
         found = world.begin(self.settings, self._clock(), entries, self._saved, broken)
         return replace(found, most=transfer.most_receivers())
 
@@ -141,7 +145,7 @@ class Real:
             case List():
                 return self._list()
             case Look(destinations):
-                return {each: self._look(each, now) for each in destinations}
+                return self._look(destinations, now)
             case Clear(name):
                 try:
                     self._endpoints[name].clear(step, now.at(name))
@@ -192,10 +196,15 @@ class Real:
                 return Subvolume("", "")
             raise
 
-    def _look(self, name: str, now: World) -> Seen | Failure:
-        place = next(each.location for each in now.destinations if each.identity == name)
+    def _look(self, names: Sequence[str], now: World) -> dict[str, Seen | Failure]:
+        """What is at the destinations NAMES: at several machines at the same time, and here while those answer."""
+        for name in names:
+            destination.ask(now.at(name).location, self._hosts, self.settings.transfer and not self._looks_only)
+        return {name: self._seen(name, now) for name in sorted(names, key=lambda name: now.at(name).location.is_far)}
+
+    def _seen(self, name: str, now: World) -> Seen | Failure:
         try:
-            found = destination.find(place, self._hosts, self.settings, now.records)
+            found = destination.find(now.at(name).location, self._hosts, self.settings, now.records)
             self._endpoints[name] = found
             return found.seen(self._source.folder)
         except Failure as failure:
@@ -233,6 +242,8 @@ class Real:
             for each in ready.values():
                 each.cancel()
             return came | dict.fromkeys(ready, Delivery(failure=failure))
+        for each in ready.values():
+            each.ask_for_proof()
         endings = _as_written(list(ready.values()), done.endings)
         for (name, reception), ending in zip(ready.items(), endings, strict=True):
             came[name] = reception.arrived(done, ending)
@@ -321,16 +332,17 @@ def _as_written(ready: Sequence[Reception], endings: Sequence[Ending]) -> list[E
 
     What one on the same filesystem was told counts for all: the kernel tells it once.
     """
-    told = {each.disk: end.unwritten for each, end in zip(ready, endings, strict=True) if end.unwritten}
-    return [
-        replace(end, unwritten=end.unwritten or told.get(each.disk)) for each, end in zip(ready, endings, strict=True)
-    ]
+    unwritten = [end.unwritten or each.written_out() for each, end in zip(ready, endings, strict=True)]
+    told = {each.disk: failure for each, failure in zip(ready, unwritten, strict=True) if failure}
+    ended = zip(ready, endings, unwritten, strict=True)
+    return [replace(end, unwritten=failure or told.get(each.disk)) for each, end, failure in ended]
 
 
 def open_source(settings: Settings, hosts: Hosts) -> Source:
     """The source, checked, with its snapshot folder, which a run may have to make. Raises Failure."""
     host = hosts.at(settings.source)
     source = Source(host, settings.source.path, settings.folder_path)
+    source.ask()
     if settings.fs_checks:
         source.check(settings.naming)
     there = source.folder

@@ -364,12 +364,11 @@ def _served(folder: str, request: str) -> int:
 
 def _serve_session(ground: Ground, word: str) -> int:
     """Do what comes from a client line by line (see system.session), until nothing comes any more."""
-    source = os.dup(0)
-    with open(os.devnull, "rb") as nothing:
+    with open(os.dup(0), "rb", 0) as source, open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
-    _tell_end(word, 0)
-    for line in _lines(source):
-        _tell_end(word, _served(ground.spelled, session.decode(line)))
+        _tell_end(word, 0)
+        for line in _lines(source.fileno()):
+            _tell_end(word, _served(ground.spelled, session.decode(line)))
     return 0
 
 

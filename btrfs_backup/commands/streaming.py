@@ -132,7 +132,9 @@ class Streaming:
 
 def receiver(attempt: Attempt, how: Sending, cutting: Cutting | None) -> Receiver:
     """What reads streams into an ATTEMPT. Raises Failure."""
-    pipeline, write_out = attempt.receiver(how), attempt.folder.writing_out
+    there, pipeline = attempt.folder, attempt.receiver(how)
+    # On another machine that goes with what is asked for there next.
+    write_out = None if there.host.connection else there.writing_out
     if not cutting:
         return Receiver(pipeline, write_out)
     unwritten = _SLOW_WRITE if cutting.limit == _SLOW_PART else _WRITE

@@ -21,7 +21,7 @@ from btrfs_backup.system import btrfs, hints, lock, paths, ssh, tools
 from btrfs_backup.system.btrfs import Argv
 from btrfs_backup.system.host import Host
 from btrfs_backup.system.paths import PathInfo, examine, is_plain
-from btrfs_backup.system.process import DECLINED, Command, CommandFailed, Ended, Pipeline
+from btrfs_backup.system.process import DECLINED, Command, CommandFailed, Ended, Pipeline, lacking
 
 # A login shell gets a command line as one argument, of 128 KiB at most (execve(2), MAX_ARG_STRLEN).
 _LONGEST_LINE = 120_000
@@ -80,13 +80,32 @@ class Folder:
 
     def mounting(self) -> tuple[str, str]:
         """The UUID of its filesystem, and what is another one whenever that is mounted anew. Raises Failure."""
-        *told, boot = self.host.ended_together(*self._identity(), tools.read(tools.BOOT_ID))
+        if not self.host.connection:
+            uuid, number = self._identified([])
+            with lacking(f"cannot read '{tools.BOOT_ID}'"), open(tools.BOOT_ID, encoding="ascii") as file:
+                return uuid, f"{file.read()}{number}"
+        *told, boot = self.host.ended_together(*self._mounted())
         uuid, number = self._identified(told)
         return uuid, f"{os.fsdecode(boot.stdout)}{number}"
 
+    def made(self, argv: Argv, trying: str) -> tuple[str, str]:
+        """What `mounting` tells behind ARGV, which makes something in it. Raises Failure like `Host.run`."""
+        self.host.run(argv, trying, [[each] for each in self._mounted()])
+        return self.mounting()
+
     def _identity(self) -> list[Argv]:
         """What tells which filesystem it is on, when it is on another machine."""
-        return [tools.filesystem_id(self.info.path), tools.MOUNTED] if self.host.connection else []
+        return _identity(self.info.path) if self.host.connection else []
+
+    def proving(self, inside: str, parent: str | None) -> list[list[Argv]]:
+        """What tells, on another machine, what `write_out`, `mounting`, `found` in the folder INSIDE it and
+        `show_parent` of PARENT ask for in turn."""
+        parents = [[btrfs.show(self.at(parent))], self._head(parent)] if parent else []
+        asked = (tools.write_out(self.path), *self._mounted(), *_listing(self.at(inside)))
+        return [*([argv] for argv in asked), *parents]
+
+    def _mounted(self) -> list[Argv]:
+        return [*self._identity(), tools.read(tools.BOOT_ID)]
 
     def _identified(self, told: Sequence[Ended]) -> tuple[str, str]:
         """The UUID of its filesystem, and the number of its mounting, by what was TOLD. Raises Failure."""
@@ -256,8 +275,13 @@ class Folder:
                 return failures | {each.name: failed for each in wanted}
         if commit and wanted:
             # Seen: several 'btrfs subvolume delete -c' at once wait half a minute for each other's commit.
-            self.host.ended(btrfs.commit(self.path))
+            self.host.ended(btrfs.commit(self.path), [[btrfs.list_children(self.path)]])
         return failures | self._not_deleted(wanted, said)
+
+    def ask_before_deletion(self) -> None:
+        """Ask another machine for what `filesystem` and `delete` begin with."""
+        if self.host.connection:
+            self.host.ask(*([argv] for argv in (*self._identity(), btrfs.list_children(self.path))))
 
     @property
     def declines_deletion(self) -> bool:
@@ -279,6 +303,14 @@ class Folder:
             failures[each.name] = failed if said[each.uuid].status else Failure(undone, btrfs.DOUBT)
         return failures
 
+    def found_behind(self, steps: Mapping[str, Argv]) -> tuple[dict[str, str], dict[str, Subvolume]]:
+        """What is `found` behind STEPS, by what they are trying. Raises Failure, also when one of them fails."""
+        endings = self.host.in_turn(list(steps.values()), listing(self.path))
+        for trying, ended in zip(steps, endings, strict=True):
+            if ended.status:
+                raise CommandFailed(ended, trying)
+        return self.found()
+
     def found(self) -> tuple[dict[str, str], dict[str, Subvolume]]:
         """The kinds of all entries, and the subvolumes below it, by their paths from here. Raises Failure."""
         entries, endings = self._look_into()
@@ -294,8 +326,7 @@ class Folder:
         return found, endings
 
     def _asked(self) -> list[Argv]:
-        lists = [btrfs.list_children(self.path), btrfs.list_children(self.path, readonly_only=True)]
-        return [*lists, tools.entries(self.path)] if self.host.connection else lists
+        return _listing(self.path) if self.host.connection else _lists(self.path)
 
     def _printed(self, endings: Sequence[Ended]) -> list[str]:
         for ended in endings:
@@ -409,6 +440,28 @@ def made_at(path: str) -> tuple[str, int]:
 def look(host: Host, path: str) -> Folder:
     """The folder at PATH, which need not exist. Changes nothing. Raises Failure."""
     return Folder(host, path, examine(host, path))
+
+
+def _lists(path: str) -> list[Argv]:
+    return [btrfs.list_children(path), btrfs.list_children(path, readonly_only=True)]
+
+
+def _listing(path: str) -> list[Argv]:
+    return [*_lists(path), tools.entries(path)]
+
+
+def listing(path: str) -> list[list[Argv]]:
+    """What the `inventory` of the folder PATH on another machine asks for."""
+    return [[argv] for argv in _listing(path)]
+
+
+def _identity(path: str) -> list[Argv]:
+    return [tools.filesystem_id(path), tools.MOUNTED]
+
+
+def asking(path: str) -> list[list[Argv]]:
+    """What `look` at PATH on another machine, and then `filesystem` and `inventory` there, ask for in turn."""
+    return [[argv] for argv in (*paths.asked(path), *_identity(path), *_listing(path))]
 
 
 def _transid(head: Ended) -> int | None:

@@ -6,7 +6,7 @@ import re
 import shlex
 import stat
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from posixpath import basename, dirname
@@ -22,6 +22,8 @@ from btrfs_backup.system.ssh import Access, Connection
 log = logging.getLogger(__name__)
 
 _NOT_FOUND = 127  # exit status of shells; csh and sudo have but words
+_VERSIONS = (btrfs.VERSION, tools.read(btrfs.STREAM_VERSION))
+LEARNING = [[argv] for argv in (tools.PROBE_FLOCK, *_VERSIONS)]  # what Host.learn asks for in turn
 _NO_FLOCK = re.compile("flock: (command )?not found", re.IGNORECASE)
 
 
@@ -80,6 +82,12 @@ class Host:
         )
         return False
 
+    def learn(self, compressed_data: bool) -> None:
+        """Find out what will be wanted of another machine that takes or sends streams; see LEARNING."""
+        with suppress(Failure):
+            if self.connection and self.has_flock and compressed_data:
+                _ = self._btrfs_versions
+
     @property
     def can_receive_compressed_data(self) -> bool:
         """Whether btrfs-progs there can read send protocol 2. Raises Failure."""
@@ -94,7 +102,7 @@ class Host:
     @cached_property
     def _btrfs_versions(self) -> tuple[tuple[int, int], int]:
         """Of btrfs-progs, and the highest version of the send protocol that the kernel knows. Raises Failure."""
-        progs, kernel = self.ended_together(btrfs.VERSION, tools.read(btrfs.STREAM_VERSION))
+        progs, kernel = self.ended_together(*_VERSIONS)
         if progs.status:
             raise CommandFailed(progs, "cannot ask for the version of btrfs-progs")
         known = kernel.stdout.strip()

@@ -66,7 +66,7 @@ class Answer:
 
 
 class _Heard:
-    """What comes out of a pipe, piece by piece; a mark ends each. rest: what comes behind the last one so far."""
+    """The pieces that come out of a pipe, each ended by a mark. rest: what has come behind the last one."""
 
     def __init__(self, reader: int, word: str) -> None:
         self.reader = reader

@@ -195,11 +195,12 @@ class Connection:
     def ask(self, pipelines: Sequence[Sequence[Argv]]) -> None:
         """Ask for what PIPELINES come to, which change nothing and will be wanted next; see `ended`.
 
-        Nobody waits here, not even for the connection, unless somebody has to type a password.
+        Nobody waits here, not even for the connection, unless somebody may have to type a password: for one at a time.
         """
         with suppress(Failure):  # whoever wants an answer is told
-            session = self._start() if self._patience < math.inf else self._open()
-            self._ask_ahead(session, pipelines)
+            self._ask_ahead(self._start(), pipelines)
+            if self._patience == math.inf:
+                self._open()
 
     def ended(self, pipelines: Sequence[Sequence[Argv]], ahead: Sequence[Sequence[Argv]] = ()) -> list[Ended]:
         """Run PIPELINES one after the other, each of commands that get each other's output, and ask for those AHEAD.

@@ -17,7 +17,8 @@ from btrfs_backup.system.process import CommandFailed, TooMuch
 OUTSTANDING = ".outstanding_transfers"
 COMPLETED = ".completed_transfers"
 
-NAMES = frozenset({OUTSTANDING, COMPLETED})
+IN_TURN = (OUTSTANDING, COMPLETED)  # as they are read
+NAMES = frozenset(IN_TURN)
 _LOST = {
     OUTSTANDING: "Nothing is deleted at the source in this run, since unfinished transfers are not known.",
     COMPLETED: "Nothing is deleted at the source in this run. A disk that is away may need a full transfer.",
@@ -31,7 +32,7 @@ def read(host: Host, folder: str, aside: bool) -> tuple[Records, tuple[Failure, 
     """
     known: Records = records.NONE
     failures = []
-    for name, parse in ((OUTSTANDING, records.parse_outstanding), (COMPLETED, records.parse_completed)):
+    for name, parse in zip(IN_TURN, (records.parse_outstanding, records.parse_completed), strict=True):
         path = join(folder, name)
         try:
             known |= parse(host.read(path) or "")
