@@ -38,7 +38,8 @@ def shell(word: str) -> Argv:
 
 def word_of(argv: Argv) -> str | None:
     """The word that `shell` made ARGV of; None when it did not."""
-    return argv[-1] if argv == shell(argv[-1]) and re.fullmatch("[0-9a-f]{32}", argv[-1]) else None
+    word = argv[-1] if argv else ""
+    return word if argv == shell(word) and re.fullmatch("[0-9a-f]{32}", word) else None
 
 
 def encode(line: str) -> bytes:

@@ -462,7 +462,7 @@ class RunLock(SshTest):
 
 class Faults(SshTest):
     def test_record_is_whole_when_the_connection_breaks_while_it_is_written(self) -> None:
-        """What writes it there takes the end of its input for the end of the file."""
+        """It is the old one or the new one."""
         tools = self.tools("bash", "sh", "sleep", *(each for each in hints.REMOTE_PROGRAMS if each != "dd"))
         begun = self.folder / "begun"
         (tools / "dd").write_text(f'#!/bin/sh\ntouch {begun}\nsleep 1\nexec {shutil.which("dd")} "$@"\n')
@@ -479,9 +479,27 @@ class Faults(SshTest):
             _, err = command.communicate(timeout=60)
             self.assertIn(command.returncode, (10, 128 + signal.SIGTERM), err)
             time.sleep(1.5)
-            self.assertEqual(record.read_text(), text)
+            self.assertIn("other-20260101-000000", json.loads(record.read_text()))
             begun.unlink()
             wait_for(lambda: not server.sessions())
+        self.assertEqual(names(usb), [])
+
+    def test_record_that_has_not_arrived_as_a_whole(self) -> None:
+        """It replaces nothing."""
+        server, source, usb = self.sshd(), self.source(), self.disk("usb").path
+        proxy = self.proxy(server, rate=500_000)
+        record = source / "snapshot" / OUTSTANDING
+        record.parent.mkdir()
+        text = json.dumps({f"other{number}-20260101-000000": {"locks": ["/elsewhere"]} for number in range(10_000)})
+        record.write_text(text)
+        url = server.url.replace(str(server.port), str(proxy.port))
+        command = self.start(*server.arguments(), f"{url}{source}", usb)
+        wait_for(lambda: bool(names(record.parent)))
+        proxy.limit = proxy.moved + 200_000
+        _, err = command.communicate(timeout=60)
+        self.assertEqual(command.returncode, 10, err)
+        self.assertRegex(err, "cannot write '.*outstanding_transfers'")
+        self.assertEqual(record.read_text(), text)
         self.assertEqual(names(usb), [])
 
     def test_hosts_that_are_away_or_refuse(self) -> None:
