@@ -230,7 +230,8 @@ class Connection:
         request = " && ".join(replacing(path, text, self._access.sudo) for path, text in texts.items())
         ended = self._ended(session.answer(self._send(session, request)), "rm, touch, cp, dd, mv")
         if ended.status:
-            self.ended([[tools.remove_file(f"{path}.new")] for path in texts])
+            with suppress(Failure):
+                self.ended([[tools.remove_file(f"{path}.new")] for path in texts])
         return ended
 
     def _ask_ahead(self, session: Session, pipelines: Sequence[Sequence[Argv]]) -> None:
