@@ -111,11 +111,6 @@ def to_record(target: Target, delivered: Iterable[str], naming: Naming, now: dat
     return frozenset(name for name in own if name >= newest)
 
 
-def leftovers(target: Target, holdings: Holdings, snapshots: Snapshots) -> list[str]:
-    """Cut-off transfers of snapshots that the source has and that are not to be sent again: to be deleted."""
-    return [name for name in holdings.partial if name in snapshots and name not in target.missing]
-
-
 def strangers(complete: Snapshots, snapshots: Snapshots, known: Collection[str]) -> frozenset[str]:
     """Names of those COMPLETE backups at a destination that cannot be proved to be of the source of SNAPSHOTS.
 
