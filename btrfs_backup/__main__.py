@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from btrfs_backup.system import hints, process, signals
 
@@ -116,14 +116,14 @@ def _carry_out(settings: Settings) -> int:
             ended, interrupted = datetime.now().astimezone(), isinstance(ended_by, Interrupted)
             terminal.line(document(task.name, began, ended, status, error, about, interrupted))
         elif not isinstance(ended_by, Failure):
-            for line in task.print(about) if task.print else ():
+            for line in task.print() if task.print else ():
                 terminal.line(line)
     except Failure as failure:
         log.error("%s", failure)
         status = status or Exit.FAILED
     # Behind what it sums up, where both go to one place.
     if task.tell and not isinstance(ended_by, Failure):
-        _tell(task.tell(about))
+        _tell(task.tell())
     return status
 
 
@@ -131,15 +131,15 @@ def _carry_out(settings: Settings) -> int:
 class _Task:
     """One thing that the program can be asked for.
 
-    work: does it; about: what came of it so far. Of that: tell: lines for the log, and whether each is about a failure;
-    print: lines for stdout. interrupted: what to say when the signal of that name has ended it.
+    work: does it; about: what came of it so far; tell: lines for the log, and whether each is about a failure; print:
+    lines for stdout; interrupted: what to say when the signal of that name has ended it.
     """
 
     name: str
     work: Callable[[], None]
-    about: Callable[[], Any]  # a Report, a Survey or a Restoration
-    tell: Callable[[Any], Iterable[tuple[bool, str]]] | None = None
-    print: Callable[[Any], Iterable[str]] | None = None
+    about: Callable[[], Report | Survey | Restoration]
+    tell: Callable[[], Iterable[tuple[bool, str]]] | None = None
+    print: Callable[[], Iterable[str]] | None = None
     interrupted: Callable[[str], str] = "ended by {}".format
 
 
@@ -177,11 +177,11 @@ def _task(settings: Settings) -> _Task:
             return survey(kept.world) if kept.world else Survey(nothing.source)
 
         width = shutil.get_terminal_size().columns
-        return _Task("status", work, about, print=lambda about: table(about, width, terminal.in_colour()))
+        return _Task("status", work, about, print=lambda: table(about(), width, terminal.in_colour()))
     if settings.dry_run:
-        return _Task("dry-run", work, report, print=intentions)
+        return _Task("dry-run", work, report, print=lambda: intentions(report()))
     recorded = "ended by {}; what is recorded as outstanding is sent by the next run"
-    return _Task("run", work, report, summary, interrupted=recorded.format)
+    return _Task("run", work, report, lambda: summary(report()), interrupted=recorded.format)
 
 
 class _Kept:
@@ -204,34 +204,40 @@ class _Kept:
 def _verification(settings: Settings) -> _Task:
     from btrfs_backup.commands.verify import verify
 
-    reports = deque([Report(Outcome(settings.source.identity))], maxlen=1)
-    work = partial(verify, settings, reports.append)
-    return _Task("verify", work, lambda: reports[0], verification_summary, differences)
+    reports: deque[Report] = deque([Report(Outcome(settings.source.identity))], maxlen=1)
+    return _Task(
+        "verify",
+        lambda: verify(settings, reports.append),
+        lambda: reports[0],
+        lambda: verification_summary(reports[0]),
+        lambda: differences(reports[0]),
+    )
 
 
 def _pruning(settings: Settings) -> _Task:
     from btrfs_backup.commands.prune import prune
 
-    reports = deque([Report(Outcome(settings.source.identity))], maxlen=1)
+    reports: deque[Report] = deque([Report(Outcome(settings.source.identity))], maxlen=1)
     work = partial(prune, settings, reports.append)
     if settings.dry_run:
-        return _Task("dry-run", work, lambda: reports[0], print=intentions)
-    return _Task("prune", work, lambda: reports[0], pruned)
+        return _Task("dry-run", work, lambda: reports[0], print=lambda: intentions(reports[0]))
+    return _Task("prune", work, lambda: reports[0], lambda: pruned(reports[0]))
 
 
 def _restoration(settings: Settings) -> _Task:
     from btrfs_backup.commands.restore import restore
 
-    reports = deque([Restoration(settings.source.identity, settings.destinations[0].identity)], maxlen=1)
+    nothing = Restoration(settings.source.identity, settings.destinations[0].identity)
+    reports: deque[Restoration] = deque([nothing], maxlen=1)
 
     def interrupted(name: str) -> str:
         result = "it is restored" if reports[0].done else "it is not restored; run the same command again"
-        return f"{reports[0].destination}: ended by {name}; {result}"
+        return f"{nothing.destination}: ended by {name}; {result}"
 
     work = partial(restore, settings, reports.append)
     if settings.dry_run:
-        return _Task("dry-run", work, lambda: reports[0], print=restore_intentions)
-    return _Task("restore", work, lambda: reports[0], restored, interrupted=interrupted)
+        return _Task("dry-run", work, lambda: reports[0], print=lambda: restore_intentions(reports[0]))
+    return _Task("restore", work, lambda: reports[0], lambda: restored(reports[0]), interrupted=interrupted)
 
 
 def _run(task: _Task) -> BaseException | None:
