@@ -178,18 +178,13 @@ class Place:
         if not standing.exists:
             return
         path, source = self.location.path, settings.source
-        away = next(name for name in _old_names(path) if not examine(self.host, name).exists)
+        names = (f"{path}.old{number or ''}" for number in itertools.chain([0], itertools.count(2)))
+        away = next(name for name in names if not examine(self.host, name).exists)
         what_to_do = f"Move it away: {self.host.typed('mv', path, away)}"
         if f"{source.path}/".startswith(f"{path}/") and replace(source, path=path) == self.location:
             moved = replace(source, path=away + source.path[len(path) :])
             what_to_do += f"\n  The backup is then {shlex.quote(moved.identity)}"
         raise Failure(f"the destination '{self.location}' exists, and nothing is overwritten", what_to_do)
-
-
-def _old_names(path: str) -> Iterator[str]:
-    """What could be called what has been at PATH so far."""
-    yield f"{path}.old"
-    yield from (f"{path}.old{number}" for number in itertools.count(2))
 
 
 def find_place(settings: Settings, host: Host, location: Location) -> Place:
@@ -254,7 +249,10 @@ def plan(settings: Settings, backup: Backup, place: Place) -> Plan:
         _check_way(backup, place.site)
     elif not place.missing:
         held = _believed(backup, place.folder, inventory.snapshots(place.folder.inventory(backup.naming)))
-    visible = _visible(backup, place)
+    # Whether a receiver there can build upon the backup itself.
+    here, there = place.standing, backup.folder.info
+    visible = backup.folder.host == place.host and _same_filesystem(place.host, there, here)
+    visible = visible and here.mount.shows(there.mount.inside(backup.path))
     return restoration.decide(backup.chosen, backup.beside.complete, place.site, held, visible, settings.incremental)
 
 
@@ -279,13 +277,6 @@ def _check_way(backup: Backup, site: Site) -> None:
             f"the read-only copy cannot go to '{site.folder}': in the backup, a file or a link is there",
             "Choose another snapshot folder with '-f'.",
         )
-
-
-def _visible(backup: Backup, place: Place) -> bool:
-    """Whether a receiver at PLACE can build upon the backup itself."""
-    if backup.folder.host != place.host or not _same_filesystem(place.host, backup.folder.info, place.standing):
-        return False
-    return place.standing.mount.shows(backup.folder.info.mount.inside(backup.path))
 
 
 def resumed(left: Sequence[Stage], backup: Backup, place: Place, plan: Plan) -> Stage | None:

@@ -153,7 +153,8 @@ class Real:
                     return failure
                 return None
             case Send():
-                return self._send(step, now)
+                with ExitStack() as scope:
+                    return self._send(step, now, scope)
             case Measure(_, batch):
                 return self._estimate(batch, now)
             case Delete("", _, judged):
@@ -212,11 +213,7 @@ class Real:
 
     # --- sending ---
 
-    def _send(self, step: Send, now: World) -> Mapping[str, Delivery]:
-        with ExitStack() as scope:
-            return self._sent(step, now, scope)
-
-    def _sent(self, step: Send, now: World, scope: ExitStack) -> Mapping[str, Delivery]:
+    def _send(self, step: Send, now: World, scope: ExitStack) -> Mapping[str, Delivery]:
         ahead = cutter.checkpoints(step.resumed.subvolumes, self.settings.far) if step.resumed else []
         takes = {each: self._endpoints[each] for each in step.destinations}
         compressed_data = self._streaming.compressed_data(self._source.host, takes, ahead)

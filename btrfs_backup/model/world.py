@@ -597,15 +597,17 @@ class World:
             outcome = replace(each.outcome, sent=(*each.outcome.sent, *delivery.arrived))
             holdings = replace(each.holdings, complete=complete)
             each = replace(each, target=target, holdings=holdings, outcome=outcome)
-            return _without_stage(each, step.resumed) if step.resumed and (count or useless) else each
+            if useless:
+                each = replace(each, target=plan.without_parent(target, useless))
+            return _with_left(each, step.resumed, None) if step.resumed and (count or useless) else each
 
         failing = step.batches[count] if delivery.failure and count < len(step.batches) else None
         useless = failing.parent if failing and delivery.blames_parent else None
         world = self._changing(destination, served)
-        if delivery.left and delivery.failure:
-            left = delivery.left
+        if step.resumed and delivery.left and delivery.failure:
+            tried, left = step.resumed, delivery.left
             world = world._telling("warning", destination, delivery.failure)
-            world = world._changing(destination, lambda each: _with_less(each, step.resumed, left))
+            world = world._changing(destination, lambda each: _with_left(each, tried, left))
         elif useless and delivery.failure:
             what = f"{delivery.failure}\n  Trying another parent, or a full transfer."
             # On one filesystem the copy in another folder may be found, and will be in each run.
@@ -613,7 +615,6 @@ class World:
             beside = [each for each in world.destinations if each.seen.filesystem == filesystem]
             lasts = any(useless in each.holdings.complete for each in beside if each.identity != destination)
             world = world._telling("info" if lasts else "warning", destination, what)
-            world = world._changing(destination, lambda each: _without_parent(each, useless))
         elif delivery.failure:
             world = world._failing(destination, delivery.failure)
         if not delivery.unknown:
@@ -720,28 +721,15 @@ def _under_way(name: str, holder: str) -> Failure:
     )
 
 
-def _without_parent(each: Destination, parent: str) -> Destination:
-    return replace(each, target=plan.without_parent(each.target, parent) if each.target else None)
-
-
-def _without_stage(each: Destination, gone: Stage) -> Destination:
-    """What a destination looks like when a stage that was gone on with is GONE."""
-    parts = {name: its for name, its in each.parts.items() if name != gone.name}
-    partial = tuple(name for name in each.holdings.partial if name != gone.name)
+def _with_left(each: Destination, tried: Stage, left: Stage | None) -> Destination:
+    """What a destination looks like when that is LEFT of the stage that was TRIED; None: it is gone."""
+    parts = {name: its for name, its in each.parts.items() if name != tried.name}
+    if left and left.subvolumes != tried.subvolumes:
+        parts[left.name] = left, each.parts[left.name][1]
     target = replace(each.target, partial=frozenset(parts)) if each.target else None
-    stages = tuple(left for left in each.stages if left != gone)
+    stages = tuple(filter(None, (left if stage == tried else stage for stage in each.stages)))
+    partial = tuple(name for name in each.holdings.partial if left or name != tried.name)
     return replace(each, stages=stages, parts=parts, target=target, holdings=replace(each.holdings, partial=partial))
-
-
-def _with_less(each: Destination, tried: Stage | None, left: Stage) -> Destination:
-    """What a destination looks like when only that is LEFT of the stage that was TRIED; nothing of use if it is all."""
-    stages = tuple(left if stage == tried else stage for stage in each.stages)
-    _, parent = each.parts[left.name]
-    parts = {name: its for name, its in each.parts.items() if name != left.name}
-    if tried and left.subvolumes != tried.subvolumes:
-        parts[left.name] = left, parent
-    target = replace(each.target, partial=frozenset(parts)) if each.target else None
-    return replace(each, stages=stages, parts=parts, target=target)
 
 
 def _ahead(names: Sequence[str]) -> str:

@@ -22,6 +22,7 @@ from tests.real.machine import (
     extent,
     kill,
     names,
+    path_with,
     sh,
     show,
     staged,
@@ -154,7 +155,7 @@ class Directions(ResumedTest):
         folder.mkdir()
         for applet in ("head", "dd", "sha256sum", "cat"):
             (folder / applet).symlink_to(str(shutil.which("busybox")))
-        server = self.sshd(path=f"{folder}:{os.environ['PATH']}")
+        server = self.sshd(path=path_with(folder)["PATH"])
         source, nas = self.source(), self.disk("nas").path
         proxy = self.proxy(server, 10e6)
         url = server.url.replace(str(server.port), str(proxy.port))

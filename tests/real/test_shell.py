@@ -1,12 +1,11 @@
 """Streams into shell commands, and back from what they stored."""
 
-import os
-import shutil
 import signal
 from pathlib import Path
 
 from tests.real.machine import (
     COMPLETED,
+    FAILING_SEND,
     RealTest,
     Result,
     children_of,
@@ -17,6 +16,7 @@ from tests.real.machine import (
     sh,
     show,
     wait_for,
+    with_program,
 )
 
 
@@ -176,7 +176,6 @@ class Failures(ShellTest):
 
     def test_broken_streams_are_noticed_on_their_way(self) -> None:
         """Of a `btrfs send` that exits with 0; the command stores it and does not mind."""
-        real = shutil.which("btrfs")
         source = self.source()
         random_file(source / "large", 2)
         for number, (spoil, words) in enumerate(
@@ -187,18 +186,12 @@ class Failures(ShellTest):
                 ("sed 1s/btrfs-stream/btrfs-strXam/", "does not begin like the output of 'btrfs send'"),
                 ("(head -c 500000; cat) | tee -a /dev/null | (head -c 400000; head -c 1 > /dev/null; cat)", "broken"),
                 ("(cat; echo more)", "not of its format"),
-                (f'(head -c 600000; {real} send -q "$@")', "broken"),
+                ('(head -c 600000; "$REAL" send -q "$@")', "broken"),
             )
         ):
             with self.subTest(spoil):
-                tools = self.folder / f"tools{number}"
-                tools.mkdir()
-                wrapper = tools / "btrfs"
-                wrapper.write_text(
-                    f'#!/bin/sh\ncase "$1" in send) shift; {real} send -q "$@" | {spoil};; *) exec {real} "$@";; esac\n'
-                )
-                wrapper.chmod(0o755)
-                path = {"PATH": f"{tools}:{os.environ['PATH']}"}
+                script = f'case "$1" in send) shift; "$REAL" send -q "$@" | {spoil};; *) exec "$REAL" "$@";; esac'
+                path = with_program(self.folder / f"tools{number}", "btrfs", script)
                 result = self.backup(source, self.into_files, status=10, env=path)
                 self.assertIn("the stream is broken: ", result.err)
                 self.assertIn(words, result.err)
@@ -209,17 +202,7 @@ class Failures(ShellTest):
         self.assert_complete(usb, source / "snapshot", names(source / "snapshot"))
 
     def test_sender_that_fails_is_the_one_to_blame(self) -> None:
-        real = shutil.which("btrfs")
-        source = self.source()
-        tools = self.folder / "tools"
-        tools.mkdir()
-        wrapper = tools / "btrfs"
-        wrapper.write_text(
-            f'#!/bin/sh\n[ "$1" = send ] || exec {real} "$@"\n{real} "$@" | head -c 50000\n'
-            "echo 'ERROR: Input/output error' >&2\nexit 1\n"
-        )
-        wrapper.chmod(0o755)
-        path = {"PATH": f"{tools}:{os.environ['PATH']}"}
+        source, path = self.source(), with_program(self.folder / "tools", "btrfs", FAILING_SEND)
         result = self.backup(source, self.into_files, self.disk("usb").path, status=10, env=path)
         self.assertEqual(result.err.count("btrfs send: ERROR: Input/output error"), 2)
         self.assertNotIn("the stream is broken", result.err)

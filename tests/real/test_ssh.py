@@ -24,6 +24,7 @@ from tests.real.machine import (
     children_of,
     is_running,
     kill,
+    make_program,
     names,
     on_record,
     random_file,
@@ -342,8 +343,7 @@ class OtherSide(SshTest):
     def test_no_flock_as_csh_says_it(self) -> None:
         """With 1, as flock itself ends where a lock is held. What was cut off is cleared all the same."""
         tools = self.tools("bash", "sh", *(each for each in hints.REMOTE_PROGRAMS if each != "flock"))
-        (tools / "flock").write_text("#!/bin/sh\necho 'flock: Command not found.' >&2\nexit 1\n")
-        (tools / "flock").chmod(0o755)
+        make_program(tools, "flock", "echo 'flock: Command not found.' >&2\nexit 1")
         server, source, nas = self.sshd(path=tools), self.source(), self.disk("nas").path
         self.backup(source)
         stage(nas, names(source / "snapshot")[0])
@@ -373,9 +373,7 @@ class OtherSide(SshTest):
     def test_talkative_login_shell(self) -> None:
         """Words of its own in between are noticed, and nothing is done."""
         tools = self.tools("bash", "sh", "cat", "find", "readlink", "btrfs")
-        stat = tools / "stat"
-        stat.write_text(f'#!/bin/sh\necho Welcome\nexec {shutil.which("stat")} "$@"\n')
-        stat.chmod(0o755)
+        make_program(tools, "stat", 'echo Welcome\nexec "$REAL" "$@"')
         server, source, nas = self.sshd(path=tools), self.source(), self.disk("nas").path
         result = self.backup(*server.arguments(), source, f"{server.url}{nas}", status=10)
         self.assertIn("cannot understand what 'stat' printed: 'Welcome'", result.err)
@@ -426,10 +424,7 @@ class OtherSide(SshTest):
 class RunLock(SshTest):
     def test_whatever_the_login_shell_says(self) -> None:
         tools = self.tools("bash", "sh", *(each for each in hints.REMOTE_PROGRAMS if each != "flock"))
-        (tools / "flock").write_text(
-            f"#!/bin/sh\necho 'mesg: ttyname failed' >&2\nexec {shutil.which('flock')} \"$@\"\n"
-        )
-        (tools / "flock").chmod(0o755)
+        make_program(tools, "flock", 'echo "mesg: ttyname failed" >&2\nexec "$REAL" "$@"')
         server, source, nas = self.sshd(path=tools), self.source(), self.disk("nas").path
         self.backup(source)
         with (source / "snapshot" / "x").open("w") as other, (source / "snapshot" / LOCK).open("rb") as lock:
@@ -465,8 +460,7 @@ class Faults(SshTest):
         """It is the old one or the new one."""
         tools = self.tools("bash", "sh", "sleep", *(each for each in hints.REMOTE_PROGRAMS if each != "dd"))
         begun = self.folder / "begun"
-        (tools / "dd").write_text(f'#!/bin/sh\ntouch {begun}\nsleep 1\nexec {shutil.which("dd")} "$@"\n')
-        (tools / "dd").chmod(0o755)
+        make_program(tools, "dd", f'touch {begun}\nsleep 1\nexec "$REAL" "$@"')
         server, source, usb = self.sshd(path=tools), self.source(), self.disk("usb").path
         record = source / "snapshot" / OUTSTANDING
         record.parent.mkdir()
