@@ -621,7 +621,16 @@ class World:
             failed = (failing.snapshot, failing.parent) if failing and not (useless or delivery.left) else None
             known = records.settled(world.records, self.before, destination, arrived, failed)
             world = replace(world, records=known)
-        return world._delivered(destination)
+        return world._delivered(destination)._overwriting(destination)
+
+    def _overwriting(self, destination: str) -> "World":
+        """A shell command that has got a stream, and would overwrite that with the next one, gets no more."""
+        each = self.at(destination)
+        sent, missing = each.outcome.sent, each.target.missing if each.target else ()
+        if not (sent and missing and self.settings.overwrites(each.location)) or each.broken:
+            return self
+        what = f"{missing[0]} is not sent: it would overwrite {sent[-1].snapshot}, which it builds upon"
+        return self._failing(destination, Failure(what, _OVERWRITING))
 
     def _deleted(self, step: Delete, outcome: Deleted) -> "World":
         dropped = tuple(name for name in step.verdict.dropped if name not in outcome.failures)
@@ -703,6 +712,12 @@ class World:
             world = self._changing_outcome(destination, lambda outcome: replace(outcome, absent=True))
             return world._telling("info", destination, f"skipped: {failure.message}")
         return self._failing(destination, failure)
+
+
+_OVERWRITING = (
+    "Put $BTRFS_BACKUP_SNAPSHOT into the name, and the whole argument in single quotes. If that file does not hold the "
+    "stream, begin the command with ': $BTRFS_BACKUP_SNAPSHOT;'."
+)
 
 
 def _without(each: Destination, names: set[str]) -> Destination:
