@@ -5,7 +5,7 @@
 Whoever acts (see commands.run) hands back what came of a step, failures among it, as a value.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -400,10 +400,9 @@ class World:
             return replace(world, ended=True)._failing("", outcome)
         held = inventory.snapshots(outcome.folder)
         world = replace(world, subvolume=outcome.subvolume, snapshots=held.complete)
-        if ahead := self.naming.ahead(held.complete, self.moment):
-            world = world._telling("warning", self.settings.folder_path, _ahead(ahead))
-        for name, why in held.foreign.items():
-            world = world._telling("warning", self.settings.folder_path, f"leaving {name} alone: {why}")
+        ahead = self.naming.ahead(held.complete, self.moment)
+        foreign = [_Odd(f"leaving {name} alone: {why}", ((name, why),)) for name, why in held.foreign.items()]
+        world = world._finding(self.settings.folder_path, "", [*_ahead(ahead), *foreign])
         if self.taken and self.taken not in held.complete:
             why = held.foreign.get(self.taken, "it is not there")
             failure = Failure(
@@ -476,6 +475,7 @@ class World:
         world = world._changing(destination, lambda each: looked)
         for level, what in self._remarks(looked, target, newest):
             world = world._telling(level, destination, what)
+        world = world._finding(destination, seen.filesystem, self._oddities(looked, target))
         if self.settings.transfer and not self.settings.status:
             for name, holder in target.under_way.items():
                 world = world._failing(destination, _under_way(name, holder), broken=False)
@@ -503,7 +503,7 @@ class World:
             known = records.filesystems(self.records, each.identity)
             what = "on the same filesystem as the source: that is no protection against a dead disk"
             yield "info" if known else "warning", what
-        told = records.told(self.records, each.identity, each.seen.filesystem)
+        told = records.told(self.records, each.identity, each.seen.filesystem, records.OTHER)
         if strangers := [
             name for name in sorted(each.strangers) if (name, each.holdings.complete[name].uuid) not in told
         ]:
@@ -514,28 +514,36 @@ class World:
                 "  Of another source? Then use another folder or a prefix ('-p'). Of this one, whose records were "
                 "lost? Then '--adopt' counts them from then on.",
             )
-        for left in each.seen.inventory.stages:
-            if left.foreign:
-                yield "warning", f"leaving {left.entry} alone: {left.foreign}"
         if delivered in self.snapshots and delivered in target.missing and delivered not in each.holdings.partial:
             yield "warning", f"{delivered} was delivered there, and somebody has deleted it"
-        for name, why in each.holdings.foreign.items():
-            if name not in target.occupied:
-                yield "warning", f"leaving {name} alone: {why}"
-        if ahead := self.naming.ahead(
-            each.holdings.complete.keys() - self.snapshots.keys() - each.strangers, self.moment
-        ):
-            yield "warning", _ahead(ahead)
-        for name in each.holdings.partial:
-            if name not in self.snapshots and name not in {left.name for left in each.stages}:
-                yield (
-                    "warning",
-                    f"leaving {name} alone: it is a transfer that was cut off, and the source does not have that "
-                    f"snapshot; to delete it: {_deletion(each, name)}",
-                )
         owed = records.owed(self.records, self.naming, each.identity)
         if found := [name for name in owed if name in each.holdings.complete]:
             yield "info", f"on record as outstanding, and complete there: {span(found)}"
+
+    def _oddities(self, each: Destination, target: Target) -> Iterator["_Odd"]:
+        """What is odd about what a destination holds, and will be in each run until somebody does something."""
+        for left in each.seen.inventory.stages:
+            if left.foreign:
+                yield _Odd(f"leaving {left.entry} alone: {left.foreign}", ((left.name, left.foreign),))
+        for name, why in each.holdings.foreign.items():
+            if name not in target.occupied:
+                yield _Odd(f"leaving {name} alone: {why}", ((name, why),))
+        yield from _ahead(
+            self.naming.ahead(each.holdings.complete.keys() - self.snapshots.keys() - each.strangers, self.moment)
+        )
+        for name in each.holdings.partial:
+            if name not in self.snapshots and name not in {left.name for left in each.stages}:
+                why = "it is a transfer that was cut off, and the source does not have that snapshot"
+                yield _Odd(f"leaving {name} alone: {why}; to delete it: {_deletion(each, name)}", ((name, why),))
+
+    def _finding(self, place: str, filesystem: str, odd: Iterable["_Odd"]) -> "World":
+        """Something lasting is ODD at a place. It is warned of once, and whenever somebody asks how things stand."""
+        world, told, found = self, records.told(self.records, place, filesystem), set()
+        for each in odd:
+            known = told.issuperset(each.about) and not self.settings.status
+            world = world._telling("info" if known else "warning", place, each.what)
+            found |= {*each.about}
+        return replace(world, records=records.tell(world.records, place, filesystem, self.naming, found))
 
     def _reconciled(self, target: Target) -> "World":
         """The records agree with what was seen of a destination."""
@@ -766,12 +774,23 @@ def _with_less(each: Destination, tried: Stage | None, left: Stage) -> Destinati
     return replace(each, stages=stages, parts=parts, target=target)
 
 
-def _ahead(names: Sequence[str]) -> str:
+@dataclass(frozen=True)
+class _Odd:
+    """A remark about something odd that lasts. about: snapshots, with what is odd about each."""
+
+    what: str
+    about: tuple[tuple[str, str], ...]
+
+
+def _ahead(names: Sequence[str]) -> list[_Odd]:
+    if not names:
+        return []
     verb, them = ("lies", "it is") if len(names) == 1 else ("lie", "they are")
-    return (
+    what = (
         f"{span(names)} {verb} in the future: is the clock right? What '-N' and '-n' keep is decided as if {them} not "
         "there\n  If the clock was wrong then, rename or delete what has such a name."
     )
+    return [_Odd(what, tuple((name, "it lies in the future") for name in names))]
 
 
 def occupied(place: str, name: str, why: str) -> Failure:
