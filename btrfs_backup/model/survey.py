@@ -13,7 +13,8 @@ OUTSTANDING, DELIVERED, UNKNOWN, NOTHING = "outstanding", "delivered", "unknown"
 def survey(world: World) -> Survey:
     """A row for each snapshot that the source, a destination or the records know, in the order of names."""
     kept = {each.name: each.because for each in world.verdict().kept}
-    names = {*world.snapshots, *(each.snapshot for each in world.records if each.snapshot in world.naming)}
+    known = (each for each in world.records if each.kind != records.TOLD and each.snapshot in world.naming)
+    names = {*world.snapshots, *(each.snapshot for each in known)}
     for each in world.destinations:
         held = each.holdings
         names |= {*held.complete, *held.partial, *held.foreign, *held.under_way}

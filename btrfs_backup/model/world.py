@@ -5,7 +5,7 @@
 Whoever acts (see commands.run) hands back what came of a step, failures among it, as a value.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -403,10 +403,9 @@ class World:
             return replace(world, ended=True)._failing("", outcome)
         held = inventory.snapshots(outcome.folder)
         world = replace(world, subvolume=outcome.subvolume, snapshots=held.complete)
-        if ahead := self.naming.ahead(held.complete, self.moment):
-            world = world._telling("warning", self.settings.folder_path, _ahead(ahead))
-        for name, why in held.foreign.items():
-            world = world._telling("warning", self.settings.folder_path, f"leaving {name} alone: {why}")
+        ahead = self.naming.ahead(held.complete, self.moment)
+        foreign = [_Odd(f"leaving {name} alone: {why}", ((name, why),)) for name, why in held.foreign.items()]
+        world = world._finding(self.settings.folder_path, "", [*_ahead(ahead), *foreign])
         if self.taken and self.taken not in held.complete:
             why = held.foreign.get(self.taken, "it is not there")
             failure = Failure(
@@ -448,6 +447,7 @@ class World:
         world = world._changing(destination, lambda each: looked)
         for level, what in self._remarks(looked, target):
             world = world._telling(level, destination, what)
+        world = world._finding(destination, seen.filesystem, self._oddities(looked, target))
         if self.settings.transfer and not self.settings.status:
             for name, holder in target.under_way.items():
                 world = world._failing(destination, _under_way(name, holder), broken=False)
@@ -501,7 +501,7 @@ class World:
             known = records.filesystems(self.records, each.identity)
             what = "on the same filesystem as the source: that is no protection against a dead disk"
             yield "info" if known else "warning", what
-        told = records.told(self.records, each.identity, each.seen.filesystem)
+        told = records.told(self.records, each.identity, each.seen.filesystem, records.OTHER)
         if strangers := [
             name for name in sorted(each.strangers) if (name, each.holdings.complete[name].uuid) not in told
         ]:
@@ -512,30 +512,38 @@ class World:
                 "  Of another source? Then use another folder or a prefix ('-p'). Of this one, whose records were "
                 "lost? Then '--adopt' counts them from then on.",
             )
-        for left in each.seen.inventory.stages:
-            if left.foreign:
-                yield "warning", f"leaving {left.entry} alone: {left.foreign}"
         on_record = records.last_delivered(self.records, each.identity, each.seen.filesystem)
         delivered = self.naming.newest(on_record, self.moment)
         if delivered in self.snapshots and delivered in target.missing and delivered not in each.holdings.partial:
             yield "warning", f"{delivered} was delivered there, and somebody has deleted it"
-        for name, why in each.holdings.foreign.items():
-            if name not in target.occupied:
-                yield "warning", f"leaving {name} alone: {why}"
-        if ahead := self.naming.ahead(
-            each.holdings.complete.keys() - self.snapshots.keys() - each.strangers, self.moment
-        ):
-            yield "warning", _ahead(ahead)
-        for name in each.holdings.partial:
-            if name not in self.snapshots and name not in {left.name for left in each.stages}:
-                yield (
-                    "warning",
-                    f"leaving {name} alone: it is a transfer that was cut off, and the source does not have that "
-                    f"snapshot; to delete it: {_deletion(each, name)}",
-                )
         owed = records.owed(self.records, self.naming, each.identity)
         if found := [name for name in owed if name in each.holdings.complete]:
             yield "info", f"on record as outstanding, and complete there: {span(found)}"
+
+    def _oddities(self, each: Destination, target: Target) -> Iterator["_Odd"]:
+        """What is odd about what a destination holds, and will be in each run until somebody does something."""
+        for left in each.seen.inventory.stages:
+            if left.foreign:
+                yield _Odd(f"leaving {left.entry} alone: {left.foreign}", ((left.name, left.foreign),))
+        for name, why in each.holdings.foreign.items():
+            if name not in target.occupied:
+                yield _Odd(f"leaving {name} alone: {why}", ((name, why),))
+        yield from _ahead(
+            self.naming.ahead(each.holdings.complete.keys() - self.snapshots.keys() - each.strangers, self.moment)
+        )
+        for name in each.holdings.partial:
+            if name not in self.snapshots and name not in {left.name for left in each.stages}:
+                why = "it is a transfer that was cut off, and the source does not have that snapshot"
+                yield _Odd(f"leaving {name} alone: {why}; to delete it: {_deletion(each, name)}", ((name, why),))
+
+    def _finding(self, place: str, filesystem: str, odd: Iterable["_Odd"]) -> "World":
+        """Something lasting is ODD at a place. It is warned of once, and whenever somebody asks how things stand."""
+        world, told, found = self, records.told(self.records, place, filesystem), set()
+        for each in odd:
+            known = told.issuperset(each.about) and not self.settings.status
+            world = world._telling("info" if known else "warning", place, each.what)
+            found |= {*each.about}
+        return replace(world, records=records.tell(world.records, place, filesystem, self.naming, found))
 
     def _reconciled(self, target: Target) -> "World":
         """The records agree with what was seen of a destination."""
@@ -622,7 +630,16 @@ class World:
             failed = (failing.snapshot, failing.parent) if failing and not (useless or delivery.left) else None
             known = records.settled(world.records, self.before, destination, arrived, failed)
             world = replace(world, records=known)
-        return world._delivered(destination)
+        return world._delivered(destination)._overwriting(destination)
+
+    def _overwriting(self, destination: str) -> "World":
+        """A shell command that has got a stream, and would overwrite that with the next one, gets no more."""
+        each = self.at(destination)
+        sent, missing = each.outcome.sent, each.target.missing if each.target else ()
+        if not (sent and missing and self.settings.overwrites(each.location)) or each.broken:
+            return self
+        what = f"{missing[0]} is not sent: it would overwrite {sent[-1].snapshot}, which it builds upon"
+        return self._failing(destination, Failure(what, _OVERWRITING))
 
     def _deleted(self, step: Delete, outcome: Deleted) -> "World":
         dropped = tuple(name for name in step.verdict.dropped if name not in outcome.failures)
@@ -699,6 +716,12 @@ class World:
         return world
 
 
+_OVERWRITING = (
+    "Put $BTRFS_BACKUP_SNAPSHOT into the name, and the whole argument in single quotes. If that file does not hold the "
+    "stream, begin the command with ': $BTRFS_BACKUP_SNAPSHOT;'."
+)
+
+
 def _without(each: Destination, names: set[str]) -> Destination:
     left = {name: its for name, its in each.holdings.complete.items() if name not in names}
     target = replace(each.target, common=each.target.common - names) if each.target else None
@@ -732,12 +755,23 @@ def _with_left(each: Destination, tried: Stage, left: Stage | None) -> Destinati
     return replace(each, stages=stages, parts=parts, target=target, holdings=replace(each.holdings, partial=partial))
 
 
-def _ahead(names: Sequence[str]) -> str:
+@dataclass(frozen=True)
+class _Odd:
+    """A remark about something odd that lasts. about: snapshots, with what is odd about each."""
+
+    what: str
+    about: tuple[tuple[str, str], ...]
+
+
+def _ahead(names: Sequence[str]) -> list[_Odd]:
+    if not names:
+        return []
     verb, them = ("lies", "it is") if len(names) == 1 else ("lie", "they are")
-    return (
+    what = (
         f"{span(names)} {verb} in the future: is the clock right? What '-N' and '-n' keep is decided as if {them} not "
         "there\n  If the clock was wrong then, rename or delete what has such a name."
     )
+    return [_Odd(what, tuple((name, "it lies in the future") for name in names))]
 
 
 def occupied(place: str, name: str, why: str) -> Failure:

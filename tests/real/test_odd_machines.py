@@ -185,6 +185,35 @@ class Places(OddMachine):
         self.assertRegex(result.err, "Text file busy\n  A swap file that is in use is in it")
 
 
+class Nightly(SshTest):
+    def test_what_lasts_is_warned_of_once(self) -> None:
+        """With '-q' a good run prints nothing, night after night. Whoever asks for the status is told."""
+        source, usb = self.source(), self.disk("usb").path
+        self.backup(source, usb)
+        (source / "snapshot" / "20200101-000000").write_text("mine")
+        (usb / "20200102-000000").mkdir()
+        (usb / ".20200103-000000.receiving").write_text("mine")
+        sh("btrfs", "subvolume", "snapshot", "-r", source, source / "snapshot" / "20990101-000000")
+        odd = [
+            f"{source}/snapshot: leaving 20200101-000000 alone: it is not a subvolume",
+            f"{source}/snapshot: 20990101-000000 lies in the future",
+            f"{usb}: leaving 20200102-000000 alone: it is not a subvolume",
+            f"{usb}: leaving .20200103-000000.receiving alone: it is a file",
+        ]
+        night = ("-q", source, usb)
+        for told in (self.backup(*night), self.backup("--status", *night)):
+            for each in odd:
+                self.assertIn(f"warning: {each}", told.err)
+        for _ in range(2):
+            self.assertEqual(self.backup(*night).err, "")
+        (usb / "20200102-000000").rmdir()
+        self.assertEqual(self.backup(*night).err, "")
+        (usb / "20200102-000000").mkdir()
+        self.assertEqual(self.backup(*night).err, f"warning: {odd[2]}\n")
+        for each in odd:
+            self.assertIn(each, self.backup(source, usb).err)
+
+
 class OldPrograms(SshTest):
     """btrfs-progs 5.10, as in Debian 11, on the other side: they show less."""
 

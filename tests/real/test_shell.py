@@ -111,6 +111,23 @@ class Delivery(ShellTest):
 
 
 class Failures(ShellTest):
+    def test_a_second_stream_over_the_first(self) -> None:
+        """As when the variable in the name was replaced by the shell that it was typed in."""
+        source, usb = self.source(), self.disk("usb").path
+        self.backup(source)
+        first = names(source / "snapshot")[0]
+        shell = f"shell://cat > '{self.store}'/.btrfs"
+        for status, dry in ((10, ["--dry-run"]), (10, [])):
+            result = self.backup(*dry, source, shell, status=status)
+            self.assertIn(f"warning: {shell}: each stream overwrites the one before", result.err)
+            self.assertRegex(result.err, rf"error: shell://.*: \S+ is not sent: it would overwrite {first}, .*\n  Put")
+        sh("btrfs", "receive", "-f", self.store / ".btrfs", usb)
+        self.assertEqual(names(usb), [first])
+        # The newest one, in full, is a backup by itself.
+        self.assertEqual(self.backup("-q", "-I", "-S", source, shell).err, "")
+        sh("btrfs", "receive", "-f", self.store / ".btrfs", usb)
+        self.assertEqual(names(usb), names(source / "snapshot"))
+
     def fails(self, command: str, *words: str, megabytes: int = 0) -> Result:
         """It fails alone, is recorded, and is sent again by the next run."""
         source, usb = self.source(), self.disk("usb").path
