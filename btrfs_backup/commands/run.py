@@ -145,7 +145,7 @@ class Real:
             case List():
                 return self._list()
             case Look(destinations):
-                return self._look(destinations, now)
+                return self._look_at(destinations, now)
             case Clear(name):
                 try:
                     self._endpoints[name].clear(step, now.at(name))
@@ -197,13 +197,13 @@ class Real:
                 return Subvolume("", "")
             raise
 
-    def _look(self, names: Sequence[str], now: World) -> dict[str, Seen | Failure]:
+    def _look_at(self, names: Sequence[str], now: World) -> dict[str, Seen | Failure]:
         """What is at the destinations NAMES: at several machines at the same time, and here while those answer."""
         for name in names:
             destination.ask(now.at(name).location, self._hosts, self.settings.transfer and not self._looks_only)
-        return {name: self._seen(name, now) for name in sorted(names, key=lambda name: now.at(name).location.is_far)}
+        return {name: self._look(name, now) for name in sorted(names, key=lambda name: now.at(name).location.is_far)}
 
-    def _seen(self, name: str, now: World) -> Seen | Failure:
+    def _look(self, name: str, now: World) -> Seen | Failure:
         try:
             found = destination.find(now.at(name).location, self._hosts, self.settings, now.records)
             self._endpoints[name] = found

@@ -69,7 +69,7 @@ class AnotherSource(Identity):
         self.assertRegex(result.err, f"{usb}: FAILED, sent nothing, 1 outstanding")
         self.assertEqual(identities(usb), before)
         [known] = on_record(srv / "snapshot", COMPLETED)[str(usb)].values()
-        self.assertEqual(known, {"blocked": [taken[1]]})
+        self.assertEqual(known["blocked"], [taken[1]])
         # Its next snapshot has a name of its own: sent, but not on top of what belongs to the other one.
         result = self.backup("-n", "1", srv, usb)
         own = names(srv / "snapshot")[-1]
