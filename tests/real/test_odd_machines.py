@@ -123,6 +123,10 @@ class Limits(OddMachine):
         for number in (64, 48):
             result = self.shell(f'ulimit -n {number}; "$@"', "--no-compressed-data", source, *places)
             self.assertEqual(result.status, 0, result)
+        for number in (64, 48, 32):
+            result = self.shell(f'ulimit -n {number}; "$@"', "--verify", source, *places[:10])
+            self.assertEqual(result.status, 0, result)
+            self.assertEqual(result.err.count("no difference"), 20)
         for place in places[:10]:
             self.assert_complete(Path(place), source / "snapshot", names(source / "snapshot"))
 

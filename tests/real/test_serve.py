@@ -221,7 +221,7 @@ class Refused(RealTest):
         ):
             self.assert_refused(says, *argv)
         _, err = self.ask("id")
-        self.assertEqual(err, f"refused: id: {says}\n")
+        self.assertEqual(err, f"refused: {ssh.line(('id',), sudo=False)}: {says}\n")
 
     def test_places_that_are_not_served(self) -> None:
         outside = "is not in the folder that is served"
