@@ -266,6 +266,8 @@ class FolderReception:
         if done.unproved is not None and self.attempt.earlier and ending.failure:
             return self._unproved(self.attempt.earlier, done.unproved, ending.failure)
         ending = replace(ending, unwritten=ending.unwritten or self.attempt.remounted())
+        if ending.let_go and not ending.unwritten:
+            return Delivery(let_go=True)
         arrival = self._arrival(done.streams, ending)
         verdict = arrival.verdict()
         found = {} if isinstance(arrival.found, Failure) else arrival.found.subvolumes

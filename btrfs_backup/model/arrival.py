@@ -42,11 +42,13 @@ class Ending:
     """The end of a transfer at one receiver. failure: what went wrong with the last stream that it got, or None.
 
     unwritten: why what it got may not be on its disk, or None. spoiled: no part of that stream is of use.
+    let_go: it held up the others, which went on without it.
     """
 
     failure: Failure | None
     unwritten: Failure | None = None
     spoiled: bool = False
+    let_go: bool = False
 
 
 @dataclass(frozen=True)

@@ -109,6 +109,7 @@ class Delivery:
     unknown: it cannot be told what is there, so that all of them may be.
     left: the stage that could not be gone on with, because the stream is another one; without what is of no use, when
     some of it is.
+    let_go: it held up the others. What it has got is in its stage, for a stream of its own.
     """
 
     arrived: tuple[Sent, ...] = ()
@@ -117,6 +118,7 @@ class Delivery:
     blames_parent: bool = False
     unknown: bool = False
     left: Stage | None = None
+    let_go: bool = False
 
 
 @dataclass(frozen=True)
@@ -175,6 +177,7 @@ class Destination:
     parts: those of them that hold one; sizes: of the streams of these, as far as they were asked for, None where that
     cannot be told.
     strangers: backups there that cannot be proved to be of this source.
+    slow: it held up others in a shared stream. It gets its own when they have got all, and is looked at before.
     """
 
     location: Location
@@ -188,6 +191,7 @@ class Destination:
     parts: Parts = field(default_factory=dict)
     sizes: Mapping[str, int | None] = field(default_factory=dict)
     strangers: frozenset[str] = frozenset()
+    slow: bool = False
 
     @property
     def identity(self) -> str:
@@ -244,7 +248,7 @@ class World:
         if self.ended:
             return None
         settings = self.settings
-        unlooked = tuple(each.identity for each in self.destinations if not each.looked)
+        unlooked = tuple(each.identity for each in self.destinations if not (each.looked or each.slow))
         if unlooked and (settings.transfer or settings.status or settings.keep_backups != retention.KEEP_ALL):
             return Look(unlooked)
         return next(self._sizes() if settings.status else self._steps(), None)
@@ -264,8 +268,12 @@ class World:
                 yield Clear(each.identity, parts, stages)
         if self.settings.transfer:
             lineage = Lineage(self.subvolume, self.snapshots) if self.settings.incremental else None
-            waiting = [each.target for each in self.destinations if each.target and not each.broken]
-            waiting = [target for target in waiting if target.missing][: self.most]
+            lacking = [each for each in self.destinations if each.target and each.target.missing and not each.broken]
+            together = [each for each in lacking if not each.slow]
+            slow = tuple(each.identity for each in self.destinations if each.slow and not (each.looked or each.broken))
+            if slow and not together:
+                yield Look(slow)
+            waiting = [each.target for each in (together or lacking[:1]) if each.target][: self.most]
             # What comes from another machine is judged by what its parent holds, which has to be there before.
             most = 1 if self.settings.far else plan.AT_ONCE
             if batches := plan.next_batches(waiting, lineage, self.settings.shared_stream, most):
@@ -442,7 +450,7 @@ class World:
         here = self.at(destination)
         outcome = replace(here.outcome, free=seen.free)
         looked = Destination(
-            here.location, outcome, True, seen, holdings, target, stages=left, parts=parts, strangers=strangers
+            here.location, outcome, True, seen, holdings, target, False, left, parts, {}, strangers, here.slow
         )
         world = world._changing(destination, lambda each: looked)
         for level, what in self._remarks(looked, target):
@@ -595,6 +603,13 @@ class World:
         return self._changing(destination, cleared)._staged(destination)
 
     def _sent(self, step: Send, destination: str, delivery: Delivery) -> "World":
+        if delivery.let_go:
+            what = "it is far slower than the others; it gets the rest by itself when they have got all"
+            world = self._telling("info", destination, what)
+            return world._changing(
+                destination,
+                lambda each: replace(each, slow=True, looked=False, target=None, stages=(), parts={}),
+            )
         count = len(delivery.arrived)
 
         def served(each: Destination) -> Destination:

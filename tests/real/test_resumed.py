@@ -23,6 +23,7 @@ from tests.real.machine import (
     kill,
     names,
     path_with,
+    random_file,
     sh,
     show,
     staged,
@@ -88,6 +89,42 @@ class ResumedTest(SshTest):
         result = self.backup("--json", *arguments, module=SMALL)
         [where] = json.loads(result.out)["destinations"]
         return proxy.moved - before, where["sent"][0]
+
+
+class Slow(ResumedTest):
+    def test_a_slow_line_beside_a_disk(self) -> None:
+        """The disk has all long before the line has, which goes on by itself where it was."""
+        server, source, usb, nas = self.sshd(), self.source(), self.disk("usb").path, self.disk("nas").path
+        proxy = self.proxy(server, rate=2e6)
+        grow(source, 1)
+        url = server.url.replace(str(server.port), str(proxy.port))
+        command = self.start("--json", *server.arguments(), source, usb, f"{url}{nas}", module=SMALL)
+        wait_for(lambda: bool(names(usb)))
+        self.assertEqual(names(nas), [])
+        out, err = command.communicate(timeout=120)
+        self.assertEqual(command.returncode, 0, err)
+        self.assertIn(f"{url}{nas}: it is far slower than the others; it gets the rest by itself", err)
+        [name] = names(source / "snapshot")
+        for place in (usb, nas):
+            self.assert_whole(place / name, source / "snapshot" / name)
+        fast, slow = (each["sent"][0]["resumed_from"] for each in json.loads(out)["destinations"])
+        self.assertEqual(fast, 0)
+        self.assertGreater(slow, 0, err)
+        # The next one is small, and read once for both.
+        (source / "more").write_text("x")
+        result = self.backup("-v", "debug", *server.arguments(), source, usb, f"{url}{nas}", module=SMALL)
+        self.assertEqual(len(re.findall("running: btrfs send ", result.err)), 1)
+
+    def test_one_that_is_only_somewhat_slower(self) -> None:
+        """The source is read once."""
+        server, source, usb, nas = self.sshd(), self.source(), self.disk("usb").path, self.disk("nas").path
+        proxy = self.proxy(server, rate=6e6)
+        random_file(source / "file", 24)
+        url = server.url.replace(str(server.port), str(proxy.port))
+        options = ("--rate-limit", "12M", *server.arguments())
+        result = self.backup("-v", "debug", *options, source, usb, f"{url}{nas}", module=SMALL)
+        self.assertEqual(len(re.findall("running: btrfs send ", result.err)), 1)
+        self.assertNotIn("far slower", result.err)
 
 
 class Directions(ResumedTest):
