@@ -46,6 +46,10 @@ class Reception(Protocol):
     @property
     def disk(self) -> object: ...
     @property
+    def upon(self) -> str:
+        """The UUID of the parent there, when it has to be named by that."""
+
+    @property
     def keeps_parts(self) -> bool:
         """Whether what has arrived of a stream that is cut off can be of use."""
 
@@ -240,6 +244,11 @@ class FolderReception:
         return self.at.host, self.at.filesystem
 
     @property
+    def upon(self) -> str:
+        [first, *_] = self.batches
+        return self.held[first.parent].uuid if first.named and first.parent else ""
+
+    @property
     def keeps_parts(self) -> bool:
         return True
 
@@ -330,7 +339,8 @@ class FolderReception:
             Sent(batch.snapshot, batch.parent, streamed.bytes, streamed.seconds, streamed.resumed_from)
             for batch, streamed in zip(arrived, streams, strict=False)
         )
-        return Delivery(sent, tuple(there[name] for name in names), verdict.failure, verdict.blames_parent)
+        published = tuple(there[name] for name in names)
+        return Delivery(sent, published, verdict.failure, verdict.blames_parent, verdict.mistakes_parent)
 
     def _unproved(self, earlier: Stage, proved: Sequence[Checkpoint], failure: Failure) -> Delivery:
         """The stream is another one than EARLIER has parts of, except for those PROVED."""
@@ -414,6 +424,7 @@ class ShellReception:
     host: Host
     disk: object
     plain: Callable[[bytes], bool] = lambda path: True
+    upon: str = ""
 
     def receiver(self, cutting: Cutting | None) -> Receiver:
         return Receiver((self.command,), checked=True)

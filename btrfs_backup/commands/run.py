@@ -253,7 +253,7 @@ class Real:
         """How the first stream is cut; not when that is of no use, or a receiver could take the parts of another."""
         if not all(each.keeps_parts for each in ready) or len({each.disk for each in ready}) < len(ready):
             return None
-        return self._streaming.cutting([each.host for each in ready], self.settings.far, ahead)
+        return self._streaming.cutting([each.host for each in ready], self.settings.far, ahead, ready[0].upon)
 
     def _sender(
         self,

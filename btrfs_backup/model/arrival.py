@@ -75,22 +75,28 @@ class Found:
             parts = (each for name, each in self.subvolumes.items() if cutter.is_ours(name))
             entry = replace(entry, parent_uuid=cutter.origin(entry, [*self.earlier, *parts]))
         wrong = inventory.received(entry, source, parent)
-        return Flaw(wrong, bool(parent) and entry.parent_uuid != parent) if wrong else None
+        mistaken = bool(parent) and entry.parent_uuid != parent
+        return Flaw(wrong, mistaken, mistaken) if wrong else None
 
 
 @dataclass(frozen=True)
 class Flaw:
-    """A reason why something that has arrived does not count. of_parent: it is due to its parent there."""
+    """A reason why something that has arrived does not count. of_parent: it is due to its parent there.
+
+    mistaken: another subvolume was taken for that.
+    """
 
     what: str
     of_parent: bool = False
+    mistaken: bool = False
 
 
 @dataclass(frozen=True)
 class Verdict:
     """The verdict on what has arrived: the first COUNT of the batches have.
 
-    failure: what to tell of the next one; blames_parent: that is due to its parent there.
+    failure: what to tell of the next one; blames_parent: that is due to its parent there; mistakes_parent: another
+    subvolume was taken for it.
     stays: what has come of it is of use, as far as is known up to the checkpoint KEPT.
     """
 
@@ -99,6 +105,7 @@ class Verdict:
     blames_parent: bool = False
     stays: bool = False
     kept: Checkpoint | None = None
+    mistakes_parent: bool = False
 
 
 @dataclass(frozen=True)
@@ -135,7 +142,7 @@ class Arrival:
             return Verdict(count, failure, blamed, bool(kept) or self._stays, None if self._stays else kept)
         if flaw:
             failure = Failure(f"{sent[count].snapshot} has arrived, but {flaw.what}", "Nothing of it is kept.")
-            return Verdict(count, failure, flaw.of_parent, self._stays)
+            return Verdict(count, failure, flaw.of_parent, self._stays, mistakes_parent=flaw.mistaken)
         return Verdict(count)
 
     @property

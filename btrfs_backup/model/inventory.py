@@ -26,6 +26,7 @@ class Inventory:
     subvolumes: by name, in the order of names.
     others: names of entries that are no subvolumes (files, plain directories).
     stages: what is in the place of stages, in the order of their names.
+    elsewhere: received UUIDs that other subvolumes of its filesystem have, too, as far as the look has shown these.
     exists: whether the folder is there at all.
     """
 
@@ -33,6 +34,7 @@ class Inventory:
     others: frozenset[str] = frozenset()
     stages: tuple[Stage, ...] = ()
     exists: bool = True
+    elsewhere: frozenset[str] = frozenset()
 
     @property
     def names(self) -> frozenset[str]:

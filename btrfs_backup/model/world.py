@@ -105,7 +105,8 @@ class Delivery:
     """The outcome of a Send at one destination.
 
     arrived: the first so many of its batches; published: what they are there.
-    failure: what went wrong with the next one; blames_parent: its parent is of no use there.
+    failure: what went wrong with the next one; blames_parent: its parent is of no use there; mistakes_parent: another
+    subvolume was taken for it.
     unknown: it cannot be told what is there, so that all of them may be.
     left: the stage that could not be gone on with, because the stream is another one; without what is of no use, when
     some of it is.
@@ -115,6 +116,7 @@ class Delivery:
     published: tuple[Subvolume, ...] = ()
     failure: Failure | None = None
     blames_parent: bool = False
+    mistakes_parent: bool = False
     unknown: bool = False
     left: Stage | None = None
 
@@ -265,7 +267,7 @@ class World:
         if self.settings.transfer:
             lineage = Lineage(self.subvolume, self.snapshots) if self.settings.incremental else None
             waiting = [each.target for each in self.destinations if each.target and not each.broken]
-            waiting = [target for target in waiting if target.missing][: self.most]
+            waiting = [self._naming_parents(target) for target in waiting if target.missing][: self.most]
             # What comes from another machine is judged by what its parent holds, which has to be there before.
             most = 1 if self.settings.far else plan.AT_ONCE
             if batches := plan.next_batches(waiting, lineage, self.settings.shared_stream, most):
@@ -273,7 +275,7 @@ class World:
             for target in waiting:
                 name = target.missing[0]
                 stage, parent = self.at(target.destination).parts[name]
-                yield Send((Batch(name, parent, (target.destination,)),), stage)
+                yield Send((Batch(name, parent, (target.destination,), parent in target.named),), stage)
         for each in self.destinations:
             # Also where a transfer failed: that frees space.
             if each.target and each.seen.listed and each.outcome.kept is None:
@@ -283,6 +285,17 @@ class World:
         if not self.frozen and self.source.kept is None:
             verdict = self.verdict()
             yield Delete("", verdict, tuple(self.snapshots[name] for name in verdict.dropped))
+
+    def _naming_parents(self, target: Target) -> Target:
+        """TARGET, with those parents for which a receiver could take another subvolume of the filesystem.
+
+        When another destination is on that, these are all.
+        """
+        each, names = self.at(target.destination), frozenset(self.snapshots)
+        here, elsewhere = each.seen.filesystem, each.seen.inventory.elsewhere
+        if not here or [other for other in self.destinations if other.seen.filesystem == here] == [each]:
+            names = frozenset(name for name in names if self.snapshots[name].stream_uuid in elsewhere)
+        return replace(target, named=target.named | names)
 
     def _verdict(self, each: Destination) -> Verdict:
         """Which backups retention keeps at a destination, and why."""
@@ -605,24 +618,26 @@ class World:
             outcome = replace(each.outcome, sent=(*each.outcome.sent, *delivery.arrived))
             holdings = replace(each.holdings, complete=complete)
             each = replace(each, target=target, holdings=holdings, outcome=outcome)
-            if useless:
+            if mistaken:
+                each = replace(each, target=replace(target, named=frozenset(self.snapshots)))
+            elif useless:
                 each = replace(each, target=plan.without_parent(target, useless))
             return _with_left(each, step.resumed, None) if step.resumed and (count or useless) else each
 
         failing = step.batches[count] if delivery.failure and count < len(step.batches) else None
         useless = failing.parent if failing and delivery.blames_parent else None
+        mistaken = bool(failing and delivery.mistakes_parent and not failing.named)
         world = self._changing(destination, served)
         if step.resumed and delivery.left and delivery.failure:
             tried, left = step.resumed, delivery.left
             world = world._telling("warning", destination, delivery.failure)
             world = world._changing(destination, lambda each: _with_left(each, tried, left))
+        elif mistaken:
+            what = f"{delivery.failure}\n  Sending it again, so that the parent is named by its UUID there."
+            world = world._telling("info", destination, what)
         elif useless and delivery.failure:
             what = f"{delivery.failure}\n  Trying another parent, or a full transfer."
-            # On one filesystem the copy in another folder may be found, and will be in each run.
-            filesystem = world.at(destination).seen.filesystem
-            beside = [each for each in world.destinations if each.seen.filesystem == filesystem]
-            lasts = any(useless in each.holdings.complete for each in beside if each.identity != destination)
-            world = world._telling("info" if lasts else "warning", destination, what)
+            world = world._telling("warning", destination, what)
         elif delivery.failure:
             world = world._failing(destination, delivery.failure)
         if not delivery.unknown:

@@ -1,5 +1,6 @@
 """Nothing is believed, built upon or deleted without proof: what looks like a backup, parent or part and is none."""
 
+import json
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from tests.real.inside import InsideTest
 from tests.real.machine import (
     COMPLETED,
     Result,
+    being_received,
     child_running,
     descendants,
     kill,
@@ -25,6 +27,7 @@ from tests.real.machine import (
     path_with,
     random_file,
     sh,
+    shares,
     show,
     stage,
     staged,
@@ -247,7 +250,7 @@ class RemoteTest(ProofTest, SshTest):
         self.lies = self.folder / "lies"
         self.server = self.sshd(path=path_with(self.lies)["PATH"])
 
-    def at(self, path: Path) -> str:
+    def at(self, path: object) -> str:
         return f"{self.server.url}{path}"
 
     def words(self, *arguments: object) -> list[object]:
@@ -535,7 +538,9 @@ class Restores(ProofTest):
         for folder in ("others", "snaps"):
             self.backup("-q", "--restore", "-f", pool / folder, usb / old, pool / f"home-{folder}")
         self.edit(pool / "others" / old)
-        self.check(usb, pool, "it was built upon another subvolume than the backup that was meant as its parent")
+        result = self.check(usb, pool, f"another subvolume was taken for {old}\n")
+        self.assertNotIn("in full", result.err)
+        self.assertTrue(shares(pool / "snaps" / names(usb)[-1], pool / "snaps" / old))
 
     def test_an_own_snapshot_of_that_name_that_was_changed(self) -> None:
         """It is not what is restored; one that was changed before it was sent is."""
@@ -556,12 +561,13 @@ class Restores(ProofTest):
         self.assertIn(why, result.err)
         self.assertFalse((pool / "two").exists())
 
-    def check(self, usb: Path, pool: Path, why: str) -> None:
+    def check(self, usb: Path, pool: Path, why: str) -> Result:
         """The newest backup is restored as it is; WHY it is not upon what is there."""
         result = self.backup("--restore", "-f", pool / "snaps", usb, pool / "restored")
         self.assertIn(why, result.err)
         self.assert_same(pool / "snaps" / names(usb)[-1], usb / names(usb)[-1])
         self.assertEqual(tree(pool / "restored"), tree(usb / names(usb)[-1]))
+        return result
 
     def test_no_false_alarm(self) -> None:
         """The snapshots that are there are as they were, whatever was made of them."""
@@ -600,20 +606,126 @@ class Restores(ProofTest):
 class RemoteRestores(RemoteTest):
     check = Restores.check
     test_a_parent_at_the_place_that_was_changed = Restores.test_a_parent_at_the_place_that_was_changed
+    test_a_damaged_copy_beside_the_parent = Restores.test_a_damaged_copy_beside_the_parent
 
 
 class TwoFolders(ProofTest):
-    def test_of_one_disk(self) -> None:
-        """The copy in the other folder is no parent, and good runs are quiet."""
+    """Two folders of the same backups on one disk: each gets increments on top of its own."""
+
+    def folders(self, subvolumes: bool = False) -> tuple[Path, list[Path]]:
         source, usb = self.source(), self.disk("usb").path
+        random_file(source / "large", 2)
         folders = [usb / "one", usb / "other"]
+        for folder in folders if subvolumes else ():
+            sh("btrfs", "subvolume", "create", folder)
+        return source, folders
+
+    def change(self, source: Path, number: int) -> None:
+        """What is sent on top of a backup clones data from that, and some from itself."""
+        (source / "file").write_text(f"state {number}")
+        (source / f"small {number}").write_bytes(os.urandom(20_000))
+        large = next(source.glob("large*"))
+        for copy in (f"small copy {number}", "cloned"):
+            wanted = large if copy == "cloned" else source / f"small {number}"
+            sh("cp", "--reflink=always", wanted, source / copy)
+        large.unlink()
+        (source / "cloned").rename(source / f"large {number}")
+
+    def check(self, source: Path, run: Callable[..., Result], *runs: list[Path], rejected: int = 0) -> None:
+        """Three times RUN for each of RUNS: what is sent is small, on top of the newest, and as it should be.
+
+        REJECTED: how often a receiver took another parent in all of them.
+        """
+        before, times = "", 0
         for number in range(3):
-            (source / "file").write_text(f"state {number}")
-            self.assertEqual(self.backup("-q", "-n", "2", source, *folders).err, "")
-            for folder in folders:
-                for name in names(folder):
-                    self.assert_same(folder / name, source / "snapshot" / name)
+            self.change(source, number)
+            self.backup("-q", source)
+            [*_, newest] = names(source / "snapshot")
+            for folders in runs:
+                result = run("--json", "-S", source, *folders)
+                times += result.err.count("another subvolume than the backup that was meant as its parent")
+                self.assertNotIn("warning", result.err)
+                for where in json.loads(result.out)["destinations"]:
+                    [sent] = where["sent"]
+                    self.assertEqual((sent["snapshot"], sent["parent"] or ""), (newest, before))
+                    self.assertLess(sent["bytes"], 100_000 if before else 3_000_000)
+                for folder in folders:
+                    self.assert_same(folder / newest, source / "snapshot" / newest)
+                    self.assertEqual(show(folder / newest)["Received UUID"], show(source / "snapshot" / newest)["UUID"])
+                    self.assertTrue(not before or shares(folder / newest, folder / before))
+                    self.assertEqual(being_received(folder), [])
+            before = newest
+        self.assertEqual(times, rejected)
+
+    def test_in_one_run(self) -> None:
+        source, folders = self.folders()
+        self.check(source, self.backup, folders)
+        self.assertEqual(self.backup("-q", "-n", "2", source, *folders).err, "")
         self.assertEqual([len(names(folder)) for folder in folders], [2, 2])
+
+    def test_in_runs_of_their_own(self) -> None:
+        source, folders = self.folders()
+        self.check(source, self.backup, *([folder] for folder in folders))
+
+    def test_where_a_look_does_not_show_the_other(self) -> None:
+        """In subvolumes of their own: what the receiver took is rejected, and its parent is named then."""
+        source, folders = self.folders(subvolumes=True)
+        self.check(source, self.backup, *([folder] for folder in folders), rejected=2)
+
+    def test_several_at_once(self) -> None:
+        """Each of them on top of the one before, which comes in the same run."""
+        source, (one, other) = self.folders()
+        for number in range(3):
+            self.change(source, number)
+            self.backup("-q", source, one)
+        result = self.backup("-S", source, other)
+        [first, second, third] = names(source / "snapshot")
+        for name, how in ((first, "in full"), (second, f"on top of {first}"), (third, f"on top of {second}")):
+            self.assertIn(f"sending {name} {how}", result.err)
+        self.assert_complete(other, source / "snapshot", [first, second, third])
+
+    def test_a_damaged_one(self) -> None:
+        """The good one gets its increment on top of itself, and the other one nothing on top of what is damaged."""
+        source, (one, other) = self.folders()
+        self.backup("-q", source, one, other)
+        [old] = names(one)
+        self.edit(one / old)
+        (one / f".{old}.receiving").mkdir()
+        self.change(source, 1)
+        result = self.backup(source, other)
+        [_, new] = names(other)
+        self.assertIn(f"sending {new} on top of {old}", result.err)
+        self.assertEqual(result.err.count("sending"), 1)
+        self.assert_same(other / new, source / "snapshot" / new)
+
+
+class RemoteTwoFolders(RemoteTest):
+    """Sent from here, received from there, and neither end here."""
+
+    folders, change, check = TwoFolders.folders, TwoFolders.change, TwoFolders.check
+
+    def push(self, *arguments: object) -> Result:
+        return self.moved(arguments, False, True)
+
+    def pull(self, *arguments: object) -> Result:
+        return self.moved(arguments, True, False)
+
+    def moved(self, arguments: tuple[object, ...], pulled: bool, pushed: bool) -> Result:
+        options, (source, *folders) = arguments[:2], arguments[2:]
+        words = [self.at(source) if pulled else source, *(self.at(each) if pushed else each for each in folders)]
+        return ProofTest.backup(self, *self.server.arguments(), *options, *words)
+
+    def test_pushed(self) -> None:
+        source, folders = self.folders()
+        self.check(source, self.push, *([folder] for folder in folders))
+
+    def test_pulled(self) -> None:
+        source, folders = self.folders()
+        self.check(source, self.pull, *([folder] for folder in folders))
+
+    def test_relayed(self) -> None:
+        source, folders = self.folders()
+        self.check(source, self.backup, folders)
 
 
 class RemoteVerification(RemoteTest):

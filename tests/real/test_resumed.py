@@ -24,6 +24,7 @@ from tests.real.machine import (
     names,
     path_with,
     sh,
+    shares,
     show,
     staged,
     tree,
@@ -227,6 +228,20 @@ class Cuts(ResumedTest):
         dry = self.backup("--dry-run", "-S", source, backups, module=SMALL).out
         self.assertRegex(dry, rf"would send {name} in full, on from [\d.]+ MB: about [\d.]+ MB")
         self.followed(source, backups)
+
+    def test_on_top_of_one_of_two_copies(self) -> None:
+        """The parent is in another folder of the disk as well, where nothing is built upon it."""
+        source, disk = self.grown()
+        one, other = disk / "one", disk / "other"
+        self.backup(source, one, other)
+        grow(source, 2)
+        self.backup(source, one)
+        old, new = names(one)
+        self.killed(self.begun(source, other, "-S"), other)
+        result = self.followed(source, other)
+        [where] = json.loads(result.out)["destinations"]
+        self.assertEqual(where["sent"][0]["parent"], old)
+        self.assertTrue(shares(other / new, other / old))
 
     def test_ended_by_a_signal(self) -> None:
         source, backups = self.grown()

@@ -51,6 +51,7 @@ class Counting(unittest.TestCase):
         verdict = arrived.verdict()
         found = verdict.count, verdict.failure.message if verdict.failure else "", verdict.blames_parent
         self.assertEqual(found, (count, told, blames_parent))
+        self.assertEqual(verdict.mistakes_parent, "built upon another subvolume" in told)
 
     def test_what_is_as_expected(self) -> None:
         self.check(arrival(*GOOD), 2, "")
