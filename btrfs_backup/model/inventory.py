@@ -86,7 +86,7 @@ def backups(
     complete = {name: inventory.subvolumes[name] for name, (state, _) in states.items() if state is State.COMPLETE}
     return Holdings(
         complete,
-        tuple(sorted(parts.union(cut_off - complete.keys()))),
+        tuple(sorted(parts.union(cut_off - inventory.names))),
         {name: why for name, (state, why) in states.items() if state is State.FOREIGN} | _no_subvolumes(inventory),
         {each.name: each.holder for each in inventory.stages if each.holder},
     )

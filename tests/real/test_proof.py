@@ -206,6 +206,18 @@ class Proof(ProofTest):
         self.assert_same(usb / newest, source / "snapshot" / newest)
         self.assertTrue((usb / f".{newest}.receiving").is_file())
 
+    def test_something_foreign_beside_a_transfer_that_was_cut_off(self) -> None:
+        """What is in the stage goes, and what has the name of the backup stays."""
+        source, usb = self.pair()
+        self.backup("-q", source)
+        name = names(source / "snapshot")[-1]
+        stage(usb, name)
+        sh("btrfs", "subvolume", "snapshot", "-r", usb / names(usb)[0], usb / name)
+        before = identities(usb)
+        result = self.backup("-S", source, usb, status=10)
+        self.assertIn(f"cannot send {name}: '{self.at(usb)}/{name}' is in the way", result.err)
+        self.assertEqual((identities(usb), staged(usb)), (before, []))
+
     def test_a_stage_that_was_left_behind_a_complete_backup(self) -> None:
         """It is cleared, and the backup stays as it is."""
         source, usb = self.pair()
