@@ -190,11 +190,14 @@ class BackupFolder:
         if not self.folder.exists:
             log.info("%s: created", self.location)
         known = now.at(self.location.identity)
-        foreign = frozenset(each.entry for each in known.seen.inventory.stages if each.foreign)
+        name = step.batches[0].snapshot
+        stream_uuid = now.snapshots[name].stream_uuid
+        left = (each for each in known.seen.inventory.stages if each.name == name)
+        taken = frozenset(each.entry for each in left if each.foreign or not each.is_of(stream_uuid))
         earlier = step.resumed.subvolumes if step.resumed else ()
         ahead = cutter.checkpoints(earlier, self.settings.far)
         useless = cutter.useless(earlier, ahead[-1]) if ahead else []
-        opened = stages.opened(there, step.batches[0].snapshot, foreign, step.resumed, useless)
+        opened = stages.opened(there, name, taken, step.resumed, useless, stream_uuid)
         attempt = scope.enter_context(opened)
         parent = step.batches[0].parent
         plain = there.plain(parent) if parent and self.settings.far else lambda path: True

@@ -81,7 +81,11 @@ def backups(
         name: judge(each, sources.get(name), old and name in begun, name in marks)
         for name, each in inventory.subvolumes.items()
     }
-    cut_off = {each.name for each in inventory.stages if each.attempts and not each.holder and not each.foreign}
+    cut_off = {
+        each.name
+        for each in inventory.stages
+        if each.attempts and not (each.holder or each.foreign or is_of_another(each, sources))
+    }
     parts = {name for name, (state, _) in states.items() if state is State.PARTIAL}
     complete = {name: inventory.subvolumes[name] for name, (state, _) in states.items() if state is State.COMPLETE}
     return Holdings(
@@ -90,6 +94,11 @@ def backups(
         {name: why for name, (state, why) in states.items() if state is State.FOREIGN} | _no_subvolumes(inventory),
         {each.name: each.holder for each in inventory.stages if each.holder},
     )
+
+
+def is_of_another(stage: Stage, sources: Mapping[str, Subvolume]) -> bool:
+    """Whether a stage is of another snapshot than the one of that name among those of the source."""
+    return stage.name in sources and not stage.is_of(sources[stage.name].stream_uuid)
 
 
 def judge(entry: Subvolume, source: Subvolume | None, begun: bool = False, marked: bool = False) -> tuple[State, str]:

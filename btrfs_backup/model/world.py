@@ -451,7 +451,11 @@ class World:
             world, strangers = world._telling("info", destination, adopted), frozenset()
         target, parts = self._lacking(destination, holdings, strangers, stages)
         known = {*self.snapshots, *recorded}
-        left = tuple(each for each in stages if each.name in known and not (each.foreign or each.holder))
+        left = tuple(
+            each
+            for each in stages
+            if each.name in known and not (each.foreign or each.holder or inventory.is_of_another(each, self.snapshots))
+        )
         here = self.at(destination)
         outcome = replace(here.outcome, free=seen.free)
         looked = Destination(
@@ -499,7 +503,8 @@ class World:
         names, found = {each.uuid: name for name, each in held.items()}, {}
         for stage in stages:
             known = cutter.checkpoints(stage.subvolumes, self.settings.far)
-            if not known or stage.foreign or stage.holder or stage.name not in self.snapshots:
+            strange = stage.foreign or stage.holder or inventory.is_of_another(stage, self.snapshots)
+            if not known or strange or stage.name not in self.snapshots:
                 continue
             origin = cutter.beginning(stage.subvolumes, known[-1])
             parent = names.get(origin)
@@ -538,6 +543,10 @@ class World:
         for left in each.seen.inventory.stages:
             if left.foreign:
                 yield _Odd(f"leaving {left.entry} alone: {left.foreign}", ((left.name, left.foreign),))
+            elif not left.holder and inventory.is_of_another(left, self.snapshots):
+                why = "it is of another source, whose transfer was cut off"
+                what = f"leaving {left.entry} alone: {why}; the next run of that goes on or deletes it"
+                yield _Odd(f"{what}\n  If there is none any more: {_deletion(each, left)}", ((left.name, why),))
         for name, why in each.holdings.foreign.items():
             if name not in target.occupied:
                 yield _Odd(f"leaving {name} alone: {why}", ((name, why),))
@@ -547,7 +556,7 @@ class World:
         for name in each.holdings.partial:
             if name not in self.snapshots and name not in {left.name for left in each.stages}:
                 why = "it is a transfer that was cut off, and the source does not have that snapshot"
-                yield _Odd(f"leaving {name} alone: {why}; to delete it: {_deletion(each, name)}", ((name, why),))
+                yield _Odd(f"leaving {name} alone: {why}; to delete it: {_deletion_of(each, name)}", ((name, why),))
 
     def _finding(self, place: str, filesystem: str, odd: Iterable["_Odd"]) -> "World":
         """Something lasting is ODD at a place. It is warned of once, and whenever somebody asks how things stand."""
@@ -743,11 +752,14 @@ def _without(each: Destination, names: set[str]) -> Destination:
     return replace(each, holdings=replace(each.holdings, complete=left), target=target)
 
 
-def _deletion(each: Destination, name: str) -> str:
+def _deletion_of(each: Destination, name: str) -> str:
     """The command that deletes what a transfer of NAME has left at a destination."""
     left = next((left for left in each.seen.inventory.stages if left.name == name and left.attempts), None)
-    if not left:
-        return f"btrfs subvolume delete {each.location.path}/{name}"
+    return _deletion(each, left) if left else f"btrfs subvolume delete {each.location.path}/{name}"
+
+
+def _deletion(each: Destination, left: Stage) -> str:
+    """The command that deletes a stage that was LEFT at a destination."""
     stage = f"{each.location.path}/{left.entry}"
     return f"btrfs subvolume delete {stage}/*/*; rm -r {stage}" if left.subvolumes else f"rm -r {stage}"
 

@@ -18,6 +18,7 @@ from tests import cuts
 from tests.cuts import left_behind
 from tests.real.machine import (
     Result,
+    being_received,
     child_running,
     extent,
     kill,
@@ -242,6 +243,33 @@ class Cuts(ResumedTest):
         [where] = json.loads(result.out)["destinations"]
         self.assertEqual(where["sent"][0]["parent"], old)
         self.assertTrue(shares(other / new, other / old))
+
+    def test_two_sources_with_snapshots_of_one_name(self) -> None:
+        """Each goes on with its own part, and leaves that of the other alone."""
+        source, backups = self.grown()
+        other, name = self.subvolume(source.parent / "other"), "20260101-000000"
+        grow(other, 7)
+        for each in (source, other):
+            (each / "snapshot").mkdir()
+            sh("btrfs", "subvolume", "snapshot", "-r", each, each / "snapshot" / name)
+        self.killed(self.begun(source, backups, "-S"), backups)
+        parts = staged(backups)
+        second = self.start("--rate-limit", "20M", "-S", other, backups, module=SMALL)
+        wait_for(lambda: len(list(backups.glob(".*.receiving.2/*/written*"))) > 2)
+        self.killed(second, backups)
+        self.assertLessEqual(set(parts), set(staged(backups)))
+        told = f"leaving .{name}.receiving alone: it is of another source, whose transfer was cut off"
+        result = self.backup("--status", other, backups)
+        self.assertIn(told, result.err)
+        self.assertRegex(result.out, rf"{name}: partial \(\d+ %")
+        [where] = json.loads(self.backup("--json", "-S", source, backups, module=SMALL).out)["destinations"]
+        self.assertGreater(where["sent"][0]["resumed_from"], 0)
+        self.assert_same(backups / name, source / "snapshot" / name)
+        # The other one could not get that name any more, and clears up.
+        self.assertEqual(being_received(backups), [name])
+        before = show(backups / name)["UUID"]
+        self.assertIn("is in the way", self.backup("-S", other, backups, status=10).err)
+        self.assertEqual((being_received(backups), show(backups / name)["UUID"]), ([], before))
 
     def test_ended_by_a_signal(self) -> None:
         source, backups = self.grown()
