@@ -170,8 +170,8 @@ class _Restore:
     def _changed(self, parent: str | None, stream: Streamed) -> str:
         if not parent or parent == self.plan.name:
             return ""
-        held = self.place.folder.show_parent(parent)
-        if not held.was_changed and stream.fits(self.backup.beside.complete[parent], held.sent_transid):
+        held, sent = self.place.folder.show_parent(parent), self.backup.folder.show(parent)
+        if not held.was_changed and stream.fits(sent, held.sent_transid):
             return ""
         return f"{parent}, which it builds upon, was changed after it was sent"
 

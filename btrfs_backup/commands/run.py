@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from datetime import datetime
 from typing import Protocol
@@ -214,6 +214,7 @@ class Real:
     # --- sending ---
 
     def _send(self, step: Send, now: World, scope: ExitStack) -> Mapping[str, Delivery]:
+        now = replace(now, snapshots={**now.snapshots, **self._received_parent(step.batches[0], now)})
         ahead = cutter.checkpoints(step.resumed.subvolumes, self.settings.far) if step.resumed else []
         takes = {each: self._endpoints[each] for each in step.destinations}
         compressed_data = self._streaming.compressed_data(self._source.host, takes, ahead)
@@ -248,6 +249,15 @@ class Real:
                 moved = (sent.bytes or 0) - sent.resumed_from
                 log.info("%s: sent %s: %s", name, sent.snapshot, pace(moved, sent.seconds or 0))
         return came
+
+    def _received_parent(self, batch: Batch, now: World) -> Mapping[str, Subvolume]:
+        """The parent of BATCH if it was itself received, with what tells whether it was changed since."""
+        parent = now.snapshots[batch.parent] if batch.parent else None
+        if not parent or not parent.received_uuid:
+            return {}
+        with suppress(Failure):
+            return {parent.name: replace(self._source.folder.show(parent.name), name=parent.name)}
+        return {}
 
     def _cutting(self, ready: Sequence[Reception], ahead: Sequence[Checkpoint]) -> Cutting | None:
         """How the first stream is cut; not when that is of no use, or a receiver could take the parts of another."""

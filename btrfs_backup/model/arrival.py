@@ -27,14 +27,14 @@ class Streamed:
     def fits(self, parent: Subvolume, sent_transid: int | None) -> bool:
         """Whether its PARENT is what it was when it was sent: SENT_TRANSID is told by its copy, None where it is not.
 
-        `btrfs receive` does not look at that. Seen: the number of a subvolume that was itself received still grows
-        behind its reception, so that it tells nothing; a copy of a copy tells the number that the first copy had, which
-        does not matter when PARENT was never changed since it was made.
+        `btrfs receive` does not look at that. Seen: a copy of a copy tells the number that the first copy had, which
+        does not matter when PARENT was never changed since it was made; the number of what was itself received still
+        grows behind its reception, so that it tells nothing, but that of a read-only snapshot of that does not.
         """
-        if parent.received_uuid or sent_transid is None or not self.beginning:
+        if sent_transid is None or not self.beginning:
             return True
         changed = self.beginning.parent_transid
-        return changed in (0, sent_transid) or changed <= (parent.made_transid or 0)
+        return changed in (0, sent_transid) or changed <= (parent.made_transid or 0) or not parent.was_made_whole
 
 
 @dataclass(frozen=True)

@@ -114,6 +114,66 @@ class Proof(ProofTest):
         self.assertEqual((usb / new / "edit").read_text(), "made in the snapshot")
         self.assert_same(usb / new, source / "snapshot" / new)
 
+    def restored(self) -> tuple[Path, Path, str]:
+        """A source that was restored, the disk with its backups, and the newest of these."""
+        source, usb = self.pair()
+        self.backup("-q", "--restore", usb, source.parent / "restored")
+        return source.parent / "restored", usb, names(usb)[-1]
+
+    def test_a_restored_snapshot_that_was_changed(self) -> None:
+        """And the source was rolled back to it: the next backup has the edit."""
+        source, usb, old = self.restored()
+        self.edit(source / "snapshot" / old)
+        rolled, late = source.parent / "rolled", self.disk("late").path
+        sh("btrfs", "subvolume", "snapshot", source / "snapshot" / old, rolled)
+        result = self.backup("-f", source / "snapshot", rolled, usb)
+        new = names(source / "snapshot")[-1]
+        self.assertIn(f"{old}, which it builds upon, was changed after it was sent", result.err)
+        self.assertEqual((usb / new / "edit").read_text(), "made by hand")
+        self.assert_same(usb / new, source / "snapshot" / new)
+        # Where it came after that, it is a parent as any other.
+        sh("btrfs", "subvolume", "delete", source / "snapshot" / new)
+        self.backup("-q", "-S", "-f", source / "snapshot", rolled, late)
+        result = self.backup("-f", source / "snapshot", rolled, late)
+        new = names(source / "snapshot")[-1]
+        self.assertIn(f"sending {new} on top of {old}", result.err)
+        self.assertEqual(result.err.count("sending"), 1)
+        self.assert_same(late / new, source / "snapshot" / new)
+
+    def test_no_false_alarm_about_a_restored_one(self) -> None:
+        source, usb, old = self.restored()
+        late = self.disk("late").path
+        self.backup("-q", "-S", source, late)
+        for top in (source / "snapshot", usb):
+            sh("btrfs", "subvolume", "snapshot", top / old, top / ".copy")
+            sh("btrfs", "subvolume", "snapshot", "-r", top / old, top / "kept")
+            for writable in (True, False):
+                set_writable(top / old, writable)
+        for top in (source.parent, usb):
+            sh("btrfs", "balance", "start", "-m", "--full-balance", top)
+        sh("btrfs", "filesystem", "defragment", "-r", source)
+        result = self.backup(source, usb, late)
+        new = names(source / "snapshot")[-2]
+        self.assertEqual(result.err.count(f"sending {new} on top of {old}"), 2)
+        self.assertEqual(result.err.count("sending"), 2)
+        for disk in (usb, late):
+            self.assert_same(disk / new, source / "snapshot" / new)
+
+    def test_what_was_received_by_hand(self) -> None:
+        """Nothing tells when its content was there, so that it is believed."""
+        source, usb = self.pair()
+        old, pool = names(usb)[-1], source.parent
+        (pool / "snaps").mkdir()
+        stream = self.folder / "stream"
+        sh("btrfs", "send", "-f", stream, usb / old)
+        sh("btrfs", "receive", "-f", stream, pool / "snaps")
+        sh("btrfs", "subvolume", "snapshot", pool / "snaps" / old, pool / "by-hand")
+        result = self.backup("-f", pool / "snaps", pool / "by-hand", usb)
+        new = names(pool / "snaps")[-1]
+        self.assertIn(f"sending {new} on top of {old}", result.err)
+        self.assertEqual(result.err.count("sending"), 1)
+        self.assert_same(usb / new, pool / "snaps" / new)
+
     def test_no_false_alarm(self) -> None:
         """A balance, snapshots of the parent, what was toggled without a change, a source that is defragmented."""
         source, usb = self.pair()
@@ -281,6 +341,8 @@ class RemoteTest(ProofTest, SshTest):
 
 
 class RemoteProof(RemoteTest):
+    restored = Proof.restored
+    test_a_restored_snapshot_that_was_changed = Proof.test_a_restored_snapshot_that_was_changed
     wait_for_another_second = Proof.wait_for_another_second
     test_a_source_that_was_received_and_made_writable = Proof.test_a_source_that_was_received_and_made_writable
     test_a_damaged_copy_of_the_parent_beside_it = Proof.test_a_damaged_copy_of_the_parent_beside_it
@@ -530,6 +592,17 @@ class Restores(ProofTest):
         pool = self.disk("new").path
         self.backup("-q", "--restore", "-f", pool / "snaps", usb / old, pool / "old")
         self.edit(pool / "snaps" / old)
+        self.check(usb, pool, f"{old}, which it builds upon, was changed after it was sent")
+
+    def test_a_backup_that_was_changed(self) -> None:
+        """What is to be restored is told by its difference to that."""
+        _, usb = self.pair()
+        old, _ = names(usb)
+        pool = self.disk("new").path
+        self.backup("-q", "--restore", "-f", pool / "snaps", usb / old, pool / "old")
+        set_writable(usb / old, True)
+        (usb / old / "file").write_text("state 1")
+        set_writable(usb / old, False)
         self.check(usb, pool, f"{old}, which it builds upon, was changed after it was sent")
 
     def test_an_own_snapshot_that_was_changed(self) -> None:
