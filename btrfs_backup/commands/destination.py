@@ -36,15 +36,13 @@ _DECLINED = Declined("pruned over there")
 
 
 class Reception(Protocol):
-    """A destination that is ready for the streams of a Send. disk: what is the same for all on one filesystem."""
+    """A destination that is ready for the streams of a Send."""
 
     def receiver(self, cutting: Cutting | None) -> Receiver:
         """What takes the streams, of which the first is cut like that. Raises Failure."""
 
     @property
     def host(self) -> Host: ...
-    @property
-    def disk(self) -> object: ...
     @property
     def upon(self) -> str:
         """The UUID of the parent there, when it has to be named by that."""
@@ -243,10 +241,6 @@ class FolderReception:
         return self.at.host
 
     @property
-    def disk(self) -> object:
-        return self.at.host, self.at.filesystem
-
-    @property
     def upon(self) -> str:
         [first, *_] = self.batches
         return self.held[first.parent].uuid if first.named and first.parent else ""
@@ -410,7 +404,7 @@ class ShellCommand:
         [batch] = step.batches
         prefix, source = self.settings.naming.prefix, self.settings.source.identity
         command = self.shell.receiver(batch.snapshot, batch.parent, prefix, source)
-        return ShellReception(batch, command, self.host, self.location)
+        return ShellReception(batch, command, self.host)
 
     def delete(self, step: Delete) -> Deleted:
         return Deleted()
@@ -425,7 +419,6 @@ class ShellReception:
     batch: Batch
     command: Command
     host: Host
-    disk: object
     plain: Callable[[bytes], bool] = lambda path: True
     upon: str = ""
 

@@ -139,7 +139,7 @@ class Arrival:
             blamed = self.blamed or any(map(self._was_changed, sent[count : count + 1], self.streams[count:]))
             kept = None if ending.spoiled or blamed or count else self._kept
             failure = failed_to_send(sent[count : count + 1] if count < len(sent) else sent, ending.failure)
-            return Verdict(count, failure, blamed, bool(kept) or self._stays, None if self._stays else kept)
+            return Verdict(count, failure, blamed, bool(kept) or self._stays, kept)
         if flaw:
             failure = Failure(f"{sent[count].snapshot} has arrived, but {flaw.what}", "Nothing of it is kept.")
             return Verdict(count, failure, flaw.of_parent, self._stays, mistakes_parent=flaw.mistaken)

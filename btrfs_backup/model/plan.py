@@ -26,6 +26,7 @@ class Target:
     somebody sends already, with who does;
     unusable: those in common that the destination turned out not to be able to use as a parent;
     named: those that have to be named by their UUIDs there when they are parents, since a receiver could take others;
+    alone: another destination is on its filesystem, where a receiver could take parts of one stream for each other's;
     one_by_one: it cannot take several streams one behind the other. partial: those of which a part is there, so that
     they go on in a stream of their own.
     """
@@ -37,6 +38,7 @@ class Target:
     under_way: Mapping[str, str] = field(default_factory=dict)
     unusable: frozenset[str] = frozenset()
     named: frozenset[str] = frozenset()
+    alone: bool = False
     one_by_one: bool = False
     partial: frozenset[str] = frozenset()
 
@@ -152,7 +154,7 @@ def without_parent(target: Target, parent: str) -> Target:
 
 def next_batch(targets: Sequence[Target], lineage: "Lineage | None", shared: bool = True) -> Batch | None:
     """The oldest missing snapshot, for all the TARGETS that lack it and would get it from the same parent; when not
-    SHARED, or when its parent has to be named there, for the first of them. Those that have a part of theirs wait.
+    SHARED, or when that one needs a stream of its own, for the first of them. Those that have a part of theirs wait.
 
     lineage: None to send everything in full. Returns None when nothing is left to send. A target that failed is not
     to be among TARGETS.
@@ -167,11 +169,11 @@ def next_batch(targets: Sequence[Target], lineage: "Lineage | None", shared: boo
         if target.missing[0] == snapshot
     }
     named = {target.destination for target in waiting if parents.get(target.destination) in target.named}
+    alone = named.union(target.destination for target in waiting if target.alone)
     first, parent = next(iter(parents.items()))
-    if first in named:
-        return Batch(snapshot, parent, (first,), True)
-    alike = tuple(name for name, its in parents.items() if its == parent and name not in named)
-    return Batch(snapshot, parent, alike if shared else alike[:1])
+    if first in alone or not shared:
+        return Batch(snapshot, parent, (first,), first in named)
+    return Batch(snapshot, parent, tuple(name for name, its in parents.items() if its == parent and name not in alone))
 
 
 def next_batches(

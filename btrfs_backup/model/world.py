@@ -267,7 +267,7 @@ class World:
         if self.settings.transfer:
             lineage = Lineage(self.subvolume, self.snapshots) if self.settings.incremental else None
             waiting = [each.target for each in self.destinations if each.target and not each.broken]
-            waiting = [self._naming_parents(target) for target in waiting if target.missing][: self.most]
+            waiting = [self._apart(target) for target in waiting if target.missing][: self.most]
             # What comes from another machine is judged by what its parent holds, which has to be there before.
             most = 1 if self.settings.far else plan.AT_ONCE
             if batches := plan.next_batches(waiting, lineage, self.settings.shared_stream, most):
@@ -286,16 +286,14 @@ class World:
             verdict = self.verdict()
             yield Delete("", verdict, tuple(self.snapshots[name] for name in verdict.dropped))
 
-    def _naming_parents(self, target: Target) -> Target:
-        """TARGET, with those parents for which a receiver could take another subvolume of the filesystem.
-
-        When another destination is on that, these are all.
-        """
+    def _apart(self, target: Target) -> Target:
+        """TARGET, with what a receiver there could take for something else on the filesystem."""
         each, names = self.at(target.destination), frozenset(self.snapshots)
         here, elsewhere = each.seen.filesystem, each.seen.inventory.elsewhere
-        if not here or [other for other in self.destinations if other.seen.filesystem == here] == [each]:
+        alone = bool(here) and any(other.seen.filesystem == here for other in self.destinations if other != each)
+        if not alone:
             names = frozenset(name for name in names if self.snapshots[name].stream_uuid in elsewhere)
-        return replace(target, named=target.named | names)
+        return replace(target, named=target.named | names, alone=alone)
 
     def _verdict(self, each: Destination) -> Verdict:
         """Which backups retention keeps at a destination, and why."""

@@ -244,6 +244,20 @@ class Cuts(ResumedTest):
         self.assertEqual(where["sent"][0]["parent"], old)
         self.assertTrue(shares(other / new, other / old))
 
+    def test_two_folders_of_one_disk(self) -> None:
+        """What is sent to one of them is cut into parts as if the other were not there."""
+        source, disk = self.grown()
+        folders = [disk / "one", disk / "other"]
+        run = self.start("--rate-limit", "20M", source, *folders, module=SMALL)
+        wait_for(lambda: folders[0].exists() and is_kept(folders[0]))
+        self.killed(run, *folders)
+        told = json.loads(self.backup("--json", "-S", source, *folders, module=SMALL).out)
+        resumed = [where["sent"][0]["resumed_from"] for where in told["destinations"]]
+        self.assertEqual([bytes > 0 for bytes in resumed], [True, False])
+        [name] = names(source / "snapshot")
+        for folder in folders:
+            self.assert_whole(folder / name, source / "snapshot" / name)
+
     def test_two_sources_with_snapshots_of_one_name(self) -> None:
         """Each goes on with its own part, and leaves that of the other alone."""
         source, backups = self.grown()

@@ -147,10 +147,14 @@ class NamedParentsTest(unittest.TestCase):
         # The others get theirs first when they come first.
         self.assertEqual(self.batches(third, named[1]), (Batch(B, A, ("/d",)),))
 
-    def test_in_full_they_go_together(self) -> None:
-        """What follows on top of that does not."""
-        targets = [Target(name, (A, B), named=frozenset(ALL)) for name in ("/b", "/c")]
-        self.assertEqual(self.batches(*targets), (Batch(A, None, ("/b", "/c")),))
+    def test_on_one_filesystem(self) -> None:
+        """In full, too; what follows on top of that goes by itself."""
+        one, other = (Target(name, (A, B), named=frozenset(ALL), alone=True) for name in ("/b", "/c"))
+        third = Target("/d", (A,))
+        self.assertEqual(self.batches(one, other, third), (Batch(A, None, ("/b",)),))
+        self.assertEqual(self.batches(third, one), (Batch(A, None, ("/d",)),))
+        one = plan.served(one, A)
+        self.assertEqual(self.batches(one), (Batch(B, A, ("/b",), True),))
 
 
 class NextBatchesTest(unittest.TestCase):
