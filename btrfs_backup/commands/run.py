@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from datetime import datetime
 from typing import Protocol
@@ -12,7 +12,6 @@ from btrfs_backup.commands.destination import Endpoint, Reception
 from btrfs_backup.commands.streaming import Streaming
 from btrfs_backup.errors import Failure, MissingProgram
 from btrfs_backup.model import cutter, records, world
-from btrfs_backup.model.arrival import Ending
 from btrfs_backup.model.cutter import Checkpoint
 from btrfs_backup.model.outcome import Sent
 from btrfs_backup.model.plan import Batch
@@ -214,6 +213,7 @@ class Real:
     # --- sending ---
 
     def _send(self, step: Send, now: World, scope: ExitStack) -> Mapping[str, Delivery]:
+        now = replace(now, snapshots={**now.snapshots, **self._received_parent(step.batches[0], now)})
         ahead = cutter.checkpoints(step.resumed.subvolumes, self.settings.far) if step.resumed else []
         takes = {each: self._endpoints[each] for each in step.destinations}
         compressed_data = self._streaming.compressed_data(self._source.host, takes, ahead)
@@ -241,19 +241,28 @@ class Real:
             return came | dict.fromkeys(ready, Delivery(failure=failure))
         for each in ready.values():
             each.ask_for_proof()
-        endings = _as_written(list(ready.values()), done.endings)
-        for (name, reception), ending in zip(ready.items(), endings, strict=True):
+        for (name, reception), end in zip(ready.items(), done.endings, strict=True):
+            ending = replace(end, unwritten=end.unwritten or reception.written_out())
             came[name] = reception.arrived(done, ending)
             for sent in came[name].arrived:
                 moved = (sent.bytes or 0) - sent.resumed_from
                 log.info("%s: sent %s: %s", name, sent.snapshot, pace(moved, sent.seconds or 0))
         return came
 
+    def _received_parent(self, batch: Batch, now: World) -> Mapping[str, Subvolume]:
+        """The parent of BATCH if it was itself received, with what tells whether it was changed since."""
+        parent = now.snapshots[batch.parent] if batch.parent else None
+        if not parent or not parent.received_uuid:
+            return {}
+        with suppress(Failure):
+            return {parent.name: replace(self._source.folder.show(parent.name), name=parent.name)}
+        return {}
+
     def _cutting(self, ready: Sequence[Reception], ahead: Sequence[Checkpoint]) -> Cutting | None:
-        """How the first stream is cut; not when that is of no use, or a receiver could take the parts of another."""
-        if not all(each.keeps_parts for each in ready) or len({each.disk for each in ready}) < len(ready):
+        """How the first stream is cut; not when that is of no use."""
+        if not all(each.keeps_parts for each in ready):
             return None
-        return self._streaming.cutting([each.host for each in ready], self.settings.far, ahead)
+        return self._streaming.cutting([each.host for each in ready], self.settings.far, ahead, ready[0].upon)
 
     def _sender(
         self,
@@ -322,17 +331,6 @@ class Supposed(Real):
             return listed
         imagined = {**listed.folder.subvolumes, taken: Subvolume(taken, "", listed.subvolume.uuid)}
         return replace(listed, folder=replace(listed.folder, subvolumes=imagined))
-
-
-def _as_written(ready: Sequence[Reception], endings: Sequence[Ending]) -> list[Ending]:
-    """The ENDINGS with all reasons why the data may not be on disk.
-
-    What one on the same filesystem was told counts for all: the kernel tells it once.
-    """
-    unwritten = [end.unwritten or each.written_out() for each, end in zip(ready, endings, strict=True)]
-    told = {each.disk: failure for each, failure in zip(ready, unwritten, strict=True) if failure}
-    ended = zip(ready, endings, unwritten, strict=True)
-    return [replace(end, unwritten=failure or told.get(each.disk)) for each, end, failure in ended]
 
 
 def open_source(settings: Settings, hosts: Hosts) -> Source:

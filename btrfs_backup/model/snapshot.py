@@ -58,7 +58,12 @@ class Subvolume:
         is no snapshot of that got its content after it was made, and tells nothing.
         """
         made, changed = self.made_transid or 0, self.changed_transid or 0
-        return 0 < made < changed and (not self.received_uuid or 0 < (self.received_transid or 0) < made)
+        return 0 < made < changed and self.was_made_whole
+
+    @property
+    def was_made_whole(self) -> bool:
+        """Whether it is known that it had its content when it was made: as a snapshot, also of what was received."""
+        return not self.received_uuid or 0 < (self.received_transid or 0) < (self.made_transid or 0)
 
 
 @lru_cache(1 << 14)

@@ -105,7 +105,8 @@ class Delivery:
     """The outcome of a Send at one destination.
 
     arrived: the first so many of its batches; published: what they are there.
-    failure: what went wrong with the next one; blames_parent: its parent is of no use there.
+    failure: what went wrong with the next one; blames_parent: its parent is of no use there; mistakes_parent: another
+    subvolume was taken for it.
     unknown: it cannot be told what is there, so that all of them may be.
     left: the stage that could not be gone on with, because the stream is another one; without what is of no use, when
     some of it is.
@@ -116,6 +117,7 @@ class Delivery:
     published: tuple[Subvolume, ...] = ()
     failure: Failure | None = None
     blames_parent: bool = False
+    mistakes_parent: bool = False
     unknown: bool = False
     left: Stage | None = None
     let_go: bool = False
@@ -273,7 +275,7 @@ class World:
             slow = tuple(each.identity for each in self.destinations if each.slow and not (each.looked or each.broken))
             if slow and not together:
                 yield Look(slow)
-            waiting = [each.target for each in (together or lacking[:1]) if each.target][: self.most]
+            waiting = [self._apart(each.target) for each in (together or lacking[:1]) if each.target][: self.most]
             # What comes from another machine is judged by what its parent holds, which has to be there before.
             most = 1 if self.settings.far else plan.AT_ONCE
             if batches := plan.next_batches(waiting, lineage, self.settings.shared_stream, most):
@@ -281,7 +283,7 @@ class World:
             for target in waiting:
                 name = target.missing[0]
                 stage, parent = self.at(target.destination).parts[name]
-                yield Send((Batch(name, parent, (target.destination,)),), stage)
+                yield Send((Batch(name, parent, (target.destination,), parent in target.named),), stage)
         for each in self.destinations:
             # Also where a transfer failed: that frees space.
             if each.target and each.seen.listed and each.outcome.kept is None:
@@ -291,6 +293,15 @@ class World:
         if not self.frozen and self.source.kept is None:
             verdict = self.verdict()
             yield Delete("", verdict, tuple(self.snapshots[name] for name in verdict.dropped))
+
+    def _apart(self, target: Target) -> Target:
+        """TARGET, with what a receiver there could take for something else on the filesystem."""
+        each, names = self.at(target.destination), frozenset(self.snapshots)
+        here, elsewhere = each.seen.filesystem, each.seen.inventory.elsewhere
+        alone = bool(here) and any(other.seen.filesystem == here for other in self.destinations if other != each)
+        if not alone:
+            names = frozenset(name for name in names if self.snapshots[name].stream_uuid in elsewhere)
+        return replace(target, named=target.named | names, alone=alone)
 
     def _verdict(self, each: Destination) -> Verdict:
         """Which backups retention keeps at a destination, and why."""
@@ -446,7 +457,11 @@ class World:
             world, strangers = world._telling("info", destination, adopted), frozenset()
         target, parts = self._lacking(destination, holdings, strangers, stages)
         known = {*self.snapshots, *recorded}
-        left = tuple(each for each in stages if each.name in known and not (each.foreign or each.holder))
+        left = tuple(
+            each
+            for each in stages
+            if each.name in known and not (each.foreign or each.holder or inventory.is_of_another(each, self.snapshots))
+        )
         here = self.at(destination)
         outcome = replace(here.outcome, free=seen.free)
         looked = Destination(
@@ -494,7 +509,8 @@ class World:
         names, found = {each.uuid: name for name, each in held.items()}, {}
         for stage in stages:
             known = cutter.checkpoints(stage.subvolumes, self.settings.far)
-            if not known or stage.foreign or stage.holder or stage.name not in self.snapshots:
+            strange = stage.foreign or stage.holder or inventory.is_of_another(stage, self.snapshots)
+            if not known or strange or stage.name not in self.snapshots:
                 continue
             origin = cutter.beginning(stage.subvolumes, known[-1])
             parent = names.get(origin)
@@ -533,6 +549,10 @@ class World:
         for left in each.seen.inventory.stages:
             if left.foreign:
                 yield _Odd(f"leaving {left.entry} alone: {left.foreign}", ((left.name, left.foreign),))
+            elif not left.holder and inventory.is_of_another(left, self.snapshots):
+                why = "it is of another source, whose transfer was cut off"
+                what = f"leaving {left.entry} alone: {why}; the next run of that goes on or deletes it"
+                yield _Odd(f"{what}\n  If there is none any more: {_deletion(each, left)}", ((left.name, why),))
         for name, why in each.holdings.foreign.items():
             if name not in target.occupied:
                 yield _Odd(f"leaving {name} alone: {why}", ((name, why),))
@@ -542,7 +562,7 @@ class World:
         for name in each.holdings.partial:
             if name not in self.snapshots and name not in {left.name for left in each.stages}:
                 why = "it is a transfer that was cut off, and the source does not have that snapshot"
-                yield _Odd(f"leaving {name} alone: {why}; to delete it: {_deletion(each, name)}", ((name, why),))
+                yield _Odd(f"leaving {name} alone: {why}; to delete it: {_deletion_of(each, name)}", ((name, why),))
 
     def _finding(self, place: str, filesystem: str, odd: Iterable["_Odd"]) -> "World":
         """Something lasting is ODD at a place. It is warned of once, and whenever somebody asks how things stand."""
@@ -620,24 +640,26 @@ class World:
             outcome = replace(each.outcome, sent=(*each.outcome.sent, *delivery.arrived))
             holdings = replace(each.holdings, complete=complete)
             each = replace(each, target=target, holdings=holdings, outcome=outcome)
-            if useless:
+            if mistaken:
+                each = replace(each, target=replace(target, named=frozenset(self.snapshots)))
+            elif useless:
                 each = replace(each, target=plan.without_parent(target, useless))
             return _with_left(each, step.resumed, None) if step.resumed and (count or useless) else each
 
         failing = step.batches[count] if delivery.failure and count < len(step.batches) else None
         useless = failing.parent if failing and delivery.blames_parent else None
+        mistaken = bool(failing and delivery.mistakes_parent and not failing.named)
         world = self._changing(destination, served)
         if step.resumed and delivery.left and delivery.failure:
             tried, left = step.resumed, delivery.left
             world = world._telling("warning", destination, delivery.failure)
             world = world._changing(destination, lambda each: _with_left(each, tried, left))
+        elif mistaken:
+            what = f"{delivery.failure}\n  Sending it again, so that the parent is named by its UUID there."
+            world = world._telling("info", destination, what)
         elif useless and delivery.failure:
             what = f"{delivery.failure}\n  Trying another parent, or a full transfer."
-            # On one filesystem the copy in another folder may be found, and will be in each run.
-            filesystem = world.at(destination).seen.filesystem
-            beside = [each for each in world.destinations if each.seen.filesystem == filesystem]
-            lasts = any(useless in each.holdings.complete for each in beside if each.identity != destination)
-            world = world._telling("info" if lasts else "warning", destination, what)
+            world = world._telling("warning", destination, what)
         elif delivery.failure:
             world = world._failing(destination, delivery.failure)
         if not delivery.unknown:
@@ -743,11 +765,14 @@ def _without(each: Destination, names: set[str]) -> Destination:
     return replace(each, holdings=replace(each.holdings, complete=left), target=target)
 
 
-def _deletion(each: Destination, name: str) -> str:
+def _deletion_of(each: Destination, name: str) -> str:
     """The command that deletes what a transfer of NAME has left at a destination."""
     left = next((left for left in each.seen.inventory.stages if left.name == name and left.attempts), None)
-    if not left:
-        return f"btrfs subvolume delete {each.location.path}/{name}"
+    return _deletion(each, left) if left else f"btrfs subvolume delete {each.location.path}/{name}"
+
+
+def _deletion(each: Destination, left: Stage) -> str:
+    """The command that deletes a stage that was LEFT at a destination."""
     stage = f"{each.location.path}/{left.entry}"
     return f"btrfs subvolume delete {stage}/*/*; rm -r {stage}" if left.subvolumes else f"rm -r {stage}"
 

@@ -268,7 +268,7 @@ class Chain:
         os.set_blocking(source.reader, False)
         source.looking = _PIECE if source.gate else _LEAST
         taken: list[bytes] = []
-        if source.cutter and not source.cutter.resumes:
+        if source.cutter and not source.cutter.needed:
             small, taken = _looked_ahead(source)
             source.cutter = None if small else source.cutter
         try:

@@ -44,7 +44,8 @@ class Cutting:
     """The way to cut the first stream of a transfer, so that it can go on when it is cut off.
 
     limit: bytes of a part, or what moves in that many seconds if that is more; those that follow have at most as many.
-    between_writes: seconds, at least, between two times that a disk is made to write. checkpoints, far: see Cutter.
+    between_writes: seconds, at least, between two times that a disk is made to write. checkpoints, far, upon: see
+    Cutter.
     """
 
     limit: int
@@ -53,6 +54,7 @@ class Cutting:
     checkpoints: tuple[Checkpoint, ...] = ()
     far: bool = False
     between_writes: float = 0.0
+    upon: str = ""
 
     @property
     def ahead(self) -> Checkpoint | None:
@@ -60,7 +62,7 @@ class Cutting:
         return self.checkpoints[-1] if self.far and self.checkpoints else None
 
     def cutter(self) -> Cutter:
-        return Cutter(self.limit, self.salt, self.checkpoints, self.far)
+        return Cutter(self.limit, self.salt, self.checkpoints, self.far, self.upon)
 
 
 @dataclass(frozen=True)

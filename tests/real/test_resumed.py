@@ -18,6 +18,7 @@ from tests import cuts
 from tests.cuts import left_behind
 from tests.real.machine import (
     Result,
+    being_received,
     child_running,
     extent,
     kill,
@@ -25,6 +26,7 @@ from tests.real.machine import (
     path_with,
     random_file,
     sh,
+    shares,
     show,
     staged,
     tree,
@@ -264,6 +266,61 @@ class Cuts(ResumedTest):
         dry = self.backup("--dry-run", "-S", source, backups, module=SMALL).out
         self.assertRegex(dry, rf"would send {name} in full, on from [\d.]+ MB: about [\d.]+ MB")
         self.followed(source, backups)
+
+    def test_on_top_of_one_of_two_copies(self) -> None:
+        """The parent is in another folder of the disk as well, where nothing is built upon it."""
+        source, disk = self.grown()
+        one, other = disk / "one", disk / "other"
+        self.backup(source, one, other)
+        grow(source, 2)
+        self.backup(source, one)
+        old, new = names(one)
+        self.killed(self.begun(source, other, "-S"), other)
+        result = self.followed(source, other)
+        [where] = json.loads(result.out)["destinations"]
+        self.assertEqual(where["sent"][0]["parent"], old)
+        self.assertTrue(shares(other / new, other / old))
+
+    def test_two_folders_of_one_disk(self) -> None:
+        """What is sent to one of them is cut into parts as if the other were not there."""
+        source, disk = self.grown()
+        folders = [disk / "one", disk / "other"]
+        run = self.start("--rate-limit", "20M", source, *folders, module=SMALL)
+        wait_for(lambda: folders[0].exists() and is_kept(folders[0]))
+        self.killed(run, *folders)
+        told = json.loads(self.backup("--json", "-S", source, *folders, module=SMALL).out)
+        resumed = [where["sent"][0]["resumed_from"] for where in told["destinations"]]
+        self.assertEqual([bytes > 0 for bytes in resumed], [True, False])
+        [name] = names(source / "snapshot")
+        for folder in folders:
+            self.assert_whole(folder / name, source / "snapshot" / name)
+
+    def test_two_sources_with_snapshots_of_one_name(self) -> None:
+        """Each goes on with its own part, and leaves that of the other alone."""
+        source, backups = self.grown()
+        other, name = self.subvolume(source.parent / "other"), "20260101-000000"
+        grow(other, 7)
+        for each in (source, other):
+            (each / "snapshot").mkdir()
+            sh("btrfs", "subvolume", "snapshot", "-r", each, each / "snapshot" / name)
+        self.killed(self.begun(source, backups, "-S"), backups)
+        parts = staged(backups)
+        second = self.start("--rate-limit", "20M", "-S", other, backups, module=SMALL)
+        wait_for(lambda: len(list(backups.glob(".*.receiving.2/*/written*"))) > 2)
+        self.killed(second, backups)
+        self.assertLessEqual(set(parts), set(staged(backups)))
+        told = f"leaving .{name}.receiving alone: it is of another source, whose transfer was cut off"
+        result = self.backup("--status", other, backups)
+        self.assertIn(told, result.err)
+        self.assertRegex(result.out, rf"{name}: partial \(\d+ %")
+        [where] = json.loads(self.backup("--json", "-S", source, backups, module=SMALL).out)["destinations"]
+        self.assertGreater(where["sent"][0]["resumed_from"], 0)
+        self.assert_same(backups / name, source / "snapshot" / name)
+        # The other one could not get that name any more, and clears up.
+        self.assertEqual(being_received(backups), [name])
+        before = show(backups / name)["UUID"]
+        self.assertIn("is in the way", self.backup("-S", other, backups, status=10).err)
+        self.assertEqual((being_received(backups), show(backups / name)["UUID"]), ([], before))
 
     def test_ended_by_a_signal(self) -> None:
         source, backups = self.grown()

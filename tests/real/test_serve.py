@@ -135,6 +135,26 @@ class Served(SshTest):
         self.assert_same(new / "snapshot" / names(snapshots)[-1], snapshots / names(snapshots)[-1])
         self.assertEqual([*self.served.glob(".*"), *new.parent.glob(".*")], [])
 
+    def test_data_of_the_parent_in_any_part(self) -> None:
+        """It is cloned from the parent, of which the later parts are not snapshots, in the other folder as well."""
+        options, part = self.serving().arguments(), "tests.real.small_parts"
+        for number in range(4):
+            random_file(self.home / f"old {number}", 1)
+        places = [f"{self.to}/one", f"{self.to}/other"]
+        for place in places:
+            self.backup(*options, *(("-S",) if place != places[0] else ()), self.home, place)
+        for number in range(4):
+            random_file(self.home / f"more {number}", 3)
+            sh("cp", "--reflink=always", self.home / f"old {number}", self.home / f"new {number}")
+            (self.home / f"old {number}").unlink()
+        for place in places:
+            result = self.backup(*options, *(("-S",) if place != places[0] else ()), self.home, place, module=part)
+            self.assertNotIn("warning", result.err)
+            self.assertNotIn("in full", result.err)
+        snapshots = self.home / "snapshot"
+        for place in ("one", "other"):
+            self.assert_complete(self.served / place, snapshots, names(snapshots))
+
     def test_in_a_folder_below(self) -> None:
         """Several sources of a client; what is beside what is served is not."""
         options = self.serving().arguments()

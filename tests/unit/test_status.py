@@ -143,7 +143,7 @@ class RowsTest(unittest.TestCase):
             "a stage in use": (alive, owed, "under way"),
             "complete, and a stage in use": (replace(complete, stages=alive.stages), NONE, "complete"),
             "something else": (backups(files=(C,)), NONE, "foreign"),
-            "something else, and a stage": (backups(files=(C,), partial=(C,)), NONE, "partial"),
+            "something else, and a stage": (backups(files=(C,), partial=(C,)), NONE, "foreign"),
             "a foreign stage": (Inventory(stages=(Stage(f".{C}.receiving", C, foreign="why"),)), NONE, "missing"),
             "a mark": (replace(complete, stages=(Stage(f".{C}.receiving", C),)), NONE, "partial"),
             "a mark, of no older version": (

@@ -326,6 +326,27 @@ class Failures(unittest.TestCase):
         self.assertEqual(actor.told("warning"), ["trouble", "trouble"])
         self.assertFalse({each for each in actor.file if each.kind in (OWED, PARENT)})
 
+    def test_parents_for_which_others_were_taken(self) -> None:
+        """They are named by their UUIDs from then on; when that does not help, another one is tried."""
+        mistaken = {USB: Delivery(failure=TROUBLE, blames_parent=True, mistakes_parent=True)}
+        actor = Told([], seen={USB: seen(A, B)}, answers={Send: [mistaken, mistaken]})
+        self.assertFalse(actor.run().failed)
+        tried = [(each.batches[0].parent, each.batches[0].named) for each in actor.steps if isinstance(each, Send)]
+        self.assertEqual(tried, [(B, False), (B, True), (A, True)])
+        self.assertEqual((actor.told("info")[1:2], actor.told("warning")), (["trouble"], ["trouble"]))
+
+    def test_parents_for_which_others_could_be_taken(self) -> None:
+        """As a look has shown, or since two destinations are on one filesystem."""
+        elsewhere = replace(seen(A, B), inventory=replace(seen(A, B).inventory, elsewhere=frozenset([f"uuid-{B}"])))
+        both = {USB: seen(A, B), NAS: replace(seen(A, B, place=NAS), filesystem=seen(A, B).filesystem)}
+        apart = {USB: seen(A, B), NAS: seen(A, B, place=NAS)}
+        wanted = (({USB: elsewhere}, [True]), (both, [True, True]), (apart, [False]))
+        for found, named in wanted:
+            with self.subTest(found=found):
+                actor = Told([], seen=found)
+                actor.run()
+                self.assertEqual([each.batches[0].named for each in actor.steps if isinstance(each, Send)], named)
+
     def test_delete(self) -> None:
         """Those with one reason are one failure."""
         stuck = Deleted(dict.fromkeys((A, B), TROUBLE))
