@@ -157,7 +157,8 @@ class BackupFolder:
             held = self.folder.inventory(self.settings.naming)
         here, there = (self.host, self.folder.info.mount.device), (source.host, source.info.mount.device)
         free = self.folder.free() if self.settings.dry_run else None
-        return Seen(self.filesystem, held, beside_source=here == there, free=free)
+        label = self.folder.label(self.filesystem) if self.settings.status else ""
+        return Seen(self.filesystem, held, beside_source=here == there, free=free, label=label)
 
     def clear(self, step: Clear, known: Destination) -> None:
         held = known.seen.inventory.subvolumes

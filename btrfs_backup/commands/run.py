@@ -37,6 +37,7 @@ from btrfs_backup.model.world import (
 )
 from btrfs_backup.report.text import pace, size
 from btrfs_backup.system import hints, state, transfer
+from btrfs_backup.system.folder import Folder
 from btrfs_backup.system.host import Hosts
 from btrfs_backup.system.lock import lock
 from btrfs_backup.system.process import CommandFailed
@@ -120,6 +121,8 @@ class Real:
         self._saved, broken = (
             state.read(there.host, there.path, not self._looks_only) if there.exists else (records.NONE, ())
         )
+        if not there.exists and self.settings.status:
+            broken = (no_folder(there),)
         found = world.begin(self.settings, self._clock(), entries, self._saved, broken)
         return replace(found, most=transfer.most_receivers())
 
@@ -336,6 +339,13 @@ def _as_written(ready: Sequence[Reception], endings: Sequence[Ending]) -> list[E
     ]
 
 
+def no_folder(there: Folder) -> Failure:
+    """The folder of the snapshots is not THERE."""
+    return Failure(
+        f"the snapshot folder '{there.path}' does not exist", "Take a snapshot first, or correct the option '-f'."
+    )
+
+
 def open_source(settings: Settings, hosts: Hosts) -> Source:
     """The source, checked, with its snapshot folder, which a run may have to make. Raises Failure."""
     host = hosts.at(settings.source)
@@ -348,10 +358,9 @@ def open_source(settings: Settings, hosts: Hosts) -> Source:
     if not there.exists and settings.fs_checks:
         source.refuse_backups(settings.naming)
     # Who watches the backups has to hear of a folder that is misspelled or not mounted.
-    if not there.exists and (settings.status or settings.verify or not settings.take_snapshot):
-        raise Failure(
-            f"the snapshot folder '{there.path}' does not exist", "Take a snapshot first, or correct the option '-f'."
-        )
+    needed = settings.verify or not settings.take_snapshot or (settings.status and not settings.destinations)
+    if not there.exists and needed:
+        raise no_folder(there)
     if settings.take_snapshot and settings.fs_checks:
         source.check_folder()
     return source

@@ -66,7 +66,8 @@ class Seen:
     """A look at a destination.
 
     filesystem: the UUID of its filesystem, empty for a shell command; listed: it can be looked into.
-    beside_source: it is on the filesystem of the source. free: bytes that are free there, where that was asked.
+    beside_source: it is on the filesystem of the source. free, label: bytes that are free there, and the label of the
+    filesystem, where that was asked.
     """
 
     filesystem: str = ""
@@ -74,6 +75,7 @@ class Seen:
     listed: bool = True
     beside_source: bool = False
     free: int | None = None
+    label: str = ""
 
 
 @dataclass(frozen=True)
@@ -274,14 +276,14 @@ class World:
         for each in self.destinations:
             # Also where a transfer failed: that frees space.
             if each.target and each.seen.listed and each.outcome.kept is None:
-                verdict = self._verdict(each)
+                verdict = self.verdict_at(each)
                 judged = tuple(each.holdings.complete[name] for name in verdict.dropped)
                 yield Delete(each.identity, verdict, judged)
         if not self.frozen and self.source.kept is None:
             verdict = self.verdict()
             yield Delete("", verdict, tuple(self.snapshots[name] for name in verdict.dropped))
 
-    def _verdict(self, each: Destination) -> Verdict:
+    def verdict_at(self, each: Destination) -> Verdict:
         """Which backups retention keeps at a destination, and why."""
         common = each.target.common if each.target else frozenset()
         protected = {}

@@ -86,6 +86,12 @@ class Folder:
         printed = self.host.run(argv, trying) if ended.status else os.fsdecode(ended.stdout)
         return btrfs.parse_filesystem_uuid(printed)
 
+    def label(self, filesystem: str) -> str:
+        """The label of the FILESYSTEM of that UUID that it is on; empty when there is none, or on another machine."""
+        with suppress(OSError), open(f"/sys/fs/btrfs/{filesystem}/label", "rb") as file:
+            return "" if self.host.connection else os.fsdecode(file.read()).strip()
+        return ""
+
     def _identified(self) -> str | None:
         """UUID of its filesystem among those that are mounted. Raises Failure."""
         fsid, found = self.host.ended_together(tools.filesystem_id(self.info.path), tools.MOUNTED)
