@@ -416,7 +416,8 @@ class _Restore:
     def _bring(self) -> None:
         """The destination comes last and in one step, so that it is there with its copy, or not at all."""
         site, name = self.plan.site, self.plan.name
-        log.info("%s: restoring %s, %s", self.place.location, name, self.plan.how)
+        on = f", on from {size(self._ahead[-1].offset)}" if self._ahead else ""
+        log.info("%s: restoring %s, %s%s", self.place.location, name, self.plan.how, on)
         if self._attempt:
             self._receive(self._attempt)
         if not site.inside:
@@ -449,7 +450,7 @@ class _Restore:
         name = self.plan.name
         done = self._stream(attempt)
         if done.unproved is not None:
-            log.warning("%s: the stream is not the one that was cut off; it is sent anew", self.place.location)
+            log.warning("%s: the stream is another one than before; it is sent from its beginning", self.place.location)
             self._ahead = done.unproved
             self._delete(cutter.useless(self._earlier, self._ahead[-1]) if self._ahead else self._earlier)
             done = self._stream(attempt)

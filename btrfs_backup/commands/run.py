@@ -35,7 +35,7 @@ from btrfs_backup.model.world import (
     Taken,
     World,
 )
-from btrfs_backup.report.text import pace, size
+from btrfs_backup.report.text import form, pace, size
 from btrfs_backup.system import hints, state, transfer
 from btrfs_backup.system.folder import Folder
 from btrfs_backup.system.host import Hosts
@@ -224,7 +224,7 @@ class Real:
             return came
         cutting = self._cutting(list(ready.values()), ahead)
         senders = (
-            self._sender(batch, ready, now, compressed_data, None if number else cutting)
+            self._sender(batch, ready, now, compressed_data, None if number else cutting, not number)
             for number, batch in enumerate(step.batches)
         )
         try:
@@ -237,9 +237,11 @@ class Real:
         endings = _as_written(list(ready.values()), done.endings)
         for (name, reception), ending in zip(ready.items(), endings, strict=True):
             came[name] = reception.arrived(done, ending)
-            for sent in came[name].arrived:
+            for number, sent in enumerate(came[name].arrived):
+                # Those behind the first one are small, and were begun without a message.
+                what = f"{sent.snapshot} {form(sent.parent)}" if number else sent.snapshot
                 moved = (sent.bytes or 0) - sent.resumed_from
-                log.info("%s: sent %s: %s", name, sent.snapshot, pace(moved, sent.seconds or 0))
+                log.info("%s: sent %s: %s", name, what, pace(moved, sent.seconds or 0))
         return came
 
     def _cutting(self, ready: Sequence[Reception], ahead: Sequence[Checkpoint]) -> Cutting | None:
@@ -255,13 +257,16 @@ class Real:
         now: World,
         compressed_data: bool,
         cutting: Cutting | None,
+        first: bool,
     ) -> Sender:
         def tell() -> None:
-            how = f"on top of {batch.parent}" if batch.parent else "in full"
+            how = form(batch.parent)
             if cutting and cutting.checkpoints:
                 how += f", on from {size(cutting.checkpoints[-1].offset)}"
+            level = logging.INFO if first else logging.DEBUG
             for each in ready:
-                log.info("%s: sending %s %s", each, batch.snapshot, how)
+                why = now.in_full_because(each) if not batch.parent else ""
+                log.log(level, "%s: sending %s %s%s", each, batch.snapshot, how, f", because {why}" if why else "")
 
         there = self._source.folder
         snapshot = now.snapshots[batch.snapshot]
@@ -311,7 +316,11 @@ class Supposed(Real):
                     Sent(each.snapshot, each.parent, self._estimate(each, now), None, begun) for each in batches
                 )
                 there = tuple(Subvolume(each.snapshot, each.snapshot) for each in sent)
-                return dict.fromkeys(step.destinations, Delivery(sent, there))
+                why = {each: "" if sent[0].parent else now.in_full_because(each) for each in step.destinations}
+                return {
+                    each: Delivery((replace(sent[0], because=because), *sent[1:]), there)
+                    for each, because in why.items()
+                }
             case Delete("", _, _):
                 return Deleted()
             case Delete(name):

@@ -28,6 +28,7 @@ class Sent:
     """A transfer that ended well, or would take place. parent: None when it was sent in full.
 
     bytes, seconds: None where they are not known before. resumed_from: bytes that were there from an earlier transfer.
+    because: why it would be sent in full although there are backups.
     """
 
     snapshot: str
@@ -35,6 +36,7 @@ class Sent:
     bytes: int | None
     seconds: float | None
     resumed_from: int = 0
+    because: str = ""
 
 
 @dataclass(frozen=True)

@@ -302,6 +302,25 @@ class World:
                     protected.setdefault(name, []).append(f"needed by {each.identity}")
         return retention.decide(self.settings.keep_snapshots, self.naming, self.snapshots, protected, self.moment)
 
+    def in_full_because(self, destination: str) -> str:
+        """Why the next snapshot is sent in full to DESTINATION, which has backups; empty when it has none."""
+        each = self.at(destination)
+        target = each.target or Target(destination)
+        delivered = () if each.seen.listed else records.last_delivered(self.records, destination)
+        if not (each.holdings.complete or delivered):
+            return ""
+        if not self.settings.incremental:
+            return "of '-I'"
+        if delivered and not target.common:
+            return f"the snapshot that was delivered last, {max(delivered)}, is gone at the source"
+        if not target.common:
+            count = len(each.holdings.complete)
+            which = "the backup there is not" if count == 1 else f"none of the {count} backups there is"
+            return f"{which} of a snapshot that the source has"
+        if not target.parents:
+            return "no backup there can be used as its parent"
+        return "the snapshots on both sides share their UUIDs with others"
+
     # --- a step, from beginning to end ---
 
     def begun(self, step: Step) -> "World":
@@ -668,6 +687,12 @@ class World:
         return tuple(sorted(lacking.union(records.owed(self.records, self.naming, each.identity))))
 
     # --- small changes ---
+
+    @property
+    def can_go_on(self) -> bool:
+        """Whether the transfer of the current step, if it is one, goes on in the next run when it is cut off now."""
+        sent_to = self.step.destinations if isinstance(self.step, Send) and not self.done else ()
+        return any(self.at(each).seen.listed for each in sent_to)
 
     def at(self, destination: str) -> Destination:
         """The destination of that identity."""

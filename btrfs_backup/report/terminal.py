@@ -6,7 +6,7 @@ import sys
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from btrfs_backup.errors import Failure
 from btrfs_backup.report.text import size
@@ -132,9 +132,9 @@ def _duration(seconds: float) -> str:
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
 
 
-def in_colour() -> bool:
-    """Whether stdout shows colours, and they are wanted (https://no-color.org)."""
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+def in_colour(stream: TextIO) -> bool:
+    """Whether STREAM shows colours, and they are wanted (https://no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def line(text: str) -> None:

@@ -26,6 +26,7 @@ from tests.real.machine import (
     show,
     staged,
     tree,
+    untimed,
     wait_for,
     with_program,
 )
@@ -173,9 +174,11 @@ class Directions(ResumedTest):
         wait_for(lambda: len([*nas.glob(".*.receiving/*")]) > 1)
         wait_for(lambda: "sleep 3" in sh("ps", "-eo", "args").splitlines())
         server.drop_connections()
-        _, said = command.communicate()
+        said = untimed(command.communicate()[1])
         self.assertEqual(command.returncode, 10, said)
-        kept = re.findall(r"on from ([\d.]+ MB)|The connection broke.*\n  ([\d.]+ MB) of it are kept there", said)
+        kept = re.findall(
+            r"on from ([\d.]+ MB)|The connection broke.*\n  ([\d.]+ MB) of it are kept there", untimed(said)
+        )
         self.assertEqual(len({"".join(each) for each in kept}), 1, said)
         _, sent = self.sent(proxy, "-S", *arguments)
         self.assertGreater(sent["resumed_from"], 1e6)
@@ -338,7 +341,7 @@ class Cuts(ResumedTest):
         result = self.backup("-S", source, backups, module=SMALL)
         self.assertIn(f"{first}, which it builds upon, was changed after it was sent", result.err)
         second = names(source / "snapshot")[1]
-        self.assertIn(f"sending {second} in full\n", result.err)
+        self.assertIn(f"sending {second} in full, because no backup there can be used as its parent\n", result.err)
         self.assert_whole(backups / second, source / "snapshot" / second)
 
     def test_another_stream_in_its_second_half(self) -> None:
@@ -469,7 +472,10 @@ class Restored(ResumedTest):
         self.backup("--restore", usb, new / "home", status=1, module=SMALL)
         self.assertEqual(staged(new), kept)
         (new / "home").rmdir()
+        planned = self.backup("--dry-run", "--restore", usb, new / "home", module=SMALL).out
+        self.assertRegex(planned, r"would send about [\d.]+ MB, on from [\d.]+ MB, ")
         result = self.backup("--json", "--restore", usb, new / "home", module=SMALL)
+        self.assertRegex(result.err, r"restoring \S+, in full, on from [\d.]+ MB\n")
         self.assertGreaterEqual(json.loads(result.out)["sent"]["resumed_from"], PART // 2)
 
     def restored(self, source: Path, backup: Path, where: str, url: str, proxy: Proxy, *options: str) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from btrfs_backup.model.sendstream import Measure
 from btrfs_backup.system import btrfs
 from tests.real.machine import (
+    TIME,
     TOP,
     RealTest,
     child_running,
@@ -27,6 +28,7 @@ from tests.real.machine import (
     sh,
     shares,
     staged,
+    untimed,
     wait_for,
 )
 from tests.real.sshd import SshTest
@@ -39,7 +41,7 @@ def written_so_far() -> int:
 
 class Shared(RealTest):
     def sends(self, err: str) -> int:
-        return len(re.findall(r"^debug: running: btrfs send ", err, re.MULTILINE))
+        return len(re.findall(r"^debug: running: btrfs send ", untimed(err), re.MULTILINE))
 
     def test_one_read_for_all(self) -> None:
         source = self.source()
@@ -155,6 +157,22 @@ class InARow(RealTest):
             self.assertEqual(result.err.count(f"{disk}: sending "), 6)
             self.assertEqual(result.err.count(f"{disk}: sent "), 7)
             self.assertIn(f"{disk}: sent 6 snapshots (5 incremental", result.err)
+
+    def test_messages(self) -> None:
+        """One line for each, as what has begun ends; and a last one with the total."""
+        source, usb = self.source(), self.disk("usb").path
+        taken = self.snapshots(source, 6)
+        lines = re.sub(r"[\d.]+ k?B in [\d.]+ s", "SIZE", self.backup("-S", source, usb).err).splitlines()
+        self.assertEqual(
+            lines,
+            [
+                f"{usb}: sending {taken[0]} in full",
+                f"{usb}: sent {taken[0]}: SIZE",
+                *(f"{usb}: sent {new} on top of {old}: SIZE" for old, new in itertools.pairwise(taken)),
+                f"{source}: took no snapshot, 6 snapshots there",
+                f"{usb}: sent 6 snapshots (5 incremental, SIZE), 6 backups there",
+            ],
+        )
 
     def test_recorded_before_they_begin(self) -> None:
         """A kill leaves all of them on record, and the next run sends those that did not arrive."""
@@ -309,7 +327,7 @@ class CompressedData(RealTest):
 
 
 class Terminal(RealTest):
-    def on_terminal(self, columns: int, *arguments: object) -> str:
+    def on_terminal(self, columns: int, *arguments: object, status: int = 0) -> str:
         """What a terminal of that width gets to show."""
         pid, terminal = pty.fork()
         if pid == 0:
@@ -323,7 +341,7 @@ class Terminal(RealTest):
             except OSError:
                 break
         os.close(terminal)
-        self.assertEqual(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), 0, screen)
+        self.assertEqual(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), status, screen)
         return screen.decode()
 
     def test_progress(self) -> None:
@@ -343,6 +361,24 @@ class Terminal(RealTest):
             # Taken away before the next message, so that no message stands behind it.
             self.assertRegex(screen, rf"\r\x1b\[K\S*{usb}: sent {name}")
             random_file(source / "more", 8)
+
+    def test_errors_are_in_colour(self) -> None:
+        screen = self.on_terminal(80, self.folder / "nowhere", status=1)
+        self.assertRegex(screen, r"^\x1b\[31merror:\x1b\[0m ")
+
+    def test_times_in_logs(self) -> None:
+        """In front of each line, for who reads it later; not in the journal, which has them."""
+        nowhere, log = self.folder / "nowhere", self.folder / "log"
+        _, said = self.start(nowhere).communicate()
+        lines = said.splitlines()
+        self.assertEqual([bool(re.match(rf"{TIME} \S|{TIME}   \S", line)) for line in lines], [True, True], said)
+        self.assertNotIn("\x1b", said)
+        with log.open("w") as file:
+            status = os.fstat(file.fileno())
+            journal = {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}
+            self.start(nowhere, env=journal, stderr=file).communicate()
+        self.assertEqual(log.read_text(), untimed(said))
+        self.assertTrue(log.read_text().startswith("error: "))
 
     def test_none(self) -> None:
         source, usb = self.source(), self.disk("usb").path

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from tests.real.machine import TOP, RealTest, sh
+from tests.real.machine import TOP, RealTest, sh, untimed
 from tests.real.sshd import SSHD, free_port
 
 NAME = re.compile(r"\d{8}-\d{6}")
@@ -159,7 +159,7 @@ class Machine:
             if line.startswith("=== "):
                 break
             lines.append(line)
-        return "".join(lines).strip("\n")
+        return untimed("".join(lines)).strip("\n")
 
     def perform(self, example: Example) -> str:
         """What its command prints here; names in it are those of the same snapshots here."""

@@ -144,7 +144,7 @@ class IntentionsTest(unittest.TestCase):
             free=5_000_000_000,
         )
         nas = Outcome("ssh://nas/b", absent=True, outstanding=(C,))
-        new = Outcome("/new", (Sent(C, None, None, None),), kept={C: ("keep all",)})
+        new = Outcome("/new", (Sent(C, None, None, None, because="of '-I'"),), kept={C: ("keep all",)})
         small = Outcome("/small", (Sent(B, None, 7_000_000, None), Sent(C, B, None, None)), free=6_999_999)
         idle, bad = Outcome("/idle", kept={A: (), C: ()}), Outcome("/bad", failures=(FAILURE,))
         home = Outcome("/home", deleted=(A,), kept={C: ("latest 1 of 1", "last delivered to /usb")})
@@ -160,7 +160,7 @@ class IntentionsTest(unittest.TestCase):
 /usb: would keep 20260102-120000: latest 2 of 2
 /usb: would keep 20260103-120000: latest 1 of 2
 ssh://nas/b: absent, 1 outstanding (20260103-120000)
-/new: would send 20260103-120000 in full: size not known before
+/new: would send 20260103-120000 in full, because of '-I': size not known before
 /new: would send 1 snapshot: size not known before
 /new: would keep all of 1
 /small: would send 20260102-120000 in full: about 7.0 MB
@@ -192,6 +192,9 @@ ssh://nas/b: absent, 1 outstanding (20260103-120000)
                 f"/home: its read-only copy would be /home/snapshot/{A}",
             ],
         )
+        assert report.sent
+        rest = restore_intentions(replace(report, sent=replace(report.sent, resumed_from=1_000_000)))
+        self.assertEqual(rest[1], "/home: would send about 2.0 MB, on from 1.0 MB, 9.0 MB free there")
         full = "/home: would probably fill the disk: that is more than is free there"
         self.assertIn(full, restore_intentions(replace(report, free=2_000_000)))
 
@@ -230,7 +233,7 @@ class SummaryTest(unittest.TestCase):
             (Outcome("/b", kept={A: (), B: ()}), (False, "/b: sent nothing, 2 backups there")),
             (Outcome("/b", sent=(full,)), (False, "/b: sent 1 snapshot (1.5 MB)")),
             (Outcome("/b", sent=(increment,)), (False, "/b: sent 1 snapshot (1 incremental, 21.0 kB)")),
-            (Outcome("/b", sent=(full, increment)), (False, "/b: sent 2 snapshots (1 incremental, 1.5 MB)")),
+            (Outcome("/b", sent=(full, increment)), (False, "/b: sent 2 snapshots (1 incremental, 1.5 MB in 2.1 s)")),
             (
                 Outcome("/b", outstanding=(A, B, C, C), failures=(FAILURE,)),
                 (True, f"/b: FAILED, sent nothing, 4 outstanding ({A} to {C})"),
