@@ -450,7 +450,8 @@ class _Restore:
         name = self.plan.name
         done = self._stream(attempt)
         if done.unproved is not None:
-            log.warning("%s: the stream is another one than before; it is sent from its beginning", self.place.location)
+            what = "the stream is not the one that was cut off; it is sent from its beginning"
+            log.warning("%s: %s", self.place.location, what)
             self._ahead = done.unproved
             self._delete(cutter.useless(self._earlier, self._ahead[-1]) if self._ahead else self._earlier)
             done = self._stream(attempt)

@@ -223,9 +223,10 @@ class Real:
         if not ready:
             return came
         cutting = self._cutting(list(ready.values()), ahead)
+        coming = now.coming(step)
         senders = (
-            self._sender(batch, ready, now, compressed_data, None if number else cutting, not number)
-            for number, batch in enumerate(step.batches)
+            self._sender(number, coming, ready, now, compressed_data, None if number else cutting)
+            for number in range(len(step.batches))
         )
         try:
             receivers = [each.receiver(cutting) for each in ready.values()]
@@ -252,18 +253,21 @@ class Real:
 
     def _sender(
         self,
-        batch: Batch,
+        number: int,
+        coming: Sequence[Batch],
         ready: Mapping[str, Reception],
         now: World,
         compressed_data: bool,
         cutting: Cutting | None,
-        first: bool,
     ) -> Sender:
+        """The sender of that NUMBER among those COMING."""
+        batch = coming[number]
+
         def tell() -> None:
             how = form(batch.parent)
             if cutting and cutting.checkpoints:
                 how += f", on from {size(cutting.checkpoints[-1].offset)}"
-            level = logging.INFO if first else logging.DEBUG
+            level = logging.DEBUG if number else logging.INFO
             for each in ready:
                 why = now.in_full_because(each) if not batch.parent else ""
                 log.log(level, "%s: sending %s %s%s", each, batch.snapshot, how, f", because {why}" if why else "")
@@ -275,7 +279,8 @@ class Real:
         def plain(path: bytes) -> bool:
             return all(each.plain(path) for each in ready.values())
 
-        sender = self._streaming.sender(there, snapshot, parent, list(ready), compressed_data, plain, cutting)
+        waiting = coming[number + 1 :]
+        sender = self._streaming.sender(there, snapshot, parent, list(ready), compressed_data, plain, cutting, waiting)
         return replace(sender, begin=tell)
 
     def _estimate(self, batch: Batch, now: World) -> int | None:

@@ -283,6 +283,15 @@ class World:
             verdict = self.verdict()
             yield Delete("", verdict, tuple(self.snapshots[name] for name in verdict.dropped))
 
+    def coming(self, step: Send) -> tuple[Batch, ...]:
+        """All that goes to the destinations of STEP from it on; what is behind it as if nothing of it were there."""
+        targets = [target for each in step.destinations if (target := self.at(each).target)]
+        for batch in step.batches:
+            targets = plan.after(batch, targets)
+        targets = [replace(target, partial=frozenset(), one_by_one=False) for target in targets]
+        lineage = Lineage(self.subvolume, self.snapshots) if self.settings.incremental else None
+        return (*step.batches, *plan.next_batches(targets, lineage))
+
     def verdict_at(self, each: Destination) -> Verdict:
         """Which backups retention keeps at a destination, and why."""
         common = each.target.common if each.target else frozenset()

@@ -345,22 +345,33 @@ class Terminal(RealTest):
         return screen.decode()
 
     def test_progress(self) -> None:
+        """The cursor waits in front of it, and all that a narrower terminal has put below is cleared with it."""
         source, usb = self.source(), self.disk("usb").path
         random_file(source / "large", 10)
         self.backup(source, usb)
         random_file(source / "more", 8)
-        for columns in (40, 200):
+        for columns in (30, 200):
             screen = self.on_terminal(columns, "--rate-limit", "5M", source, usb)
             name = names(usb)[-1]
-            shown = re.findall(rf"\r\x1b\[\?7l({name}: [^\x1b]*)\x1b\[\?7h\x1b\[K", screen)
+            shown = re.findall(r"\r\x1b\[\?7l([^\x1b]*)\x1b\[\?7h\x1b\[J\r", screen)
             self.assertGreaterEqual(len(shown), 2, screen)
-            pace = r"( of [\d.]+ k?M?B \(\d+ %\))?, [\d.]+ k?M?B/s(, \d:\d\d left)?"
+            size = r"[\d.]+ [kMG]?B"
+            moving = rf"({size}|\d+ % of 8.4 MB), {size}/s(, \d:\d\d left)?|{size} are being written to disk"
             for line in shown:
-                self.assertRegex(line, rf"^\S+: [\d.]+ k?M?B({pace}|, being written to disk)$")
-            self.assertTrue(any(" of 8.4 MB (" in line for line in shown), shown)
+                self.assertLess(len(line), columns)
+                self.assertRegex(line, rf"^({moving}): {name} to {usb}$" if columns > 80 else r"^\d")
+            self.assertTrue(any(re.match(r"\d+ % of 8.4 MB", line) for line in shown), shown)
             # Taken away before the next message, so that no message stands behind it.
-            self.assertRegex(screen, rf"\r\x1b\[K\S*{usb}: sent {name}")
+            self.assertRegex(screen, rf"\r\x1b\[J\S*{usb}: sent {name}")
             random_file(source / "more", 8)
+
+    def test_all_that_waits(self) -> None:
+        source, usb = self.source(), self.disk("usb").path
+        for number in range(3):
+            random_file(source / f"large{number}", 8)
+            self.backup(source)
+        screen = self.on_terminal(80, "-S", "--rate-limit", "8M", source, usb)
+        self.assertRegex(screen, r"\d+ % of 8.4 MB, [\d.]+ MB/s, 0:0\d left, 0:0\d for all 3: ")
 
     def test_errors_are_in_colour(self) -> None:
         screen = self.on_terminal(80, self.folder / "nowhere", status=1)
@@ -376,7 +387,7 @@ class Terminal(RealTest):
         with log.open("w") as file:
             status = os.fstat(file.fileno())
             journal = {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}
-            self.start(nowhere, env=journal, stderr=file).communicate()
+            self.start(nowhere, env=journal, stderr=file).wait()
         self.assertEqual(log.read_text(), untimed(said))
         self.assertTrue(log.read_text().startswith("error: "))
 
