@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 _LAG = 4_000_000  # bytes that a destination may be behind another one before it is worth telling
 _RECENT = 3.0  # seconds for which the rate is told
 _AT_LINE_START = "\r"
-# The terminal cuts what does not fit any more. The cursor waits at the beginning of the line: when the terminal gets narrower,
-# many put the rest of the line below it, and all of that is cleared.
+# The terminal cuts what does not fit any more. The cursor waits at the beginning of the line: when the terminal gets
+# narrower, many put the rest of the line below it, and all of that is cleared.
 _NO_WRAP, _WRAP, _CLEAR_BELOW = "\x1b[?7l", "\x1b[?7h", "\x1b[J"
 
 _shown = False
