@@ -169,9 +169,9 @@ class BackupFolder:
 
     def ready(self, step: Send, now: World, how: Sending, scope: ExitStack) -> "FolderReception":
         there = self.folder.created()
-        if not self.folder.exists:
-            log.info("%s: created", self.location)
         known = now.at(self.location.identity)
+        if not (self.folder.exists or known.outcome.sent):
+            log.info("%s: created", self.location)
         foreign = frozenset(each.entry for each in known.seen.inventory.stages if each.foreign)
         earlier = step.resumed.subvolumes if step.resumed else ()
         ahead = cutter.checkpoints(earlier, self.settings.far)
