@@ -27,7 +27,7 @@ TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d"  # in front of a message
 SHORT = 120.0  # seconds that nothing in the tests takes
 
 # The command is started many times, and to compile all of it each time would take longer than most of what it does.
-if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
+if os.environ.pop("PYTHONDONTWRITEBYTECODE", "") or sys.dont_write_bytecode:
     _compiled = tempfile.mkdtemp(prefix="btrfs-backup-compiled-")
     atexit.register(shutil.rmtree, _compiled)
     Path(_compiled).chmod(0o755)
