@@ -87,9 +87,10 @@ def _grid(rows: Sequence[Row], places: Sequence[Place], width: int, colour: bool
 
 
 def _alike(row: Row) -> object:
-    """What is the same for rows that can be one; of a row that a destination has, nothing else is."""
+    """What is the same for rows that can be one: of snapshots that no destination has, or needs at the source."""
     lacking = len(row.states) > 1 and all(state in _LACKING for state in row.states[1:])
-    return row.states if lacking else row.snapshot
+    needed = any(reason.startswith(tuple(_AT)) for reason in row.because)
+    return row.states if lacking and not needed else row.snapshot
 
 
 def _folds(group: Sequence[Row]) -> bool:

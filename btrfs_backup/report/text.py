@@ -14,6 +14,8 @@ def summary(report: Report) -> list[tuple[bool, str]]:
     source = report.source
     taken = f"took {report.snapshot}" if report.snapshot else "took no snapshot"
     lines = [_line(source, [taken], "snapshot")]
+    if not report.destinations:
+        lines.append((False, f"{source.place}: nothing was backed up: no DEST is given"))
     lines += [_line(outcome, [_sending(outcome)], "backup") for outcome in report.destinations]
     return lines
 

@@ -226,7 +226,8 @@ class SummaryTest(unittest.TestCase):
         ]
         for report, line in table:
             with self.subTest(line=line):
-                self.assertEqual(summary(report), [line])
+                nothing = (False, "/home: nothing was backed up: no DEST is given")
+                self.assertEqual(summary(report), [line, nothing])
 
     def test_destinations(self) -> None:
         full, increment = Sent(A, None, 1_500_000, 2.0), Sent(B, A, 21_000, 0.1)

@@ -318,6 +318,8 @@ snapshot         age   1        2            3          source
             place = Place("/b", True, None, None)
             lines = table(Survey(Outcome("/a"), tuple(Row(name, state) for name in names[:count]), (place,)), 80, False)
             self.assertEqual(lines[4:-2], [wanted] if wanted else [f"{name}  -    -  to delete" for name in names[:2]])
+        needed = tuple(Row(name, states[1], ("outstanding for /b",)) for name in names[:3])
+        self.assertEqual(len(table(Survey(Outcome("/a"), needed, (place,)), 80, False)[4:-2]), 3)
 
     def test_colour(self) -> None:
         plain, coloured = (table(shown("3d"), 80, colour) for colour in (False, True))
