@@ -332,6 +332,8 @@ def _set_up_messages(argv: Sequence[str]) -> None:
     log.handlers = [handler]
     logging.raiseExceptions = False  # a message that cannot be written is lost, and no more
     log.propagate = False
+    # Python's own library says there what it lacks, with a traceback. It goes on, or raises what is told.
+    logging.getLogger().handlers = [logging.NullHandler()]
 
 
 def _is_journal() -> bool:

@@ -10,6 +10,7 @@ import argparse
 import logging
 import os
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -25,13 +26,23 @@ from btrfs_backup.errors import Failure
 from btrfs_backup.model import inventory, sendstream
 from btrfs_backup.model.sendstream import Attribute, Command, frame, uuid_bytes
 from btrfs_backup.model.snapshot import Naming, Subvolume
-from btrfs_backup.system import btrfs, ssh, tools
+from btrfs_backup.system import btrfs, session, ssh, tools
 from btrfs_backup.system.folder import look
 from btrfs_backup.system.host import Host
 from tests.real.machine import Disk, fast_folder, sh, show, start_command, tree
 
 SECRET = b"what only the neighbour knows " * 200
 Answer = tuple[int, bytes, bytes]
+_WORD = "0123456789abcdef" * 2
+IN_SESSION = ssh.line(session.shell(_WORD), False, ssh.PLAIN_WORDS)
+ENDINGS = re.compile(rb"\n%s (\d+)\n" % _WORD.encode())
+
+
+def ask_in_session(folder: Path, *argvs: tuple[str, ...]) -> list[Answer]:
+    """What a client of FOLDER gets that asks for ARGVS in one session."""
+    _, out, err = ask(folder, IN_SESSION, b"".join(session.encode(ssh.line(argv, sudo=False)) for argv in argvs))
+    outs, errs = ENDINGS.split(out), ENDINGS.split(err)
+    return [(int(outs[2 * each + 1]), outs[2 * each], errs[2 * each]) for each in range(1, len(argvs) + 1)]
 
 
 def ask(folder: Path, request: str, given: bytes = b"") -> Answer:
@@ -184,6 +195,12 @@ class Attacker:
 
     def step(self) -> tuple[str, str, bytes]:
         """What is asked for next: what it is, the request, and the input."""
+        if self.random.random() < 0.3:
+            lines = b"".join(session.encode(self._request()[1]) for _ in range(3))
+            return "session", IN_SESSION, lines if self.random.random() < 0.8 else lines[: -len(lines) // 4]
+        return self._request()
+
+    def _request(self) -> tuple[str, str, bytes]:
         if self.random.random() < 0.5:
             return self.of_a_push()
         what, argvs = "any", [self.argv() for _ in range(self.random.choice((1, 1, 1, 1, 2, 3)))]
@@ -258,8 +275,6 @@ class Attacker:
             return choice if (choice := choose(("5", "0", "-1", *self._ids()))) else ""
         if kind is Kind.MOUNT:
             return choose((str(scene.disk.path), "/", str(scene.served), self.path()))
-        if kind is Kind.UUID:
-            return choose((show(scene.backups[0])["UUID"], "x", "../../../etc"))
         if self.random.random() < 0.4:
             return self.path()
         found: dict[Kind, list[Path]] = {
@@ -389,7 +404,8 @@ class Attacker:
     def go_on(self) -> None:
         what, request, given = self.step()
         status, out, err = ask(self.scene.served, request, given)
-        self.answered[what, status] += 1
+        statuses = [int(each) for each in ENDINGS.findall(out)[1:]] if what == "session" else [status]
+        self.answered.update((what, each) for each in statuses)
         try:
             self.scene.check()
             assert SECRET[:100] not in out + err, "it told what the neighbour has"

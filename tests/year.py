@@ -25,14 +25,13 @@ from btrfs_backup.commands.run import Real, run
 from btrfs_backup.model.outcome import Report
 from btrfs_backup.model.settings import Settings
 from btrfs_backup.model.world import World
-from tests.real.liar import lying_btrfs, path_with
-from tests.real.machine import COMPLETED, OUTSTANDING, RealTest, names, on_record, sh
+from tests.real.machine import COMPLETED, OUTSTANDING, RealTest, lying_btrfs, names, on_record, path_with, sh
 
 BEGIN = datetime(2026, 1, 1, 6)
 # What a receiver does that is out of order; the rest of the runs are good.
 FAULTS = {
     "refused": 'receive*) echo "ERROR: out of order" >&2; exit 1 ;;',
-    "cut off": 'receive*) head -c 100 | "$real" "$@"; exit 1 ;;',
+    "cut off": 'receive*) head -c 100 | "$REAL" "$@"; exit 1 ;;',
 }
 
 

@@ -9,7 +9,7 @@ from shlex import quote
 from btrfs_backup.cli.argfiles import Written
 from btrfs_backup.errors import UsageError
 from btrfs_backup.model import retention
-from btrfs_backup.model.location import Scheme, overwrites_itself
+from btrfs_backup.model.location import Scheme
 from btrfs_backup.model.settings import Settings
 from btrfs_backup.model.snapshot import is_backup_name
 
@@ -88,9 +88,7 @@ def warnings(settings: Settings) -> list[str]:
     """What is odd in what was asked for, and is done all the same."""
     sent = [] if settings.status or settings.verify or not settings.transfer else settings.destinations
     advice = "put $BTRFS_BACKUP_SNAPSHOT into the name, and the whole argument in single quotes"
-    return [
-        f"{each}: each stream overwrites the one before: {advice}" for each in sent if overwrites_itself(each.command)
-    ]
+    return [f"{each}: each stream overwrites the one before: {advice}" for each in sent if settings.overwrites(each)]
 
 
 def check(settings: Settings) -> None:

@@ -2,13 +2,14 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from btrfs_backup.commands import streaming
 from btrfs_backup.errors import Absent, Declined, Failure
 from btrfs_backup.model import cutter, inventory, records
+from btrfs_backup.model.arrival import Arrival, Ending, Found, Streamed, Verdict, failed_to_send
 from btrfs_backup.model.cutter import Checkpoint
 from btrfs_backup.model.location import Location, Scheme
 from btrfs_backup.model.outcome import Sent
@@ -21,11 +22,11 @@ from btrfs_backup.model.world import Clear, Delete, Deleted, Delivery, Destinati
 from btrfs_backup.report.text import size
 from btrfs_backup.system import folder, signals, stages
 from btrfs_backup.system.folder import Folder, Sending, Shell, parent_is_to_blame
-from btrfs_backup.system.host import Host, Hosts
+from btrfs_backup.system.host import LEARNING, Host, Hosts
 from btrfs_backup.system.paths import PathInfo
 from btrfs_backup.system.process import Command, CommandFailed
 from btrfs_backup.system.stages import Attempt
-from btrfs_backup.system.transfer import Cutting, Ending, Receiver, Streamed, Transferred
+from btrfs_backup.system.transfer import Cutting, Receiver, Transferred
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,12 @@ class Reception(Protocol):
     @property
     def keeps_parts(self) -> bool:
         """Whether what has arrived of a stream that is cut off can be of use."""
+
+    def ask_for_proof(self) -> None:
+        """Ask another machine for what `written_out` and `arrived` are going to want of it."""
+
+    def written_out(self) -> Failure | None:
+        """Why what has arrived on another machine may not be on its disk; here, the transfer has written it out."""
 
     def arrived(self, done: Transferred, ending: Ending) -> Delivery:
         """What came of the streams there; nothing else of them is left, except for parts that are of use."""
@@ -94,6 +101,12 @@ def find(location: Location, hosts: Hosts, settings: Settings, known: Records) -
         return ShellCommand(location, Shell(host, location.command), settings)
     there, filesystem = stand(host, location, settings, known)
     return BackupFolder(location, there, filesystem, settings)
+
+
+def ask(location: Location, hosts: Hosts, learning: bool) -> None:
+    """Ask another machine for what `find` and a look at the destination take; LEARNING: and see Host.learn."""
+    if location.scheme is Scheme.SSH:
+        hosts.at(location).ask(*folder.asking(location.path), *(LEARNING if learning else ()))
 
 
 def stand(host: Host, location: Location, settings: Settings, known: Records) -> tuple[Folder, str]:
@@ -157,6 +170,8 @@ class BackupFolder:
             held = self.folder.inventory(self.settings.naming)
         here, there = (self.host, self.folder.info.mount.device), (source.host, source.info.mount.device)
         free = self.folder.free() if self.settings.dry_run else None
+        if self.settings.transfer and not (self.settings.status or self.settings.dry_run):
+            self.host.learn(self.settings.compressed_data)
         label = self.folder.label(self.filesystem) if self.settings.status else ""
         return Seen(self.filesystem, held, beside_source=here == there, free=free, label=label)
 
@@ -187,6 +202,8 @@ class BackupFolder:
         return reception
 
     def delete(self, step: Delete) -> Deleted:
+        if step.subvolumes:
+            self.folder.ask_before_deletion()
         try:
             if step.subvolumes and self.folder.filesystem() != self.filesystem:
                 raise Failure("another filesystem is there by now than the one that was looked at", "Run it again.")
@@ -227,11 +244,6 @@ class FolderReception:
     def keeps_parts(self) -> bool:
         return True
 
-    @property
-    def earlier(self) -> Sequence[Subvolume]:
-        """What was in the stage before."""
-        return self.attempt.earlier.subvolumes if self.attempt.earlier else ()
-
     def cancel(self) -> None:
         with self._if_possible():
             if self.attempt.earlier:
@@ -239,38 +251,28 @@ class FolderReception:
             else:
                 self.attempt.remove((), commit=False)
 
+    def ask_for_proof(self) -> None:
+        if self.host.connection:
+            self.attempt.ask_for_proof(self.batches[0].parent if self.batches[0].parent in self.held else None)
+
+    def written_out(self) -> Failure | None:
+        try:
+            if self.host.connection:
+                self.attempt.folder.write_out()
+        except Failure as failure:
+            return failure
+        return None
+
     def arrived(self, done: Transferred, ending: Ending) -> Delivery:
         if done.unproved is not None and self.attempt.earlier and ending.failure:
             return self._unproved(self.attempt.earlier, done.unproved, ending.failure)
-        streams = done.streams
-        sent = self.batches[: len(streams)]
-        unwritten = ending.unwritten or self.attempt.remounted()
-        failed = unwritten or ending.failure
-        found: Mapping[str, Subvolume] = {}
-        blind = False
-        try:
-            found, count, wrong, misled = self._proved(sent, streams)
-        except Failure as unknown:
-            count, wrong, misled, blind = 0, unknown.message, False, True
-        if unwritten:
-            count = 0
-        elif failed:
-            # When all of them look well, it was the last one.
-            count = min(count, len(sent) - 1)
-        failure, blamed = None, False
-        if failed:
-            failure = _failed_to_send(sent[count : count + 1] if count < len(sent) and not unwritten else sent, failed)
-            if not unwritten:
-                blamed = parent_is_to_blame(ending.failure) or self._is_misled(sent[count:], streams[count:])
-        elif count < len(sent):
-            name = sent[count].snapshot
-            failure, blamed = Failure(f"{name} has arrived, but {wrong}", "Nothing of it is kept."), misled
-        delivery = self._published(sent[:count], streams, found, failure, blamed)
-        parts: Sequence[Checkpoint] = ()
-        if ending.failure and not (ending.spoiled or unwritten or blamed or count):
-            parts = cutter.checkpoints([*self.earlier, *found.values()], self.at.settings.far)
-        if delivery.failure and (parts or (blind and streams and streams[0].cut)):
-            what = f"{size(parts[-1].offset)} of it are" if parts and not blind else "What has arrived of it is"
+        ending = replace(ending, unwritten=ending.unwritten or self.attempt.remounted())
+        arrival = self._arrival(done.streams, ending)
+        verdict = arrival.verdict()
+        found = {} if isinstance(arrival.found, Failure) else arrival.found.subvolumes
+        delivery = self._published(verdict, done.streams, found)
+        if delivery.failure and verdict.stays:
+            what = f"{size(verdict.kept.offset)} of it are" if verdict.kept else "What has arrived of it is"
             kept = f"{what} kept there, and the next run goes on behind that."
             return replace(delivery, failure=_hinting(delivery.failure, kept))
         try:
@@ -281,61 +283,39 @@ class FolderReception:
             log.debug("%s: left as it is: %s", self.at.location, stuck)
         return delivery
 
-    def _proved(
-        self, sent: Sequence[Batch], streams: Sequence[Streamed]
-    ) -> tuple[Mapping[str, Subvolume], int, str, bool]:
-        """What came in, how many of those SENT are exactly what was expected, from the first on, what is wrong with
-        the next one, and whether its parent is. Raises Failure."""
-        found, other = self.attempt.contents()
-        parts = [name for name in found if cutter.is_ours(name)] if streams and streams[0].cut else []
-        if wrong := stages.holds_only([*parts, *(batch.snapshot for batch in self.batches)], found, other):
-            return found, 0, wrong, False
-        for number, (batch, stream) in enumerate(zip(sent, streams, strict=False)):
-            entry = found.get(batch.snapshot)
-            if not entry:
-                return found, number, "it is not there", False
-            if stream.cut:
-                origin = cutter.origin(entry, [*self.earlier, *(found[name] for name in parts)])
-                entry = replace(entry, parent_uuid=origin)
-            parent = found.get(batch.parent) or self.held.get(batch.parent) if batch.parent else None
-            wrong = inventory.received(entry, self.snapshots[batch.snapshot], parent.uuid if parent else "")
-            if wrong:
-                return found, number, wrong, bool(parent) and entry.parent_uuid != (parent.uuid if parent else "")
-            if batch.parent not in found and self._was_changed(batch, stream):
-                return found, number, f"{batch.parent}, which it builds upon, was changed after it was sent", True
-        return found, len(sent), "", False
+    def _arrival(self, streams: Sequence[Streamed], ending: Ending) -> Arrival:
+        """What there is to be judged when the STREAMS are over."""
+        found: Found | Failure
+        parents: Mapping[str, Subvolume] = {}
+        try:
+            found = self.attempt.contents()
+            upon = {batch.parent for batch in self.batches[: len(streams)] if batch.parent in self.held}
+            there = self.attempt.folder
+            parents = {each: there.show_parent(each) for each in upon if each and each not in found.subvolumes}
+        except Failure as unknown:
+            found = unknown
+        return Arrival(
+            self.batches,
+            streams,
+            ending,
+            self.snapshots,
+            self.held,
+            found,
+            parents,
+            parent_is_to_blame(ending.failure),
+            self.at.settings.far,
+        )
 
-    def _is_misled(self, failed: Sequence[Batch], streams: Sequence[Streamed]) -> bool:
-        """Whether the first of those that FAILED could not be received since its parent was changed."""
-        with suppress(Failure):
-            return any(map(self._was_changed, failed[:1], streams))
-        return False
-
-    def _was_changed(self, batch: Batch, stream: Streamed) -> bool:
-        """Whether the parent of BATCH, which was there before, is not what its STREAM supposes. Raises Failure."""
-        if not batch.parent or batch.parent not in self.held:
-            return False
-        there = self.attempt.folder.show_parent(batch.parent)
-        fits = stream.fits(self.snapshots[batch.parent], there.sent_transid)
-        return there.uuid != self.held[batch.parent].uuid or there.was_changed or not fits
-
-    def _published(
-        self,
-        arrived: Sequence[Batch],
-        streams: Sequence[Streamed],
-        found: Mapping[str, Subvolume],
-        failure: Failure | None,
-        blamed: bool,
-    ) -> Delivery:
-        """The delivery of those that ARRIVED, when they have their names."""
+    def _published(self, verdict: Verdict, streams: Sequence[Streamed], found: Mapping[str, Subvolume]) -> Delivery:
+        """The delivery of those that have arrived by the VERDICT, when they have their names."""
+        arrived = self.batches[: verdict.count]
         names = [batch.snapshot for batch in arrived]
         try:
             rest = [each for name, each in found.items() if not (name in names or cutter.is_ours(name))]
             if names and rest:
                 # Perhaps they have filled the disk.
                 self.attempt.folder.delete(rest)
-            self.attempt.publish(names)
-            _, there = self.attempt.folder.found() if names else ({}, {})
+            there = self.attempt.publish(names) if names else {}
         except Failure as stuck:
             return Delivery(failure=stuck, unknown=True)
         for name in names:
@@ -351,14 +331,14 @@ class FolderReception:
             Sent(batch.snapshot, batch.parent, streamed.bytes, streamed.seconds, streamed.resumed_from)
             for batch, streamed in zip(arrived, streams, strict=False)
         )
-        return Delivery(sent, tuple(there[name] for name in names), failure, blamed)
+        return Delivery(sent, tuple(there[name] for name in names), verdict.failure, verdict.blames_parent)
 
     def _unproved(self, earlier: Stage, proved: Sequence[Checkpoint], failure: Failure) -> Delivery:
         """The stream is another one than EARLIER has parts of, except for those PROVED."""
         gone = cutter.useless(earlier.subvolumes, proved[-1]) if proved else []
         with self._if_possible():
-            found, _ = self.attempt.contents()
-            self.attempt.folder.delete([*gone, *found.values()])
+            found = self.attempt.contents()
+            self.attempt.folder.delete([*gone, *found.subvolumes.values()])
         left = tuple(each for each in earlier.subvolumes if each not in gone)
         attempts = (*earlier.attempts, self.attempt.name)
         return Delivery(failure=failure, left=replace(earlier, subvolumes=left, attempts=attempts))
@@ -383,13 +363,6 @@ def delete(there: Folder, judged: Sequence[Subvolume], settings: Settings) -> De
     except Failure as failure:
         return Deleted(failures, failure)
     return Deleted(failures)
-
-
-def _failed_to_send(batches: Sequence[Batch], failed: Failure) -> Failure:
-    if not batches:
-        return failed
-    names = " to ".join(dict.fromkeys((batches[0].snapshot, batches[-1].snapshot)))
-    return Failure(f"sending {names} failed: {failed.message}", failed.hint, failed.brief)
 
 
 def _hinting(failure: Failure, more: str) -> Failure:
@@ -453,8 +426,13 @@ class ShellReception:
     def cancel(self) -> None:
         return None
 
+    ask_for_proof = cancel
+
+    def written_out(self) -> Failure | None:
+        return None
+
     def arrived(self, done: Transferred, ending: Ending) -> Delivery:
         if failed := ending.failure or ending.unwritten:
-            return Delivery(failure=_failed_to_send([self.batch], failed))
+            return Delivery(failure=failed_to_send([self.batch], failed))
         sent = (Sent(self.batch.snapshot, self.batch.parent, each.bytes, each.seconds) for each in done.streams)
         return Delivery(tuple(sent))

@@ -16,10 +16,10 @@ from btrfs_backup.model.gate import Expected, Gate
 from btrfs_backup.model.sendstream import Beginning, BrokenStream
 from btrfs_backup.system import btrfs, process, signals
 from btrfs_backup.system.btrfs import Argv
-from btrfs_backup.system.host import title
 from btrfs_backup.system.paths import is_complete, is_plain
 from btrfs_backup.system.pipes import Pipe
 from btrfs_backup.system.process import Child, Children, Command
+from btrfs_backup.system.tools import title
 
 _PIECE = 1 << 20
 _GLANCE = 0.01  # seconds

@@ -12,6 +12,7 @@ from btrfs_backup.commands.destination import Endpoint, Reception
 from btrfs_backup.commands.streaming import Streaming
 from btrfs_backup.errors import Failure, MissingProgram
 from btrfs_backup.model import cutter, records, world
+from btrfs_backup.model.arrival import Ending
 from btrfs_backup.model.cutter import Checkpoint
 from btrfs_backup.model.outcome import Sent
 from btrfs_backup.model.plan import Batch
@@ -43,7 +44,7 @@ from btrfs_backup.system.lock import lock
 from btrfs_backup.system.process import CommandFailed
 from btrfs_backup.system.source import Source
 from btrfs_backup.system.ssh import Access
-from btrfs_backup.system.transfer import Cutting, Ending, Sender
+from btrfs_backup.system.transfer import Cutting, Sender
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +109,8 @@ class Real:
 
     def _found(self) -> World:
         there = self._source.folder
+        if there.exists:
+            self._source.ask_for_contents(listed=self._looks_only or not self.settings.take_snapshot)
         try:
             self._subvolume: Subvolume | Failure = self._described()
         except MissingProgram:
@@ -123,6 +126,8 @@ class Real:
         )
         if not there.exists and self.settings.status:
             broken = (no_folder(there),)
+        if self.settings.transfer and not self._looks_only:
+            there.host.learn(self.settings.compressed_data)
         found = world.begin(self.settings, self._clock(), entries, self._saved, broken)
         return replace(found, most=transfer.most_receivers())
 
@@ -143,7 +148,7 @@ class Real:
             case List():
                 return self._list()
             case Look(destinations):
-                return {each: self._look(each, now) for each in destinations}
+                return self._look_at(destinations, now)
             case Clear(name):
                 try:
                     self._endpoints[name].clear(step, now.at(name))
@@ -151,7 +156,8 @@ class Real:
                     return failure
                 return None
             case Send():
-                return self._send(step, now)
+                with ExitStack() as scope:
+                    return self._send(step, now, scope)
             case Measure(_, batch):
                 return self._estimate(batch, now)
             case Delete("", _, judged):
@@ -194,10 +200,15 @@ class Real:
                 return Subvolume("", "")
             raise
 
+    def _look_at(self, names: Sequence[str], now: World) -> dict[str, Seen | Failure]:
+        """What is at the destinations NAMES: at several machines at the same time, and here while those answer."""
+        for name in names:
+            destination.ask(now.at(name).location, self._hosts, self.settings.transfer and not self._looks_only)
+        return {name: self._look(name, now) for name in sorted(names, key=lambda name: now.at(name).location.is_far)}
+
     def _look(self, name: str, now: World) -> Seen | Failure:
-        place = next(each.location for each in now.destinations if each.identity == name)
         try:
-            found = destination.find(place, self._hosts, self.settings, now.records)
+            found = destination.find(now.at(name).location, self._hosts, self.settings, now.records)
             self._endpoints[name] = found
             return found.seen(self._source.folder)
         except Failure as failure:
@@ -205,13 +216,10 @@ class Real:
 
     # --- sending ---
 
-    def _send(self, step: Send, now: World) -> Mapping[str, Delivery]:
-        with ExitStack() as scope:
-            return self._sent(step, now, scope)
-
-    def _sent(self, step: Send, now: World, scope: ExitStack) -> Mapping[str, Delivery]:
+    def _send(self, step: Send, now: World, scope: ExitStack) -> Mapping[str, Delivery]:
         ahead = cutter.checkpoints(step.resumed.subvolumes, self.settings.far) if step.resumed else []
-        compressed_data = self._compressed_data(step.destinations) and not (ahead and ahead[-1].version < 2)
+        takes = {each: self._endpoints[each] for each in step.destinations}
+        compressed_data = self._streaming.compressed_data(self._source.host, takes, ahead)
         came: dict[str, Delivery] = {}
         ready: dict[str, Reception] = {}
         for name in step.destinations:
@@ -235,6 +243,8 @@ class Real:
             for each in ready.values():
                 each.cancel()
             return came | dict.fromkeys(ready, Delivery(failure=failure))
+        for each in ready.values():
+            each.ask_for_proof()
         endings = _as_written(list(ready.values()), done.endings)
         for (name, reception), ending in zip(ready.items(), endings, strict=True):
             came[name] = reception.arrived(done, ending)
@@ -289,17 +299,6 @@ class Real:
             return None
         return transfer.measure(self._source.folder.estimate(batch.snapshot, batch.parent))
 
-    def _compressed_data(self, destinations: Sequence[str]) -> bool:
-        """Whether the source can send the compressed data of its filesystem as it is, and all of them can take it."""
-        try:
-            return (
-                self.settings.compressed_data
-                and all(self._endpoints[each].takes_compressed_data for each in destinations)
-                and self._source.host.can_send_compressed_data
-            )
-        except Failure:
-            return False  # what is wrong will be told when it is really needed
-
 
 class Supposed(Real):
     """Looks like Real, and supposes of everything else that it went well: a dry run."""
@@ -347,10 +346,10 @@ def _as_written(ready: Sequence[Reception], endings: Sequence[Ending]) -> list[E
 
     What one on the same filesystem was told counts for all: the kernel tells it once.
     """
-    told = {each.disk: end.unwritten for each, end in zip(ready, endings, strict=True) if end.unwritten}
-    return [
-        replace(end, unwritten=end.unwritten or told.get(each.disk)) for each, end in zip(ready, endings, strict=True)
-    ]
+    unwritten = [end.unwritten or each.written_out() for each, end in zip(ready, endings, strict=True)]
+    told = {each.disk: failure for each, failure in zip(ready, unwritten, strict=True) if failure}
+    ended = zip(ready, endings, unwritten, strict=True)
+    return [replace(end, unwritten=failure or told.get(each.disk)) for each, end, failure in ended]
 
 
 def no_folder(there: Folder) -> Failure:
@@ -364,6 +363,7 @@ def open_source(settings: Settings, hosts: Hosts) -> Source:
     """The source, checked, with its snapshot folder, which a run may have to make. Raises Failure."""
     host = hosts.at(settings.source)
     source = Source(host, settings.source.path, settings.folder_path)
+    source.ask()
     if settings.fs_checks:
         source.check(settings.naming)
     there = source.folder

@@ -19,18 +19,21 @@ from btrfs_backup.model import cutter, stage
 from btrfs_backup.model.location import normalise
 from btrfs_backup.model.outcome import Exit
 from btrfs_backup.model.snapshot import is_backup_name
-from btrfs_backup.system import btrfs, lock, mounts, process, ssh, tools
+from btrfs_backup.system import btrfs, lock, mounts, process, session, signals, ssh, tools
 from btrfs_backup.system.btrfs import Argv
 from btrfs_backup.system.compression import METHODS
-from btrfs_backup.system.host import Host, title
+from btrfs_backup.system.host import Host
 from btrfs_backup.system.paths import is_complete, is_plain
 from btrfs_backup.system.process import Child, Children, Command
+from btrfs_backup.system.tools import title
 
 log = logging.getLogger(__name__)
 
 _ZIPS, _UNZIPS = zip(*METHODS.values(), strict=True)
 _SHOWN = 500  # characters of a request
 _LONGEST_WORD = 4096  # characters; no path is longer
+_LONGEST_REQUEST = 1 << 20  # bytes
+_PIECE = 1 << 16
 _UNKNOWN = "it is nothing that a client needs for its backups"
 
 
@@ -47,7 +50,6 @@ class Kind(Enum):
     STAGED = "a subvolume in an attempt"
     MOUNT = "a mount point on the way to the folder"
     NUMBER = "the number of a subvolume"
-    UUID = "the UUID of a filesystem"
 
     @property
     def example(self) -> str:
@@ -55,7 +57,7 @@ class Kind(Enum):
 
 
 _LEVELS = {Kind.STAGED: 3, Kind.ATTEMPT: 2, Kind.STAGE: 1, Kind.NEW_STAGE: 1}
-_PATTERNS = {Kind.NUMBER: "[0-9]{1,19}", Kind.UUID: "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"}
+_PATTERNS = {Kind.NUMBER: "[0-9]{1,19}"}
 
 
 @dataclass(frozen=True)
@@ -298,7 +300,6 @@ def requests() -> Iterator[Request]:
     by_tools = (tools.look, tools.resolve, tools.filesystem_id, tools.entries)
     by_btrfs = (btrfs.show, btrfs.usage, btrfs.commit, btrfs.sync)
     yield from (Request(build, (look,), _run) for build in (*by_tools, *by_btrfs))
-    yield Request(tools.mounting, (Kind.UUID,), _run)
     yield from (Request(build, (mount,), _run) for build in (tools.inode, btrfs.filesystem_show))
     yield from (Request(partial(btrfs.list_children, readonly_only=each), (look,), _list) for each in (False, True))
     yield from (Request(partial(tools.find, what=each), (backup,), _run) for each in tools.LISTS)
@@ -346,25 +347,54 @@ def serve(folder: str, request: str) -> int:
 
     What is not known is refused, and nothing of it is done.
     """
-    ground = Ground(folder, os.path.realpath(folder))
-    if not os.path.isdir(ground.real):
+    if not os.path.isdir(os.path.realpath(folder)):
         raise Failure(f"the folder '{folder}' does not exist", "Make it: it is to hold the backups of one client.")
+    return _served(folder, request)
+
+
+def _served(folder: str, request: str) -> int:
     try:
-        steps = [_planned(ground, argvs) for argvs in ssh.read(request)]
-        if len(steps) > 1 and any(each.func is not _delete for each in steps):
-            raise ValueError("these are not done in one go")
-        return next((status for step in steps if (status := step())), 0)
+        return _planned(Ground(folder, os.path.realpath(folder)), ssh.read(request))()
     except ValueError as error:
         log.error("refused: %s: %s", request[:_SHOWN].replace("\n", "\\n"), error)
-        return Exit.NOTHING_DONE
+    except Failure as failure:
+        log.error("%s", failure)
+    return Exit.NOTHING_DONE
+
+
+def _serve_session(ground: Ground, word: str) -> int:
+    """Do what comes from a client line by line (see system.session), until nothing comes any more."""
+    with open(os.dup(0), "rb", 0) as source, open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+        _tell_end(word, 0)
+        for line in _lines(source.fileno()):
+            _tell_end(word, _served(ground.spelled, session.decode(line)))
+    return 0
+
+
+def _tell_end(word: str, status: int) -> None:
+    for each in (1, 2):
+        process.written(each, memoryview(session.mark(word, status)))
+
+
+def _lines(source: int) -> Iterator[bytes]:
+    """The lines that come, without their ends; none that is cut off. Raises ValueError for one that has no end."""
+    rest = b""
+    while signals.wait([source]) and (piece := os.read(source, _PIECE)):
+        *lines, rest = (rest + piece).split(b"\n")
+        yield from lines
+        if len(rest) > _LONGEST_REQUEST:
+            raise ValueError("a request does not come to an end")
 
 
 def _planned(ground: Ground, argvs: Sequence[Argv]) -> "partial[int]":
     """What serves a pipeline of ARGVS. Raises ValueError."""
-    plain = [argv[2:] if argv[:2] == ("sudo", "-n") else argv for argv in argvs]
+    plain = [_without(("sudo", "-n"), _without(ssh.PLAIN_WORDS, argv)) for argv in argvs]
     match plain:
+        case [argv] if word := session.word_of(argv):
+            return partial(_serve_session, ground, word)
         case [argv] if lines := ssh.in_both(argv):
-            first, second = (_planned(ground, each) for text in lines for each in ssh.read(text))
+            first, second = (_planned(ground, ssh.read(text)) for text in lines)
             if (first.func, second.func) == (_write_out, _mark):
                 return partial(_mark_written, first, second)
         case [argv]:
@@ -378,6 +408,10 @@ def _planned(ground: Ground, argvs: Sequence[Argv]) -> "partial[int]":
             if _known(ground, argv)[0].serve is _send:
                 return partial(_piped, [argv, *through])
     raise ValueError(_UNKNOWN)
+
+
+def _without(begin: Argv, argv: Argv) -> Argv:
+    return argv[len(begin) :] if argv[: len(begin)] == begin else argv
 
 
 def _hands_on(argv: Argv) -> bool:

@@ -4,9 +4,11 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from typing import Protocol
 
+from btrfs_backup.errors import Failure
 from btrfs_backup.model import cutter
 from btrfs_backup.model.cutter import Checkpoint
 from btrfs_backup.model.gate import Expected
@@ -30,6 +32,14 @@ _SLOW_PART, _SLOW_WRITE, _SLOW_SECONDS = 16 << 20, 16 << 20, 1.0
 _PART, _WRITE, _SECONDS = 640 << 20, 128 << 20, 6.0
 
 
+class Taker(Protocol):
+    """The place that a stream goes to."""
+
+    @property
+    def takes_compressed_data(self) -> bool:
+        """Whether it can read send protocol 2. Raises Failure."""
+
+
 class Streaming:
     """The options of a run that concern its streams, and what each host was found to have."""
 
@@ -37,10 +47,33 @@ class Streaming:
         self._settings = settings
         self._compressions: dict[Host, str] = {}
         self._sizes: dict[str, int | None] = {}  # of the streams that wait
+        self._unfit: set[str] = set()  # those of which it was told that they cannot take compressed data
 
     def sending(self, host: Host, compressed_data: bool) -> Sending:
         """How a stream is made at its end on HOST. Raises Failure when that cannot be reached."""
         return Sending(self._settings.btrfs_debug, self._compression(host), compressed_data)
+
+    def compressed_data(self, source: Host, takers: Mapping[str, Taker], ahead: Sequence[Checkpoint]) -> bool:
+        """Whether the compressed data of the filesystem of SOURCE can be sent as it is, and all TAKERS can take it.
+
+        What is wrong with one of these machines will be told when it is really needed.
+        """
+        if not self._settings.compressed_data or (ahead and ahead[-1].version < 2):
+            return False
+        try:
+            unfit = [name for name, taker in takers.items() if not taker.takes_compressed_data]
+            if len(unfit) == len(takers) or not source.can_send_compressed_data:
+                return False
+        except Failure:
+            return False
+        if new := [each for each in unfit if each not in self._unfit]:
+            self._unfit.update(new)
+            log.info(
+                "%s: cannot take compressed data as it is, and all that share the stream get it decompressed; "
+                "'--no-shared-stream' gives each one its own",
+                ", ".join(new),
+            )
+        return not unfit
 
     def sender(
         self,
@@ -115,7 +148,9 @@ class Streaming:
 
 def receiver(attempt: Attempt, how: Sending, cutting: Cutting | None) -> Receiver:
     """What reads streams into an ATTEMPT. Raises Failure."""
-    pipeline, write_out = attempt.receiver(how), attempt.folder.writing_out
+    there, pipeline = attempt.folder, attempt.receiver(how)
+    # On another machine that goes with what is asked for there next.
+    write_out = None if there.host.connection else there.writing_out
     if not cutting:
         return Receiver(pipeline, write_out)
     unwritten = _SLOW_WRITE if cutting.limit == _SLOW_PART else _WRITE

@@ -32,6 +32,11 @@ class Location:
     command: str = ""
 
     @property
+    def is_far(self) -> bool:
+        """Whether it is on another machine."""
+        return self.scheme is Scheme.SSH
+
+    @property
     def identity(self) -> str:
         """The normalised spelling: what the state files hold and what locations are compared by."""
         if self.scheme is Scheme.LOCAL:

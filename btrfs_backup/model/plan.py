@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import cached_property
 from itertools import chain
 
 from btrfs_backup.model import retention
@@ -111,11 +112,6 @@ def to_record(target: Target, delivered: Iterable[str], naming: Naming, now: dat
     return frozenset(name for name in own if name >= newest)
 
 
-def leftovers(target: Target, holdings: Holdings, snapshots: Snapshots) -> list[str]:
-    """Cut-off transfers of snapshots that the source has and that are not to be sent again: to be deleted."""
-    return [name for name in holdings.partial if name in snapshots and name not in target.missing]
-
-
 def strangers(complete: Snapshots, snapshots: Snapshots, known: Collection[str]) -> frozenset[str]:
     """Names of those COMPLETE backups at a destination that cannot be proved to be of the source of SNAPSHOTS.
 
@@ -196,11 +192,18 @@ class Lineage:
     """
 
     def __init__(self, subvolume: Subvolume, snapshots: Snapshots) -> None:
-        parents = {each.uuid: each.parent_uuid for each in (subvolume, *snapshots.values())}
-        self._origins = {name: _origin(each.uuid, parents) for name, each in snapshots.items()}
-        times = Counter(each.stream_uuid for each in snapshots.values())
-        # A receiver could take any of those that share a UUID for the parent.
-        self._names = sorted(name for name, each in snapshots.items() if times[each.stream_uuid] == 1)
+        self._subvolume, self._snapshots = subvolume, snapshots
+
+    @cached_property
+    def _origins(self) -> Mapping[str, str]:
+        parents = {each.uuid: each.parent_uuid for each in (self._subvolume, *self._snapshots.values())}
+        return {name: _origin(each.uuid, parents) for name, each in self._snapshots.items()}
+
+    @cached_property
+    def _names(self) -> Sequence[str]:
+        """Those that can be parents: a receiver could take any of those that share a UUID."""
+        times = Counter(each.stream_uuid for each in self._snapshots.values())
+        return sorted(name for name, each in self._snapshots.items() if times[each.stream_uuid] == 1)
 
     def parent(self, snapshot: str, common: frozenset[str]) -> str | None:
         """The best parent among those COMMON to both sides, or None for a full stream.

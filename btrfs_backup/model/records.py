@@ -12,7 +12,7 @@ from btrfs_backup.model import location
 from btrfs_backup.model.snapshot import Naming, prefix_of
 
 OWED, PARENT = "locks", "parent_locks"
-NEWEST, BACKUP, BLOCKED, OTHER, STAGED = "newest", "backups", "blocked", "others", "staged"
+NEWEST, BACKUP, BLOCKED, OTHER, STAGED, TOLD = "newest", "backups", "blocked", "others", "staged", "told"
 _OLD = "old"
 
 
@@ -27,6 +27,8 @@ class Fact(NamedTuple):
     BACKUP: the backup under that name there, with that UUID, is of this source.
     OTHER: the same cannot be proved to be of this source, and that was told.
     BLOCKED: SNAPSHOT could not be sent there: something else has its name.
+    TOLD: there is something odd about what has the name of SNAPSHOT, and that was told; in place of a UUID it has what
+        that is. The folder of the snapshots counts as a destination there, on no filesystem.
     STAGED: nothing of versions before 1.1 is unfinished there (see model.stage); of no snapshot.
     """
 
@@ -146,10 +148,19 @@ def backups(records: Records) -> frozenset[str]:
     return frozenset(each.uuid for each in records if each.kind == BACKUP)
 
 
-def told(records: Records, destination: str, filesystem: str) -> frozenset[tuple[str, str]]:
-    """The backups there, name and UUID, of which it was told that they cannot be proved to be of this source."""
-    known = of(records, destination, OTHER)
+def told(records: Records, destination: str, filesystem: str, kind: str = TOLD) -> frozenset[tuple[str, str]]:
+    """What was told of what is there: name, and what is odd about it; of the KIND OTHER the UUID."""
+    known = of(records, destination, kind)
     return frozenset((each.snapshot, each.uuid) for each in known if each.filesystem == filesystem)
+
+
+def tell(
+    records: Records, destination: str, filesystem: str, naming: Naming, odd: Iterable[tuple[str, str]]
+) -> Records:
+    """Just what is ODD there about snapshots of this naming has been told: name, and what it is."""
+    known = of(records, destination, TOLD)
+    old = {each for each in known if each.filesystem == filesystem and each.snapshot in naming}
+    return records - old | {Fact(TOLD, destination, name, filesystem, why) for name, why in odd}
 
 
 def staged(records: Records, destination: str, filesystem: str) -> Records:
@@ -229,8 +240,8 @@ def parse_completed(text: str) -> Records:
     """What was delivered; empty text means nothing. Raises ValueError.
 
     {destination: {filesystem UUID: {"newest": [snapshot, ...], "blocked": [snapshot, ...], "backups": {UUID: name},
-    "others": {UUID: name}}}}; before version 1.1 the list of the newest alone. "old": true where something of such a
-    version may be unfinished.
+    "others": {UUID: name}, "told": {snapshot: [what is odd about it, ...]}}}}; before version 1.1 the list of the
+    newest alone. "old": true where something of such a version may be unfinished.
     """
     facts = set()
     for destination, disks in _object(text).items():
@@ -245,16 +256,16 @@ def _delivered(destination: str, filesystem: str, entry: object) -> Iterator[Fac
     if isinstance(entry, list):
         yield from (Fact(NEWEST, destination, name, filesystem) for name in _strings(entry, destination))
         return
-    if not isinstance(entry, dict) or not entry.keys() <= {NEWEST, BLOCKED, BACKUP, OTHER, _OLD}:
+    if not isinstance(entry, dict) or not entry.keys() <= {NEWEST, BLOCKED, BACKUP, OTHER, TOLD, _OLD}:
         raise ValueError(f"the entry of '{destination}' holds something else than a list of names")
     if not entry.get(_OLD):
         yield Fact(STAGED, destination, "", filesystem)
     for kind in (NEWEST, BLOCKED):
         yield from (Fact(kind, destination, name, filesystem) for name in _strings(entry.get(kind, []), destination))
+    for name, odd in _map(entry.get(TOLD, {}), destination).items():
+        yield from (Fact(TOLD, destination, name, filesystem, why) for why in _strings(odd, destination))
     for kind in (BACKUP, OTHER):
-        backups = entry.get(kind, {})
-        if not isinstance(backups, dict):
-            raise ValueError(f"the backups of '{destination}' are not of the form {{UUID: name}}")
+        backups = _map(entry.get(kind, {}), destination)
         for uuid, name in zip(backups, _strings(list(backups.values()), destination), strict=True):
             yield Fact(kind, destination, name, filesystem, uuid)
 
@@ -266,7 +277,9 @@ def format_completed(records: Records) -> str:
         own = sorted(group)
         lists = {kind: [each.snapshot for each in own if each.kind == kind] for kind in (NEWEST, BLOCKED)}
         maps = {kind: {each.uuid: each.snapshot for each in own if each.kind == kind} for kind in (BACKUP, OTHER)}
-        known: dict[str, object] = {kind: value for kind, value in {**lists, **maps}.items() if value}
+        odd = groupby((each for each in own if each.kind == TOLD), lambda each: each.snapshot)
+        told = {TOLD: {name: [each.uuid for each in facts] for name, facts in odd}}
+        known: dict[str, object] = {kind: value for kind, value in {**lists, **maps, **told}.items() if value}
         if not any(each.kind == STAGED for each in own):
             known[_OLD] = True
         # As it was before version 1.1, where there is nothing else.
@@ -300,6 +313,12 @@ def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
 def _strings(value: object, where: str) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
         raise ValueError(f"the entry of '{where}' holds something else than a list of names")
+    return value
+
+
+def _map(value: object, where: str) -> dict[str, object]:
+    if not isinstance(value, dict):
+        raise ValueError(f"the backups of '{where}' are not of the form {{UUID: name}}")
     return value
 
 

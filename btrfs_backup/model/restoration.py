@@ -1,16 +1,20 @@
-"""Which backup is restored, on top of what it is sent, and where its copies go."""
+"""Which backup is restored, on top of what it is sent, where its copies go, and which step is next."""
 
 import shlex
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from posixpath import join, relpath
 
 from btrfs_backup.errors import Failure
-from btrfs_backup.model import inventory, plan, stage
+from btrfs_backup.model import cutter, inventory, plan, stage
+from btrfs_backup.model.cutter import Checkpoint
 from btrfs_backup.model.inventory import Holdings, Inventory
 from btrfs_backup.model.location import normalise
+from btrfs_backup.model.outcome import Restoration, Sent
+from btrfs_backup.model.settings import Settings
 from btrfs_backup.model.snapshot import Naming, Subvolume, is_backup_name, prefix_of
+from btrfs_backup.model.stage import Stage
 
 
 @dataclass(frozen=True)
@@ -151,3 +155,121 @@ def decide(
     if visible:
         return Plan(chosen.name, site, chosen.name)
     return Plan(chosen.name, site, plan.Lineage(chosen, backups).parent(chosen.name, frozenset(alike)))
+
+
+# --- step by step ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Receive:
+    """Receive the backup into the stage, on top of PARENT or in full, on from the checkpoints AHEAD.
+
+    useless: what is deleted there before. because: what went wrong the time before, None when there was none.
+    """
+
+    parent: str | None
+    ahead: tuple[Checkpoint, ...] = ()
+    useless: tuple[Subvolume, ...] = ()
+    because: Failure | None = None
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """The outcome of a Receive.
+
+    failure: why not all of it is there and on disk; blames_parent: its parent is of no use; spoiled: no part of it is.
+    unproved: the stream is not the one that was cut off; the checkpoints that it does agree with.
+    wrong: why what has come is not what was expected, empty when it is. found: what is in the stage of that which came.
+    """
+
+    sent: Sent
+    failure: Failure | None = None
+    blames_parent: bool = False
+    spoiled: bool = False
+    unproved: tuple[Checkpoint, ...] | None = None
+    wrong: str = ""
+    found: tuple[Subvolume, ...] = ()
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The state of a restore, and the REPORT of it. receive: what is next, None when all of it is there.
+
+    earlier: subvolumes that earlier tries have left in the stage. failure: why it cannot go on; spoiled: and no part of
+    what has come in is of use. placing: the destination is made by now, in one step.
+    """
+
+    report: Restoration
+    receive: Receive | None = None
+    earlier: tuple[Subvolume, ...] = ()
+    failure: Failure | None = None
+    spoiled: bool = False
+    placing: bool = False
+
+    @property
+    def keeps_parts(self) -> bool:
+        """Whether the next try can go on with what is in the stage, if this one ends here."""
+        return self.receive is not None and not self.spoiled
+
+    def after(self, step: Receive, came: Arrival) -> "Progress":
+        """The state after STEP, of which that CAME."""
+        if came.unproved is not None and len(came.unproved) < len(step.ahead):
+            gone = cutter.useless(self.earlier, came.unproved[-1]) if came.unproved else self.earlier
+            return self._once_more(Receive(step.parent, came.unproved, tuple(gone), came.failure))
+        name = self.report.backup
+        if step.parent and (why := came.wrong or (came.blames_parent and came.failure)):
+            useless = Failure(f"restoring {name} failed: {why}", "Sending it in full.")
+            return self._once_more(Receive(None, (), (*self.earlier, *came.found), useless))
+        if came.failure:
+            hint = came.failure.hint or ("With '-I' it is sent in full." if step.parent else "")
+            failed = Failure(f"restoring {name} failed: {came.failure.message}", hint)
+            return replace(self, failure=failed, spoiled=came.spoiled)
+        if came.wrong:
+            wrong = Failure(
+                f"{name} has arrived, but {came.wrong}", "Nothing of it is kept. Try again, in full with '-I'."
+            )
+            return replace(self, failure=wrong, spoiled=True)
+        return replace(self, receive=None, report=replace(self.report, sent=came.sent))
+
+    def _once_more(self, step: Receive) -> "Progress":
+        left = tuple(each for each in self.earlier if each not in step.useless)
+        return replace(self, receive=step, earlier=left)
+
+
+def begin(plan: Plan, report: Restoration, resumed: Stage | None, far: bool) -> Progress:
+    """The state when a restore begins. RESUMED: the stage to go on with; FAR: the stream comes from another machine."""
+    if plan.there:
+        return Progress(report)
+    earlier = resumed.subvolumes if resumed else ()
+    ahead = cutter.checkpoints(earlier, far)
+    gone = cutter.useless(earlier, ahead[-1]) if ahead else []
+    left = tuple(each for each in earlier if each not in gone)
+    return Progress(report, Receive(plan.parent, tuple(ahead), tuple(gone)), left)
+
+
+# --- what is told of it ----------------------------------------------------------------------------------------------
+
+
+def has_served(left: Stage, name: str, far: bool) -> bool:
+    """Whether what is LEFT of tries to restore NAME is of no use any more when the destination is there.
+
+    When only parts are in it, somebody else has made the destination.
+    """
+    arrived = any(each.name == name and each.readonly for each in left.subvolumes)
+    return arrived or not cutter.checkpoints(left.subvolumes, far)
+
+
+def next_backup(settings: Settings, prefix: str, source: str, destination: str) -> str:
+    """The command that makes the next backup of the DESTINATION, to the SOURCE that it was restored from."""
+    folder = settings.snapshot_folder
+    return shlex.join(
+        [
+            "btrfs-backup",
+            *(["-p", prefix] if prefix else []),
+            *(["-f", folder] if folder != "snapshot" else []),
+            *(word for option in settings.ssh_options for word in ("--ssh-opt", option)),
+            *(["--ssh-sudo"] if settings.ssh_sudo else []),
+            destination,
+            source,
+        ]
+    )

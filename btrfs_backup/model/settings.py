@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from posixpath import join
 
-from btrfs_backup.model.location import Location, Scheme, normalise
+from btrfs_backup.model.location import Location, Scheme, normalise, overwrites_itself
 from btrfs_backup.model.retention import KEEP_ALL, Policy
 from btrfs_backup.model.snapshot import Naming
 
@@ -59,3 +59,7 @@ class Settings:
     def folder_path(self) -> str:
         """The snapshot folder as an absolute path on the source's host."""
         return normalise(join(self.source.path, self.snapshot_folder))
+
+    def overwrites(self, destination: Location) -> bool:
+        """Whether what DESTINATION gets takes the place of what it builds upon."""
+        return self.incremental and overwrites_itself(destination.command)

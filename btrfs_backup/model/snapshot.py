@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 
 from btrfs_backup.errors import Failure
 
@@ -60,6 +61,29 @@ class Subvolume:
         return 0 < made < changed and (not self.received_uuid or 0 < (self.received_transid or 0) < made)
 
 
+@lru_cache(1 << 14)
+def _time(stamp: str) -> datetime | None:
+    """What is meant by YYYYMMDD-HHMMSS, None when it is anything else."""
+    # Matched strictly: strptime takes "0261123-..." for the year 261.
+    if not (match := _STAMP.fullmatch(stamp)):
+        return None
+    year, month, day, hour, minute, second = map(int, match.groups())
+    try:
+        return datetime(year, month, day, hour, minute, second)
+    except ValueError:
+        return None
+
+
+def _horizon(now: datetime) -> datetime:
+    """What is later than that lies in the future at NOW: by more than an hour.
+
+    By one hour more in the repeated hour at the end of daylight saving time (NOW.fold is 1 there), when names of the
+    first pass look like the future.
+    """
+    margin = timedelta(hours=1 + now.fold)
+    return min(now.replace(fold=0), datetime.max - margin) + margin
+
+
 @dataclass(frozen=True)
 class Naming:
     """Names of the form PREFIX + YYYYMMDD-HHMMSS, in local time."""
@@ -68,17 +92,7 @@ class Naming:
 
     def time(self, name: str) -> datetime | None:
         """When the snapshot NAME was taken (naive local time), or None when the name is not one of ours."""
-        if not name.startswith(self.prefix):
-            return None
-        # Matched strictly: strptime takes "0261123-..." for the year 261.
-        match = _STAMP.fullmatch(name, len(self.prefix))
-        if not match:
-            return None
-        year, month, day, hour, minute, second = map(int, match.groups())
-        try:
-            return datetime(year, month, day, hour, minute, second)
-        except ValueError:
-            return None
+        return _time(name[len(self.prefix) :]) if name.startswith(self.prefix) else None
 
     def __contains__(self, name: str) -> bool:
         return self.time(name) is not None
@@ -88,22 +102,19 @@ class Naming:
         return f"{self.prefix}{time.year:04}{time.strftime(_FORMAT[2:])}"
 
     def is_ahead(self, name: str, now: datetime) -> bool:
-        """Whether NAME lies in the future at NOW (naive local time), by more than an hour.
-
-        By one hour more in the repeated hour at the end of daylight saving time (NOW.fold is 1 there), when names of
-        the first pass look like the future.
-        """
-        time = self.time(name)
-        return time is not None and time - now.replace(fold=0) > timedelta(hours=1 + now.fold)
+        """Whether NAME lies in the future at NOW (naive local time), by more than an hour."""
+        return bool(self.ahead([name], now))
 
     def ahead(self, names: Iterable[str], now: datetime) -> list[str]:
         """Those of NAMES that lie in the future at NOW, sorted."""
-        return sorted(name for name in names if self.is_ahead(name, now))
+        horizon = _horizon(now)
+        return sorted(name for name in names if (time := self.time(name)) and time > horizon)
 
     def newest(self, names: Iterable[str], now: datetime) -> str | None:
         """The name of ours that sorts last among those that do not lie in the future at NOW, or else among all."""
-        own = (name for name in names if name in self)
-        return max(own, key=lambda name: (not self.is_ahead(name, now), name), default=None)
+        horizon = _horizon(now)
+        own = ((time <= horizon, name) for name in names if (time := self.time(name)))
+        return max(own, default=(False, None))[1]
 
     def next(self, now: datetime, names: Iterable[str]) -> str:
         """A name, not among NAMES, for a snapshot taken at NOW (naive local time).

@@ -16,7 +16,8 @@ def survey(world: World) -> Survey:
     """A row for each snapshot that the source, a destination or the records know, in the order of names."""
     kept = {each.name: each.because for each in world.verdict().kept}
     kept_at = [{one.name: one.because for one in world.verdict_at(each).kept} for each in world.destinations]
-    names = {*world.snapshots, *(each.snapshot for each in world.records if each.snapshot in world.naming)}
+    known = (each for each in world.records if each.kind != records.TOLD and each.snapshot in world.naming)
+    names = {*world.snapshots, *(each.snapshot for each in known)}
     for each in world.destinations:
         held = each.holdings
         names |= {*held.complete, *held.partial, *held.foreign, *held.under_way}

@@ -5,7 +5,7 @@
 Whoever acts (see commands.run) hands back what came of a step, failures among it, as a value.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -163,6 +163,9 @@ class Message:
     what: str | Failure
 
 
+# Stages that hold a part of a snapshot, by its name, with the parent of that stream.
+Parts = Mapping[str, tuple[Stage, str | None]]
+
 # --- the world -------------------------------------------------------------------------------------------------------
 
 
@@ -171,8 +174,8 @@ class Destination:
     """A destination in a run. target: what it lacks, None until it was looked at; looked: that was tried.
 
     broken: something failed, so that nothing more is sent there. stages: those that are left of our transfers;
-    parts: those of them that hold a part of a snapshot, by its name, with the parent of that stream; sizes: of these
-    streams, as far as they were asked for, None where that cannot be told.
+    parts: those of them that hold one; sizes: of the streams of these, as far as they were asked for, None where that
+    cannot be told.
     strangers: backups there that cannot be proved to be of this source.
     """
 
@@ -184,7 +187,7 @@ class Destination:
     target: Target | None = None
     broken: bool = False
     stages: tuple[Stage, ...] = ()
-    parts: Mapping[str, tuple[Stage, str | None]] = field(default_factory=dict)
+    parts: Parts = field(default_factory=dict)
     sizes: Mapping[str, int | None] = field(default_factory=dict)
     strangers: frozenset[str] = frozenset()
 
@@ -430,10 +433,9 @@ class World:
             return replace(world, ended=True)._failing("", outcome)
         held = inventory.snapshots(outcome.folder)
         world = replace(world, subvolume=outcome.subvolume, snapshots=held.complete)
-        if ahead := self.naming.ahead(held.complete, self.moment):
-            world = world._telling("warning", self.settings.folder_path, _ahead(ahead))
-        for name, why in held.foreign.items():
-            world = world._telling("warning", self.settings.folder_path, f"leaving {name} alone: {why}")
+        ahead = self.naming.ahead(held.complete, self.moment)
+        foreign = [_Odd(f"leaving {name} alone: {why}", ((name, why),)) for name, why in held.foreign.items()]
+        world = world._finding(self.settings.folder_path, "", [*_ahead(ahead), *foreign])
         if self.taken and self.taken not in held.complete:
             why = held.foreign.get(self.taken, "it is not there")
             failure = Failure(
@@ -449,63 +451,33 @@ class World:
     # --- looking ---
 
     def _looked(self, destination: str, seen: Seen | Failure) -> "World":
-        world = self._changing(destination, lambda each: replace(each, looked=True))
         if isinstance(seen, Failure):
-            world = world._giving_up(destination, seen)
-            newest = self.naming.newest(self.snapshots, self.moment)
-            known = records.filesystems(self.records, destination) or records.of(
-                self.records, destination, records.OWED
-            )
-            if newest and known and self.settings.transfer:
-                world = replace(world, records=records.unreachable(self.records, destination, newest))
-            return world
+            return self._unseen(destination, seen)
         if not seen.listed:
             delivered = records.last_delivered(self.records, destination)
             target = plan.unlisted_target(destination, delivered, self.snapshots, self.naming, self.moment)
-            return world._changing(destination, lambda each: replace(each, seen=seen, target=target))._reconciled(
-                target
-            )
+            world = self._changing(destination, lambda each: replace(each, looked=True, seen=seen, target=target))
+            return world._reconciled(target)
+        world, stages = self, seen.inventory.stages
         recorded = records.owed(self.records, self.naming, destination)
         old = not records.is_staged(self.records, destination, seen.filesystem)
         holdings = inventory.backups(seen.inventory, self.snapshots, recorded, old)
-        known = records.backups(self.records)
-        strangers = plan.strangers(holdings.complete, self.snapshots, known)
+        strangers = plan.strangers(holdings.complete, self.snapshots, records.backups(self.records))
         if self.settings.adopt and strangers:
             adopted = f"adopted {plural(len(strangers), 'backup')}: {span(sorted(strangers))}"
             world, strangers = world._telling("info", destination, adopted), frozenset()
-        ours = {name: each for name, each in holdings.complete.items() if name not in strangers}
-        target = plan.target(
-            destination,
-            replace(holdings, complete=ours),
-            self.snapshots,
-            self.naming,
-            self.settings.keep_backups,
-            self.moment,
-        )
-        parts = self._parts(target, ours, seen.inventory.stages)
-        taken = holdings.complete.keys() | holdings.foreign.keys() | holdings.under_way.keys()
-        target = plan.going_on(target, parts.keys() - taken)
-        parts = {name: parts[name] for name in target.partial}
-        delivered_there = records.last_delivered(self.records, destination, seen.filesystem)
-        newest = self.naming.newest(delivered_there, self.moment)
+        target, parts = self._lacking(destination, holdings, strangers, stages)
+        known = {*self.snapshots, *recorded}
+        left = tuple(each for each in stages if each.name in known and not (each.foreign or each.holder))
+        here = self.at(destination)
+        outcome = replace(here.outcome, free=seen.free)
         looked = Destination(
-            self.at(destination).location,
-            replace(self.at(destination).outcome, free=seen.free),
-            looked=True,
-            seen=seen,
-            holdings=holdings,
-            target=target,
-            stages=tuple(
-                left
-                for left in seen.inventory.stages
-                if not (left.foreign or left.holder) and (left.name in self.snapshots or left.name in recorded)
-            ),
-            parts=parts,
-            strangers=strangers,
+            here.location, outcome, True, seen, holdings, target, stages=left, parts=parts, strangers=strangers
         )
         world = world._changing(destination, lambda each: looked)
-        for level, what in self._remarks(looked, target, newest):
+        for level, what in self._remarks(looked, target):
             world = world._telling(level, destination, what)
+        world = world._finding(destination, seen.filesystem, self._oddities(looked, target))
         if self.settings.transfer and not self.settings.status:
             for name, holder in target.under_way.items():
                 world = world._failing(destination, _under_way(name, holder), broken=False)
@@ -513,7 +485,33 @@ class World:
                 world = world._failing(destination, occupied(destination, name, why), broken=False)
         return world._reconciled(target)
 
-    def _parts(self, target: Target, held: Snapshots, stages: Sequence[Stage]) -> dict[str, tuple[Stage, str | None]]:
+    def _unseen(self, destination: str, failure: Failure) -> "World":
+        """DESTINATION could not be looked at; when it is absent, that may be no failure."""
+        world = self._changing(destination, lambda each: replace(each, looked=True))
+        if isinstance(failure, Absent) and self.settings.skip_absent:
+            world = world._changing_outcome(destination, lambda outcome: replace(outcome, absent=True))
+            world = world._telling("info", destination, f"skipped: {failure.message}")
+        else:
+            world = world._failing(destination, failure)
+        newest = self.naming.newest(self.snapshots, self.moment)
+        known = records.of(self.records, destination, records.NEWEST, records.BACKUP, records.OWED)
+        if newest and known and self.settings.transfer:
+            world = replace(world, records=records.unreachable(self.records, destination, newest))
+        return world
+
+    def _lacking(
+        self, destination: str, holdings: Holdings, strangers: frozenset[str], stages: Sequence[Stage]
+    ) -> tuple[Target, Parts]:
+        """What DESTINATION lacks, and those STAGES that hold a part of it."""
+        ours = {name: each for name, each in holdings.complete.items() if name not in strangers}
+        own, keep = replace(holdings, complete=ours), self.settings.keep_backups
+        target = plan.target(destination, own, self.snapshots, self.naming, keep, self.moment)
+        parts = self._parts(target, ours, stages)
+        taken = holdings.complete.keys() | holdings.foreign.keys() | holdings.under_way.keys()
+        target = plan.going_on(target, parts.keys() - taken)
+        return target, {name: parts[name] for name in target.partial}
+
+    def _parts(self, target: Target, held: Snapshots, stages: Sequence[Stage]) -> Parts:
         """Those STAGES that hold a part that TARGET, which HELD those backups, can go on with, with its parent."""
         names, found = {each.uuid: name for name, each in held.items()}, {}
         for stage in stages:
@@ -526,14 +524,14 @@ class World:
                 found[stage.name] = stage, parent
         return found
 
-    def _remarks(self, each: Destination, target: Target, delivered: str | None) -> Iterator[tuple[str, str]]:
-        """What is worth telling of what a destination holds. DELIVERED: the newest on record there."""
+    def _remarks(self, each: Destination, target: Target) -> Iterator[tuple[str, str]]:
+        """What is worth telling of what a destination holds."""
         if each.seen.beside_source:
             # Whoever has backups there has been warned.
             known = records.filesystems(self.records, each.identity)
             what = "on the same filesystem as the source: that is no protection against a dead disk"
             yield "info" if known else "warning", what
-        told = records.told(self.records, each.identity, each.seen.filesystem)
+        told = records.told(self.records, each.identity, each.seen.filesystem, records.OTHER)
         if strangers := [
             name for name in sorted(each.strangers) if (name, each.holdings.complete[name].uuid) not in told
         ]:
@@ -544,28 +542,38 @@ class World:
                 "  Of another source? Then use another folder or a prefix ('-p'). Of this one, whose records were "
                 "lost? Then '--adopt' counts them from then on.",
             )
-        for left in each.seen.inventory.stages:
-            if left.foreign:
-                yield "warning", f"leaving {left.entry} alone: {left.foreign}"
+        on_record = records.last_delivered(self.records, each.identity, each.seen.filesystem)
+        delivered = self.naming.newest(on_record, self.moment)
         if delivered in self.snapshots and delivered in target.missing and delivered not in each.holdings.partial:
             yield "warning", f"{delivered} was delivered there, and somebody has deleted it"
-        for name, why in each.holdings.foreign.items():
-            if name not in target.occupied:
-                yield "warning", f"leaving {name} alone: {why}"
-        if ahead := self.naming.ahead(
-            each.holdings.complete.keys() - self.snapshots.keys() - each.strangers, self.moment
-        ):
-            yield "warning", _ahead(ahead)
-        for name in each.holdings.partial:
-            if name not in self.snapshots and name not in {left.name for left in each.stages}:
-                yield (
-                    "warning",
-                    f"leaving {name} alone: it is a transfer that was cut off, and the source does not have that "
-                    f"snapshot; to delete it: {_deletion(each, name)}",
-                )
         owed = records.owed(self.records, self.naming, each.identity)
         if found := [name for name in owed if name in each.holdings.complete]:
             yield "info", f"on record as outstanding, and complete there: {span(found)}"
+
+    def _oddities(self, each: Destination, target: Target) -> Iterator["_Odd"]:
+        """What is odd about what a destination holds, and will be in each run until somebody does something."""
+        for left in each.seen.inventory.stages:
+            if left.foreign:
+                yield _Odd(f"leaving {left.entry} alone: {left.foreign}", ((left.name, left.foreign),))
+        for name, why in each.holdings.foreign.items():
+            if name not in target.occupied:
+                yield _Odd(f"leaving {name} alone: {why}", ((name, why),))
+        yield from _ahead(
+            self.naming.ahead(each.holdings.complete.keys() - self.snapshots.keys() - each.strangers, self.moment)
+        )
+        for name in each.holdings.partial:
+            if name not in self.snapshots and name not in {left.name for left in each.stages}:
+                why = "it is a transfer that was cut off, and the source does not have that snapshot"
+                yield _Odd(f"leaving {name} alone: {why}; to delete it: {_deletion(each, name)}", ((name, why),))
+
+    def _finding(self, place: str, filesystem: str, odd: Iterable["_Odd"]) -> "World":
+        """Something lasting is ODD at a place. It is warned of once, and whenever somebody asks how things stand."""
+        world, told, found = self, records.told(self.records, place, filesystem), set()
+        for each in odd:
+            known = told.issuperset(each.about) and not self.settings.status
+            world = world._telling("info" if known else "warning", place, each.what)
+            found |= {*each.about}
+        return replace(world, records=records.tell(world.records, place, filesystem, self.naming, found))
 
     def _reconciled(self, target: Target) -> "World":
         """The records agree with what was seen of a destination."""
@@ -627,15 +635,17 @@ class World:
             outcome = replace(each.outcome, sent=(*each.outcome.sent, *delivery.arrived))
             holdings = replace(each.holdings, complete=complete)
             each = replace(each, target=target, holdings=holdings, outcome=outcome)
-            return _without_stage(each, step.resumed) if step.resumed and (count or useless) else each
+            if useless:
+                each = replace(each, target=plan.without_parent(target, useless))
+            return _with_left(each, step.resumed, None) if step.resumed and (count or useless) else each
 
         failing = step.batches[count] if delivery.failure and count < len(step.batches) else None
         useless = failing.parent if failing and delivery.blames_parent else None
         world = self._changing(destination, served)
-        if delivery.left and delivery.failure:
-            left = delivery.left
+        if step.resumed and delivery.left and delivery.failure:
+            tried, left = step.resumed, delivery.left
             world = world._telling("warning", destination, delivery.failure)
-            world = world._changing(destination, lambda each: _with_less(each, step.resumed, left))
+            world = world._changing(destination, lambda each: _with_left(each, tried, left))
         elif useless and delivery.failure:
             what = f"{delivery.failure}\n  Trying another parent, or a full transfer."
             # On one filesystem the copy in another folder may be found, and will be in each run.
@@ -643,7 +653,6 @@ class World:
             beside = [each for each in world.destinations if each.seen.filesystem == filesystem]
             lasts = any(useless in each.holdings.complete for each in beside if each.identity != destination)
             world = world._telling("info" if lasts else "warning", destination, what)
-            world = world._changing(destination, lambda each: _without_parent(each, useless))
         elif delivery.failure:
             world = world._failing(destination, delivery.failure)
         if not delivery.unknown:
@@ -651,7 +660,16 @@ class World:
             failed = (failing.snapshot, failing.parent) if failing and not (useless or delivery.left) else None
             known = records.settled(world.records, self.before, destination, arrived, failed)
             world = replace(world, records=known)
-        return world._delivered(destination)
+        return world._delivered(destination)._overwriting(destination)
+
+    def _overwriting(self, destination: str) -> "World":
+        """A shell command that has got a stream, and would overwrite that with the next one, gets no more."""
+        each = self.at(destination)
+        sent, missing = each.outcome.sent, each.target.missing if each.target else ()
+        if not (sent and missing and self.settings.overwrites(each.location)) or each.broken:
+            return self
+        what = f"{missing[0]} is not sent: it would overwrite {sent[-1].snapshot}, which it builds upon"
+        return self._failing(destination, Failure(what, _OVERWRITING))
 
     def _deleted(self, step: Delete, outcome: Deleted) -> "World":
         dropped = tuple(name for name in step.verdict.dropped if name not in outcome.failures)
@@ -733,12 +751,11 @@ class World:
             world = world._changing(destination, lambda each: replace(each, broken=True))
         return world
 
-    def _giving_up(self, destination: str, failure: Failure) -> "World":
-        """DESTINATION could not be looked at; when it is absent, that may be no failure."""
-        if isinstance(failure, Absent) and self.settings.skip_absent:
-            world = self._changing_outcome(destination, lambda outcome: replace(outcome, absent=True))
-            return world._telling("info", destination, f"skipped: {failure.message}")
-        return self._failing(destination, failure)
+
+_OVERWRITING = (
+    "Put $BTRFS_BACKUP_SNAPSHOT into the name, and the whole argument in single quotes. If that file does not hold the "
+    "stream, begin the command with ': $BTRFS_BACKUP_SNAPSHOT;'."
+)
 
 
 def _without(each: Destination, names: set[str]) -> Destination:
@@ -763,36 +780,34 @@ def _under_way(name: str, holder: str) -> Failure:
     )
 
 
-def _without_parent(each: Destination, parent: str) -> Destination:
-    return replace(each, target=plan.without_parent(each.target, parent) if each.target else None)
-
-
-def _without_stage(each: Destination, gone: Stage) -> Destination:
-    """What a destination looks like when a stage that was gone on with is GONE."""
-    parts = {name: its for name, its in each.parts.items() if name != gone.name}
-    partial = tuple(name for name in each.holdings.partial if name != gone.name)
+def _with_left(each: Destination, tried: Stage, left: Stage | None) -> Destination:
+    """What a destination looks like when that is LEFT of the stage that was TRIED; None: it is gone."""
+    parts = {name: its for name, its in each.parts.items() if name != tried.name}
+    if left and left.subvolumes != tried.subvolumes:
+        parts[left.name] = left, each.parts[left.name][1]
     target = replace(each.target, partial=frozenset(parts)) if each.target else None
-    stages = tuple(left for left in each.stages if left != gone)
+    stages = tuple(filter(None, (left if stage == tried else stage for stage in each.stages)))
+    partial = tuple(name for name in each.holdings.partial if left or name != tried.name)
     return replace(each, stages=stages, parts=parts, target=target, holdings=replace(each.holdings, partial=partial))
 
 
-def _with_less(each: Destination, tried: Stage | None, left: Stage) -> Destination:
-    """What a destination looks like when only that is LEFT of the stage that was TRIED; nothing of use if it is all."""
-    stages = tuple(left if stage == tried else stage for stage in each.stages)
-    _, parent = each.parts[left.name]
-    parts = {name: its for name, its in each.parts.items() if name != left.name}
-    if tried and left.subvolumes != tried.subvolumes:
-        parts[left.name] = left, parent
-    target = replace(each.target, partial=frozenset(parts)) if each.target else None
-    return replace(each, stages=stages, parts=parts, target=target)
+@dataclass(frozen=True)
+class _Odd:
+    """A remark about something odd that lasts. about: snapshots, with what is odd about each."""
+
+    what: str
+    about: tuple[tuple[str, str], ...]
 
 
-def _ahead(names: Sequence[str]) -> str:
+def _ahead(names: Sequence[str]) -> list[_Odd]:
+    if not names:
+        return []
     verb, them = ("lies", "it is") if len(names) == 1 else ("lie", "they are")
-    return (
+    what = (
         f"{span(names)} {verb} in the future: is the clock right? What '-N' and '-n' keep is decided as if {them} not "
         "there\n  If the clock was wrong then, rename or delete what has such a name."
     )
+    return [_Odd(what, tuple((name, "it lies in the future") for name in names))]
 
 
 def occupied(place: str, name: str, why: str) -> Failure:

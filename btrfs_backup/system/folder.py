@@ -17,14 +17,15 @@ from btrfs_backup.model.inventory import Inventory
 from btrfs_backup.model.sendstream import BrokenStream, beginning, uuid_text
 from btrfs_backup.model.snapshot import Naming, Subvolume
 from btrfs_backup.model.stage import Stage
-from btrfs_backup.system import btrfs, lock, process, ssh, tools
+from btrfs_backup.system import btrfs, hints, lock, paths, ssh, tools
+from btrfs_backup.system.btrfs import Argv
 from btrfs_backup.system.host import Host
 from btrfs_backup.system.paths import PathInfo, examine, is_plain
-from btrfs_backup.system.process import DECLINED, Command, CommandFailed, Ended, Pipeline
+from btrfs_backup.system.process import DECLINED, Command, CommandFailed, Ended, Pipeline, lacking
 
 # A login shell gets a command line as one argument, of 128 KiB at most (execve(2), MAX_ARG_STRLEN).
 _LONGEST_LINE = 120_000
-_AT_ONCE, _IN_A_ROW = 16, 200  # commands that delete
+_AT_ONCE = 16  # commands that delete
 _SUBVOLUME_INFO = 0x81F8943C  # BTRFS_IOC_GET_SUBVOL_INFO
 _FS_INFO = 0x8400941F  # BTRFS_IOC_FS_INFO: what it tells has 1024 bytes, the UUID from the 16th on
 
@@ -75,28 +76,63 @@ class Folder:
 
     def filesystem(self) -> str:
         """UUID of the filesystem that it is on. Raises Failure."""
-        known = self._identified() if self.host.connection else _filesystem_here(self.info.path)
+        return self._identified(self.host.ended_together(*self._identity()))[0]
+
+    def mounting(self) -> tuple[str, str]:
+        """The UUID of its filesystem, and what is another one whenever that is mounted anew. Raises Failure."""
+        if not self.host.connection:
+            uuid, number = self._identified([])
+            with lacking(f"cannot read '{tools.BOOT_ID}'"), open(tools.BOOT_ID, encoding="ascii") as file:
+                return uuid, f"{file.read()}{number}"
+        *told, boot = self.host.ended_together(*self._mounted())
+        uuid, number = self._identified(told)
+        return uuid, f"{os.fsdecode(boot.stdout)}{number}"
+
+    def made(self, argv: Argv, trying: str) -> tuple[str, str]:
+        """What `mounting` tells behind ARGV, which makes something in it. Raises Failure like `Host.run`."""
+        self.host.run(argv, trying, [[each] for each in self._mounted()])
+        return self.mounting()
+
+    def _identity(self) -> list[Argv]:
+        """What tells which filesystem it is on, when it is on another machine."""
+        return _identity(self.info.path) if self.host.connection else []
+
+    def proving(self, inside: str, parent: str | None) -> list[list[Argv]]:
+        """What tells, on another machine, what `write_out`, `mounting`, `found` in the folder INSIDE it and
+        `show_parent` of PARENT ask for in turn."""
+        parents = [[btrfs.show(self.at(parent))], self._head(parent)] if parent else []
+        asked = (tools.write_out(self.path), *self._mounted(), *_listing(self.at(inside)))
+        return [*([argv] for argv in asked), *parents]
+
+    def _mounted(self) -> list[Argv]:
+        return [*self._identity(), tools.read(tools.BOOT_ID)]
+
+    def _identified(self, told: Sequence[Ended]) -> tuple[str, str]:
+        """The UUID of its filesystem, and the number of its mounting, by what was TOLD. Raises Failure."""
+        known, numbers = None, {}
+        if self.host.connection:
+            fsid, found = (os.fsdecode(ended.stdout) for ended in told)
+            rows = (row.partition(" ") for row in found.splitlines())
+            numbers = {basename(path): number for number, _, path in rows}
+            known = btrfs.filesystem_among(fsid.strip(), list(numbers))
+        elif known := _filesystem_here(self.info.path):
+            with suppress(OSError):
+                numbers[known] = str(os.stat(tools.mounting(known)).st_ino)
         if known:
-            return known
+            return known, numbers.get(known, "")
         # Works for mount points only, and when no other mount of btrfs is covered. Seen: it overlooks one while other
         # filesystems are mounted and unmounted.
         argv = btrfs.filesystem_show(self.info.mount.point)
         ended = self.host.ended(argv)
         trying = f"cannot identify the filesystem of '{self.path}'"
         printed = self.host.run(argv, trying) if ended.status else os.fsdecode(ended.stdout)
-        return btrfs.parse_filesystem_uuid(printed)
+        return btrfs.parse_filesystem_uuid(printed), ""
 
     def label(self, filesystem: str) -> str:
         """The label of the FILESYSTEM of that UUID that it is on; empty when there is none, or on another machine."""
         with suppress(OSError), open(f"/sys/fs/btrfs/{filesystem}/label", "rb") as file:
             return "" if self.host.connection else os.fsdecode(file.read()).strip()
         return ""
-
-    def _identified(self) -> str | None:
-        """UUID of its filesystem among those that are mounted. Raises Failure."""
-        fsid, found = self.host.ended_together(tools.filesystem_id(self.info.path), tools.MOUNTED)
-        uuids = [basename(each) for each in os.fsdecode(found.stdout).split()]
-        return btrfs.filesystem_among(os.fsdecode(fsid.stdout).strip(), uuids)
 
     def inventory(self, naming: Naming, names_suffice: bool = False) -> Inventory:
         """What it holds under names of NAMING. Raises Failure.
@@ -106,14 +142,9 @@ class Folder:
         """
         if not self.exists:
             return Inventory(exists=False)
-        lists = [btrfs.list_children(self.path), btrfs.list_children(self.path, readonly_only=True)]
-        endings = self.host.ended_together(tools.entries(self.path), *lists)
-        without_rights = names_suffice and endings[1].status and btrfs.NOT_PERMITTED in endings[1].said
-        for ended in endings[:1] if without_rights else endings:
-            if ended.status:
-                raise CommandFailed(ended, f"cannot list what is in '{self.path}'")
-        found, listed, readonly = (os.fsdecode(ended.stdout) for ended in endings)
-        entries = self._kinds(found)
+        entries, endings = self._look_into()
+        without_rights = names_suffice and endings[0].status and btrfs.NOT_PERMITTED in endings[0].said
+        listed, readonly = ("", "") if without_rights else self._printed(endings)
         ours = [name for name in sorted(entries) if name in naming]
         wanted = [name for name in ours if entries[name] == stage.SUBVOLUME]
         if without_rights:
@@ -153,7 +184,7 @@ class Folder:
                 path = next(path for path, each in known.items() if each.uuid == ahead[-1].source)
                 if known[path].changed_transid is not None:
                     break
-                [begun] = process.run_together([self._head(join(entry, path))])
+                [begun] = self.host.piped_together(self._head(join(entry, path)))
                 known[path] = replace(known[path], changed_transid=_transid(begun) or 0)
         return tuple(known.values())
 
@@ -165,8 +196,7 @@ class Folder:
         """The names of all its entries, none when it does not exist. Raises Failure."""
         if not self.exists:
             return []
-        found = self._kinds(self.host.run(tools.entries(self.path), f"cannot list '{self.path}'"))
-        return [path for path in found if "/" not in path]
+        return [path for path in self._entries() if "/" not in path]
 
     def _kinds(self, found: str) -> dict[str, str]:
         """The kind of each entry in what tools.entries prints, by its path from here. Raises Failure.
@@ -195,14 +225,14 @@ class Folder:
 
     def show_parent(self, name: str) -> Subvolume:
         """Like `show`, for a snapshot, with the transaction in which it was changed last, where that can be told."""
-        shown, begun = process.run_together([self.host.command(btrfs.show(self.at(name))), self._head(name)])
+        shown, begun = self.host.piped_together([btrfs.show(self.at(name))], self._head(name))
         if shown.status:
             raise CommandFailed(shown, f"cannot look at '{self.at(name)}'")
         return replace(btrfs.parse_show(os.fsdecode(shown.stdout)), changed_transid=_transid(begun))
 
-    def _head(self, name: str) -> Command:
+    def _head(self, name: str) -> list[Argv]:
         """What writes the first command of its stream."""
-        return self.host.head(btrfs.send(self.at(name), None, data=False), btrfs.BEGINNING)
+        return [btrfs.send(self.at(name), None, data=False), tools.head(btrfs.BEGINNING)]
 
     def plain(self, name: str) -> Callable[[bytes], bool]:
         """Tells whether a path in the subvolume NAME leads to its end without a symbolic link. Raises Failure."""
@@ -211,12 +241,6 @@ class Folder:
         printed = self.host.run(tools.find(self.at(name), tools.LINKS), f"cannot look for links in '{self.at(name)}'")
         links = frozenset(map(os.fsencode, printed.split("\0")[:-1]))
         return lambda path: links.isdisjoint(itertools.accumulate(path.split(b"/"), lambda *names: b"/".join(names)))
-
-    def mounting(self) -> tuple[str, str]:
-        """The UUID of its filesystem, and what is another one whenever that is mounted anew. Raises Failure."""
-        uuid = self.filesystem()
-        asked = (tools.read(tools.BOOT_ID), tools.mounting(uuid))
-        return uuid, " ".join(os.fsdecode(ended.stdout).strip() for ended in self.host.ended_together(*asked))
 
     def writing_out(self) -> Command:
         """What has all that its filesystem holds on disk. Raises Failure."""
@@ -247,25 +271,23 @@ class Folder:
         wanted = [each for each in proved if each.uuid in there]
         if convert_rw:
             return failures | self._delete_by_path([there[each.uuid] for each in wanted], convert_rw)
-        attempted = bool(wanted)
-        if self.host.connection and len(wanted) > 1:
-            for start in range(0, len(wanted), _IN_A_ROW):
-                some = wanted[start : start + _IN_A_ROW]
-                ended = self.host.in_a_row([btrfs.delete_by_id(each.id, self.info.mount.point) for each in some])
-                failed = CommandFailed(ended, f"cannot delete in '{self.path}'")
-                if failed.declined:
-                    return failures | {each.name: failed for each in wanted}
-            left = {each.uuid for each in self.listed().values()}
-            wanted = [each for each in wanted if each.uuid in left]
         said: dict[str, Ended] = {}
         for start in range(0, len(wanted), _AT_ONCE):
             some = wanted[start : start + _AT_ONCE]
             argvs = [btrfs.delete_by_id(each.id, self.info.mount.point) for each in some]
             said |= {each.uuid: end for each, end in zip(some, self.host.ended_together(*argvs), strict=True)}
-        if commit and attempted:
+            if declined := next((end for end in said.values() if end.status == DECLINED), None):
+                failed = CommandFailed(declined, f"cannot delete in '{self.path}'")
+                return failures | {each.name: failed for each in wanted}
+        if commit and wanted:
             # Seen: several 'btrfs subvolume delete -c' at once wait half a minute for each other's commit.
-            self.host.ended(btrfs.commit(self.path))
+            self.host.ended(btrfs.commit(self.path), [[btrfs.list_children(self.path)]])
         return failures | self._not_deleted(wanted, said)
+
+    def ask_before_deletion(self) -> None:
+        """Ask another machine for what `filesystem` and `delete` begin with."""
+        if self.host.connection:
+            self.host.ask(*([argv] for argv in (*self._identity(), btrfs.list_children(self.path))))
 
     @property
     def declines_deletion(self) -> bool:
@@ -287,13 +309,54 @@ class Folder:
             failures[each.name] = failed if said[each.uuid].status else Failure(undone, btrfs.DOUBT)
         return failures
 
+    def found_behind(self, steps: Mapping[str, Argv]) -> tuple[dict[str, str], dict[str, Subvolume]]:
+        """What is `found` behind STEPS, by what they are trying. Raises Failure, also when one of them fails.
+
+        Here, nothing goes on then; another machine is asked for all of it in one go.
+        """
+        if not self.host.connection:
+            for trying, argv in steps.items():
+                self.host.run(argv, trying)
+            return self.found()
+        endings = self.host.in_turn(list(steps.values()), listing(self.path))
+        for trying, ended in zip(steps, endings, strict=True):
+            if ended.status:
+                raise CommandFailed(ended, trying)
+        return self.found()
+
     def found(self) -> tuple[dict[str, str], dict[str, Subvolume]]:
         """The kinds of all entries, and the subvolumes below it, by their paths from here. Raises Failure."""
-        lists = [btrfs.list_children(self.path), btrfs.list_children(self.path, readonly_only=True)]
-        asked = [tools.entries(self.path), *lists]
-        entries, listed, readonly = self.host.run_together(asked, f"cannot list '{self.path}'")
-        inside = self.info.mount.inside(self.info.path)
-        return self._kinds(entries), _subvolumes(btrfs.parse_list(listed, readonly), inside)
+        entries, endings = self._look_into()
+        listed, readonly = self._printed(endings)
+        return entries, _subvolumes(btrfs.parse_list(listed, readonly), self.info.mount.inside(self.info.path))
+
+    def _look_into(self) -> tuple[dict[str, str], list[Ended]]:
+        """The kinds of all entries, by their paths from here, and how the lists of subvolumes ended. Raises Failure."""
+        found = {} if self.host.connection else self._entries()
+        endings = self.host.ended_together(*self._asked())
+        if self.host.connection:
+            found = self._kinds(*self._printed([endings.pop()]))
+        return found, endings
+
+    def _asked(self) -> list[Argv]:
+        return _listing(self.path) if self.host.connection else _lists(self.path)
+
+    def _printed(self, endings: Sequence[Ended]) -> list[str]:
+        for ended in endings:
+            if ended.status:
+                raise CommandFailed(ended, f"cannot list what is in '{self.path}'")
+        return [os.fsdecode(ended.stdout) for ended in endings]
+
+    def _entries(self) -> dict[str, str]:
+        """The kinds of all entries, by their paths from here. Raises Failure."""
+        if self.host.connection:
+            return self._kinds(self.host.run(tools.entries(self.path), f"cannot list '{self.path}'"))
+        try:
+            return paths.entries(self.path)
+        except OSError as error:
+            why = error.strerror or ""
+            what_to_do = hints.hint(why, "", os.geteuid() == 0)
+            raise Failure(f"cannot list what is in '{self.path}': {why}", what_to_do) from None
 
     def listed(self) -> dict[str, Subvolume]:
         """The subvolumes below it, by their paths from here; all of them look writable. Raises Failure."""
@@ -333,7 +396,7 @@ class Folder:
         if not paths:
             return []
         try:
-            found = self._kinds(self.host.run(tools.entries(self.path), f"cannot list '{self.path}'"))
+            found = self._entries()
         except Failure:
             return list(paths)
         return [path for path in paths if path in found]
@@ -390,6 +453,28 @@ def made_at(path: str) -> tuple[str, int]:
 def look(host: Host, path: str) -> Folder:
     """The folder at PATH, which need not exist. Changes nothing. Raises Failure."""
     return Folder(host, path, examine(host, path))
+
+
+def _lists(path: str) -> list[Argv]:
+    return [btrfs.list_children(path), btrfs.list_children(path, readonly_only=True)]
+
+
+def _listing(path: str) -> list[Argv]:
+    return [*_lists(path), tools.entries(path)]
+
+
+def listing(path: str) -> list[list[Argv]]:
+    """What the `inventory` of the folder PATH on another machine asks for."""
+    return [[argv] for argv in _listing(path)]
+
+
+def _identity(path: str) -> list[Argv]:
+    return [tools.filesystem_id(path), tools.MOUNTED]
+
+
+def asking(path: str) -> list[list[Argv]]:
+    """What `look` at PATH on another machine, and then `filesystem` and `inventory` there, ask for in turn."""
+    return [[argv] for argv in (*paths.asked(path), *_identity(path), *_listing(path))]
 
 
 def _transid(head: Ended) -> int | None:

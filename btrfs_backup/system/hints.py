@@ -16,29 +16,30 @@ _PACKAGES = {
     **dict.fromkeys(_COREUTILS, "coreutils"),
 }
 
-# sh, bash and busybox put the name before the words, csh too; sudo puts it before them as well.
-# zsh and fish put it behind.
+# env puts the name before the words, as shells and sudo do; zsh and fish put it behind.
 _NOT_FOUND = re.compile(
-    r"(?:command not found: |Unknown command: )([\w.+-]+)|\b([\w.+-]{1,64}): (?:command )?not found(?!:)", re.IGNORECASE
+    r"(?:command not found: |Unknown command: )([\w.+-]+)|\b([\w.+-]{1,64}): (?:command )?not found(?!:)"
+    r"|^env: (?:can't execute )?'?([\w.+-]+)'?: No such file or directory",
+    re.IGNORECASE | re.MULTILINE,
 )
 _NO_PROGRAM = 127  # exit status of a shell that does not find what it is to run
 _SUDO = re.compile(r"^sudo: |is not allowed to (?:execute|run)|is not in the sudoers", re.MULTILINE)
 
 _BRIEF = {
     "No space left on device": DISK_FULL,
-    "Disk quota exceeded": DISK_FULL,
+    "uota exceeded": DISK_FULL,
     "Read-only file system": READ_ONLY,
 }
 _FULL = "free some space there. Backups keep less with '-n', snapshots with '-N'."
 _ANYWHERE = (
     ("No space left on device", f"The disk is full: {_FULL}"),
-    ("Disk quota exceeded", f"The quota is used up: {_FULL}"),
+    ("[Qq]uota exceeded", f"The quota is used up: {_FULL}"),
     (
         "not a btrfs filesystem",
         "That folder is on no btrfs filesystem. Is the disk mounted? The snapshot folder: see the option '-f'.",
     ),
     (
-        "Invalid cross-device link",
+        "ross-device link",
         "The snapshot folder has to be on the filesystem of the source: see the option '-f'.",
     ),
     (
@@ -63,26 +64,34 @@ _ANYWHERE = (
         "It is being sent there already: is the same folder named twice, by different paths?",
     ),
     (
-        "mkdir: .*File exists|Too many levels of symbolic links",
+        "mkdir: .*File exists|Too many levels of symbolic links|Symbolic link loop",
         "A symbolic link that leads nowhere, or a file, is in its place: see 'ls -ld'.",
     ),
     ("No usable temporary directory", "Another folder can be named by TMPDIR in the environment."),
-    ("Too many open files", "The limit on open files is low: see 'ulimit -n', or LimitNOFILE= of a systemd unit."),
+    (
+        "Too many open files|No file descriptors available",
+        "The limit on open files is low: see 'ulimit -n', or LimitNOFILE= of a systemd unit.",
+    ),
     (
         "Resource temporarily unavailable|Cannot allocate memory",
         "A limit on processes or memory is reached: see 'ulimit -a', or TasksMax= and MemoryMax= of a systemd unit.",
     ),
-    ("Input/output error", "The disk may be failing: see 'dmesg', and 'btrfs device stats' of that filesystem."),
+    (
+        "Input/output error|I/O error",
+        "The disk may be failing: see 'dmesg', and 'btrfs device stats' of that filesystem.",
+    ),
 )
 _DOWN = (
     "Connection refused|Connection timed out|No route to host|Host is down|Network is unreachable|Operation timed out"
+    "|Host is unreachable|Network unreachable"
 )
 _SSH = (
     # ssh itself, when it reads its options.
     (r"^command-line:? line 0: ", "See the values of '--ssh-opt': each is what 'ssh -o' takes, such as Port=22."),
     (r": terminating, \d+ bad configuration options", "Correct that file; 'man ssh_config' explains its options."),
     (
-        r"Permission denied \(|Too many authentication failures",
+        # Programs in Rust end such words with "(os error 13)".
+        r"Permission denied \([^\s)]+\)|Too many authentication failures",
         "ssh could not log in. Does 'ssh {login}' work for the user that runs this? A key can be "
         "named with '--ssh-opt IdentityFile=PATH'.",
     ),
@@ -140,6 +149,11 @@ def is_down(stderr: str) -> bool:
     return bool(re.search(f"{_DOWN}|Could not resolve hostname", stderr))
 
 
+def refused_by_sudo(stderr: str) -> bool:
+    """Whether the words STDERR are those of sudo, which does not let a command run."""
+    return bool(_SUDO.search(stderr))
+
+
 def sudo_rule(user: str) -> str:
     """The line for a sudoers file that lets USER do what is needed."""
     return f"{user} ALL=(root) NOPASSWD: {', '.join(f'/usr/bin/{program}' for program in REMOTE_PROGRAMS)}"
@@ -150,9 +164,9 @@ def _remote(stderr: str, login: str) -> str:
         if re.search(pattern, stderr, re.MULTILINE):
             return what_to_do.format(login=login)
     if missing := _NOT_FOUND.search(stderr):
-        program = missing[1] or missing[2]
+        program = missing[1] or missing[2] or missing[3]
         return f"Is '{program}' installed there, and found by 'ssh {login} {program}'? {package(program)}".rstrip()
-    if _SUDO.search(stderr):
+    if refused_by_sudo(stderr):
         # Options, which may hold an @, come behind it.
         user, at, _ = login.split()[0].rpartition("@")
         return f"Allow it there, with 'visudo' as root (paths as on that host):\n  {sudo_rule(user if at else 'USER')}"

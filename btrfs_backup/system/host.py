@@ -1,13 +1,12 @@
 """Where a command runs: on this machine, or on another one by way of ssh."""
 
-import itertools
 import logging
 import os
 import re
 import shlex
 import stat
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from posixpath import basename, dirname
@@ -23,6 +22,8 @@ from btrfs_backup.system.ssh import Access, Connection
 log = logging.getLogger(__name__)
 
 _NOT_FOUND = 127  # exit status of shells; csh and sudo have but words
+_VERSIONS = (btrfs.VERSION, tools.read(btrfs.STREAM_VERSION))
+LEARNING = [[argv] for argv in (tools.PROBE_FLOCK, *_VERSIONS)]  # what Host.learn asks for in turn
 _NO_FLOCK = re.compile("flock: (command )?not found", re.IGNORECASE)
 
 
@@ -40,8 +41,8 @@ class Host:
     def command(self, argv: Argv, logged: bool = False) -> Command:
         """What has to be started here so that ARGV runs on the host. Raises Failure when it cannot be reached."""
         if self.connection:
-            return self.connection.command(argv, title(argv), logged)
-        return Command(argv, title(argv), logged=logged)
+            return self.connection.command(argv, tools.title(argv), logged)
+        return Command(argv, tools.title(argv), logged=logged)
 
     def sender(self, argv: Argv, compress: str, logged: bool, through: Argv = ()) -> Pipeline:
         """What writes the output of ARGV here, THROUGH something on another machine, and compressed on its way.
@@ -51,7 +52,9 @@ class Host:
         if not self.connection:
             return (self.command(argv, logged),)
         zip_, unzip = METHODS.get(compress, ((), ()))
-        sent = self.connection.command(argv, title(argv), logged, after=[each for each in (through, zip_) if each])
+        sent = self.connection.command(
+            argv, tools.title(argv), logged, after=[each for each in (through, zip_) if each]
+        )
         return (sent, Command(unzip, compress)) if unzip else (sent,)
 
     def receiver(self, argv: Argv, compress: str, logged: bool, locked: str, inherit: tuple[int, ...]) -> Pipeline:
@@ -60,12 +63,12 @@ class Host:
         INHERIT: descriptors that hold it here. Raises Failure like `command`.
         """
         if not self.connection:
-            return (Command(argv, title(argv), logged=logged, inherit=inherit),)
+            return (Command(argv, tools.title(argv), logged=logged, inherit=inherit),)
         held = tools.locked(locked, argv) if self.has_flock else argv
         if compress not in METHODS:
-            return (self.connection.command(held, title(argv), logged),)
+            return (self.connection.command(held, tools.title(argv), logged),)
         zip_, unzip = METHODS[compress]
-        return Command(zip_, compress), self.connection.command(held, title(argv), logged, before=unzip)
+        return Command(zip_, compress), self.connection.command(held, tools.title(argv), logged, before=unzip)
 
     @cached_property
     def has_flock(self) -> bool:
@@ -78,6 +81,12 @@ class Host:
             self.name,
         )
         return False
+
+    def learn(self, compressed_data: bool) -> None:
+        """Find out what will be wanted of another machine that takes or sends streams; see LEARNING."""
+        with suppress(Failure):
+            if self.connection and self.has_flock and compressed_data:
+                _ = self._btrfs_versions
 
     @property
     def can_receive_compressed_data(self) -> bool:
@@ -93,17 +102,11 @@ class Host:
     @cached_property
     def _btrfs_versions(self) -> tuple[tuple[int, int], int]:
         """Of btrfs-progs, and the highest version of the send protocol that the kernel knows. Raises Failure."""
-        progs, kernel = self.ended_together(btrfs.VERSION, tools.read(btrfs.STREAM_VERSION))
+        progs, kernel = self.ended_together(*_VERSIONS)
         if progs.status:
             raise CommandFailed(progs, "cannot ask for the version of btrfs-progs")
         known = kernel.stdout.strip()
         return btrfs.parse_version(os.fsdecode(progs.stdout)), int(known) if known.isdigit() else 1
-
-    def head(self, argv: Argv, size: int) -> Command:
-        """What runs ARGV on the host and prints the first SIZE bytes of its output. Raises Failure like `command`."""
-        if self.connection:
-            return self.connection.command(argv, title(argv), after=[tools.head(size)])
-        return Command(("sh", "-c", f'"$@" | {shlex.join(tools.head(size))}', "sh", *argv), title(argv))
 
     def has(self, method: str) -> bool:
         """Whether it has the program for a METHOD of compression. Raises Failure when it cannot be reached."""
@@ -111,24 +114,38 @@ class Host:
 
     def can_run(self, argv: Argv) -> bool:
         """Whether ARGV, which needs no rights, ends well there. Raises Failure when it cannot be reached."""
-        command = self.connection.program(argv) if self.connection else Command(argv, argv[0])
         try:
-            return process.run(command).status == 0
+            return self.ended(argv).status == 0
         except MissingProgram:
             return False
 
-    def ended(self, argv: Argv) -> Ended:
-        """Run ARGV on the host; its exit status is the caller's business. Raises Failure when it cannot be run."""
-        return process.run(self.command(argv))
+    def ask(self, *pipelines: Sequence[Argv]) -> None:
+        """Ask another machine for what PIPELINES come to, which change nothing and will be wanted next."""
+        if self.connection:
+            self.connection.ask(pipelines)
+
+    def ended(self, argv: Argv, ahead: Sequence[Sequence[Argv]] = ()) -> Ended:
+        """Run ARGV on the host; its exit status is the caller's business. Raises Failure when it cannot be run.
+
+        AHEAD: what another machine is asked for behind it, see `ask`.
+        """
+        return self.in_turn([argv], ahead)[0]
 
     def ended_together(self, *argvs: Argv) -> list[Ended]:
-        """Run all ARGVS on the host at the same time; like `ended`."""
-        return process.run_together([self.command(argv) for argv in argvs])
+        """Run all ARGVS on the host, here at the same time; like `ended`."""
+        return self.piped_together(*([argv] for argv in argvs))
 
-    def in_a_row(self, argvs: Sequence[Argv]) -> Ended:
-        """Run ARGVS on another machine in one go, up to the first that fails, whose end it is. Raises like `ended`."""
-        assert self.connection
-        return process.run(self.connection.sequence(argvs[:-1], argvs[-1], title(argvs[-1])))
+    def piped_together(self, *pipelines: Sequence[Argv]) -> list[Ended]:
+        """Run all PIPELINES on the host, of which the first command may need rights; like `ended`."""
+        if self.connection:
+            return self.connection.ended(pipelines)
+        return process.run_together([_local(each) for each in pipelines])
+
+    def in_turn(self, argvs: Sequence[Argv], ahead: Sequence[Sequence[Argv]] = ()) -> list[Ended]:
+        """Run ARGVS on the host, one when the one before has ended, however that was; like `ended`."""
+        if self.connection:
+            return self.connection.ended([[argv] for argv in argvs], ahead)
+        return [process.run(Command(argv, tools.title(argv))) for argv in argvs]
 
     def both(self, first: Argv, second: Argv) -> Command:
         """What runs FIRST, and SECOND when that has ended well, on the host; it ends as FIRST does.
@@ -136,18 +153,21 @@ class Host:
         Raises Failure like `command`.
         """
         if self.connection:
-            return self.connection.both(first, second, title(first))
-        return Command(ssh.both(first, second, sudo=False), title(first))
+            return self.connection.both(first, second)
+        return Command(ssh.both(first, second, sudo=False), tools.title(first))
 
-    def run(self, argv: Argv, trying: str) -> str:
+    def run(self, argv: Argv, trying: str, ahead: Sequence[Sequence[Argv]] = ()) -> str:
         """Run ARGV on the host and return what it printed.
 
-        TRYING begins the message of the Failure that is raised when it does not exit with 0.
+        TRYING begins the message of the Failure that is raised when it does not exit with 0. AHEAD: see `ended`.
         """
-        return self.run_together([argv], trying)[0]
+        ended = self.ended(argv, ahead)
+        if ended.status:
+            raise CommandFailed(ended, trying)
+        return os.fsdecode(ended.stdout)
 
     def run_together(self, argvs: Sequence[Argv], trying: str) -> list[str]:
-        """Run all ARGVS on the host at the same time; like `run`."""
+        """Run all ARGVS on the host; like `run`."""
         endings = self.ended_together(*argvs)
         for ended in endings:
             if ended.status:
@@ -187,10 +207,12 @@ class Host:
         return shlex.join(argv) + (f" (on {self.connection.place.host})" if self.connection else "")
 
 
-def title(argv: Argv) -> str:
-    """How messages call ARGV: the program and its subcommands, `btrfs subvolume delete`."""
-    words = itertools.takewhile(lambda word: word[:1].isalpha(), argv[1:3] if argv[0] == "btrfs" else ())
-    return " ".join((argv[0], *words))
+def _local(pipeline: Sequence[Argv]) -> Command:
+    """What runs PIPELINE on this machine."""
+    first, *others = pipeline
+    if not others:
+        return Command(first, tools.title(first))
+    return Command(("sh", "-c", " | ".join(('"$@"', *map(shlex.join, others))), "sh", *first), tools.title(first))
 
 
 class Hosts(ExitStack):

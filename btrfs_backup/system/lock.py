@@ -5,14 +5,20 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache, partial
 from posixpath import join
+from typing import TypeVar
 
 from btrfs_backup.errors import Failure, LockHeld
-from btrfs_backup.system import signals, tools
+from btrfs_backup.system import hints, signals, tools
+from btrfs_backup.system.btrfs import Argv
 from btrfs_backup.system.host import Host
 from btrfs_backup.system.process import Child, Children, CommandFailed, lacking
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -38,25 +44,43 @@ def is_held(host: Host, folder: str) -> bool:
     return False
 
 
-@contextmanager
-def staged(host: Host, folder: str, shared: bool) -> Iterator[tuple[int, ...]]:
-    """Hold the lock on the stage FOLDER as long as the scope lasts; descriptors that its receivers inherit.
+@dataclass(frozen=True)
+class Held:
+    """A lock. inherit: descriptors that hold it here, also in children; confirm: waits until it is held elsewhere.
 
-    SHARED with those, or to remove it. Raises LockHeld when somebody else is at work there, Failure when it is not
-    possible.
+    confirm raises LockHeld when somebody else has it, Failure when it is not possible.
+    """
+
+    inherit: tuple[int, ...] = ()
+    confirm: Callable[[], None] = lambda: None
+
+
+@contextmanager
+def staged(host: Host, folder: str, shared: bool) -> Iterator[Held]:
+    """Hold the lock on the stage FOLDER as long as the scope lasts.
+
+    SHARED with its receivers, and on another machine to be confirmed; or else to remove it. Raises LockHeld when
+    somebody else is at work there, Failure when it is not possible.
     """
     with ExitStack() as held:
-        try:
-            if host.connection:
-                held.enter_context(_remote_lock(host, folder, shared=shared))
-                inherit: tuple[int, ...] = ()
-            else:
-                inherit = (held.enter_context(_local_lock(host, folder, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)),)
-        except LockHeld:
-            raise LockHeld(
-                f"somebody else is at work in '{folder}'", "Nothing was touched there; run it again."
-            ) from None
-        yield inherit
+        if host.connection:
+            confirm = held.enter_context(_remote_lock(host, folder, shared=shared))
+            yielded = Held(confirm=partial(_at_work, folder, confirm))
+            if not shared:
+                yielded.confirm()
+        else:
+            kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+            take = partial(held.enter_context, _local_lock(host, folder, kind))
+            yielded = Held((_at_work(folder, take),))
+        yield yielded
+
+
+def _at_work(folder: str, take: Callable[[], T]) -> T:
+    """What TAKE gives, which takes the lock on a stage."""
+    try:
+        return take()
+    except LockHeld:
+        raise LockHeld(f"somebody else is at work in '{folder}'", "Nothing was touched there; run it again.") from None
 
 
 @contextmanager
@@ -73,10 +97,12 @@ def lock(host: Host, folder: str, wait: float = 0.0) -> Iterator[None]:
         told = False
         while True:
             try:
-                if host.connection:
-                    held.enter_context(_remote_lock(host, target))
-                else:
-                    held.enter_context(_local_lock(host, target))
+                with ExitStack() as trying:
+                    if host.connection:
+                        trying.enter_context(_remote_lock(host, target))()
+                    else:
+                        trying.enter_context(_local_lock(host, target))
+                    held.push(trying.pop_all())
                 break
             except LockHeld as failure:
                 if time.monotonic() >= patience:
@@ -86,6 +112,15 @@ def lock(host: Host, folder: str, wait: float = 0.0) -> Iterator[None]:
                     told = True
             signals.wait([], min(_LOCK_INTERVAL, patience - time.monotonic()))
         yield
+
+
+def asked(folder: str) -> list[Argv]:
+    """What `lock` asks another machine first."""
+    return [_good_file(join(folder, LOCK))]
+
+
+def _good_file(path: str) -> Argv:
+    return ("find", path, "-prune", "-type", "f", "-perm", "600")
 
 
 def _lock_file(host: Host, folder: str) -> str:
@@ -98,7 +133,7 @@ def _lock_file(host: Host, folder: str) -> str:
         except (OSError, NotImplementedError):
             return path if os.path.isfile(path) and not os.path.islink(path) else folder
         return path
-    if not host.ended(("find", path, "-prune", "-type", "f", "-perm", "600")).stdout:
+    if not host.ended(_good_file(path)).stdout:
         for argv in (("touch", "--", path), ("chmod", "600", "--", path)):
             if host.ended(argv).status:
                 return folder
@@ -125,8 +160,11 @@ def _local_lock(host: Host, folder: str, kind: int = fcntl.LOCK_EX) -> Iterator[
 
 
 @contextmanager
-def _remote_lock(host: Host, folder: str, shared: bool = False) -> Iterator[None]:
-    """`flock` on the host holds the lock for a `cat` that ends when our end of its input is closed, or we die."""
+def _remote_lock(host: Host, folder: str, shared: bool = False) -> Iterator[Callable[[], None]]:
+    """`flock` on the host holds the lock for a `cat` that ends when our end of its input is closed, or we die.
+
+    Gives what waits until it is held.
+    """
     command = host.command(tools.hold(folder, shared))
     with Children() as children:
         with lacking(f"cannot lock the snapshot folder '{folder}'"):
@@ -140,23 +178,27 @@ def _remote_lock(host: Host, folder: str, shared: bool = False) -> Iterator[None
                 os.close(stdout)
             with suppress(BrokenPipeError):
                 hold.write(b"\n")
-            signals.wait([echo.fileno()])
-            locked = echo.read(1)
-            if not locked:
-                _explain(host, folder, holder, children)
+
+            @cache
+            def confirm() -> None:
+                signals.wait([echo.fileno()])
+                if not echo.read(1):
+                    _explain(host, folder, holder, children)
+
             try:
-                yield
+                yield confirm
             finally:
-                # We end when it has let go: the next run may follow at once.
-                hold.close()
-                holder.reaped_within(_LETTING_GO)
+                if not shared:
+                    # We end when it has let go: the next run may follow at once.
+                    hold.close()
+                    holder.reaped_within(_LETTING_GO)
 
 
 def _explain(host: Host, folder: str, holder: Child, children: Children) -> None:
     """Why flock did not get the lock. Raises Failure, unless there is no such program, which is told."""
     children.wait([holder])
     # A login shell may say anything; flock says nothing when somebody else has the lock.
-    if holder.ended.status == 1 and not re.search("flock: |sudo", holder.ended.said):
+    if holder.ended.status == 1 and not ("flock: " in holder.ended.said or hints.refused_by_sudo(holder.ended.said)):
         raise _held(host, folder)
     if host.has_flock:
         raise CommandFailed(holder.ended, f"cannot lock the snapshot folder '{_folder(folder)}'")

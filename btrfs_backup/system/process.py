@@ -34,7 +34,7 @@ _PR_SET_PDEATHSIG = 1
 _CHATTER = ("At subvol ", "At snapshot ", "Chroot to ", "mux_client_", "Warning: Permanently added ")
 # Exit status of a server that deletes its backups itself (see commands.serve).
 DECLINED = 77
-_SSH_FAILED = 255  # exit status of ssh itself, as opposed to that of the command
+SSH_FAILED = 255  # exit status of ssh itself, as opposed to that of the command
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Ended:
     @property
     def said(self) -> str:
         """What it printed on stderr, or why the connection broke that it went through."""
-        broke = self.status == _SSH_FAILED and self.command.last_words and self.command.last_words()
+        broke = self.status == SSH_FAILED and self.command.last_words and self.command.last_words()
         return broke or self.stderr
 
     @property
@@ -98,7 +98,7 @@ class Ended:
             return "; ".join(line[-_LONGEST_LINE:] for line in spoken[-3:])
         if self.status < 0:
             return f"it was ended by signal {-self.status} ({signal.strsignal(-self.status)})"
-        if self.status == _SSH_FAILED and self.command.login:
+        if self.status == SSH_FAILED and self.command.login:
             return "ssh failed, or it was ended by a signal there, without a message"
         return f"it ended with exit status {self.status} and no message"
 
@@ -191,13 +191,22 @@ def lacking(trying: str) -> Iterator[None]:
 class _Guard:
     """A shell that kills our children, and theirs, when we have been killed and could not.
 
-    It reads from a pipe which ones run, each time that changes. The end of the pipe is that of the program.
+    It reads from a pipe which ones run, each time that changes: those with a session of their own by a minus and its
+    number. The end of the pipe is that of the program.
     """
 
     SCRIPT = """
 trap '' HUP INT TERM
 while read -r now; do running=$now; done
-[ -z "$running" ] || kill -s KILL -- $running
+end() {
+    [ $# -gt 0 ] || return
+    started=
+    case $1 in -*) ;; *) read -r started <"/proc/$1/task/$1/children" ;; esac
+    kill -s KILL -- "$1"
+    shift
+    end $started "$@"
+}
+end $running
 """
 
     def __init__(self) -> None:
@@ -224,6 +233,10 @@ while read -r now; do running=$now; done
                 self._writer = -1
             if shell:
                 shell.wait()
+
+    @property
+    def is_posted(self) -> bool:
+        return self._writer >= 0
 
     def add(self, child: "Child") -> None:
         self._running[child.pid] = f"-{child.pid}" if child.command.own_session else str(child.pid)
@@ -425,7 +438,7 @@ class Children:
                 start_new_session=command.own_session,
                 env={**os.environ, **command.env},
                 pass_fds=command.inherit,
-                preexec_fn=_die_with(os.getpid()) if tied else None,
+                preexec_fn=_die_with(os.getpid(), command.own_session) if tied else None,
             )
         except (OSError, ValueError) as error:
             raise _cannot_start(command, error) from None
@@ -505,10 +518,11 @@ def _reader(fd: int, keep: Callable[[bytes], None]) -> Callable[[], bool]:
     return read
 
 
-def _die_with(parent: int) -> Callable[[], None]:
+def _die_with(parent: int, alone: bool) -> Callable[[], None]:
     """For a child that writes to a destination: it must not outlive us, however we die (prctl(2)).
 
     The next run would take its work for a transfer that was cut off, and both would write under the same name.
+    ALONE: it starts no others. Whoever does is stopped, so that the guard still finds these, and ends all of them.
     """
     # Only here, since it takes time; and not in the child, which must not wait for another thread of ours.
     import ctypes
@@ -516,7 +530,7 @@ def _die_with(parent: int) -> Callable[[], None]:
     libc = ctypes.CDLL(None)
 
     def tie() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL if alone or not _guard.is_posted else signal.SIGSTOP)
         if os.getppid() != parent:
             os.kill(os.getpid(), signal.SIGKILL)
 

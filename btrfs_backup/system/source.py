@@ -8,10 +8,11 @@ from posixpath import join, split
 
 from btrfs_backup.errors import READ_ONLY, Failure
 from btrfs_backup.model.snapshot import STUB_INODE, Naming, Subvolume, is_backup_name
-from btrfs_backup.system import btrfs
-from btrfs_backup.system.folder import Folder, look, portions
-from btrfs_backup.system.host import Host
-from btrfs_backup.system.paths import PathInfo, examine
+from btrfs_backup.system import btrfs, lock, state, tools
+from btrfs_backup.system.btrfs import Argv
+from btrfs_backup.system.folder import Folder, listing, look, portions
+from btrfs_backup.system.host import LEARNING, Host
+from btrfs_backup.system.paths import PathInfo, asked, examine
 
 
 @dataclass(frozen=True)
@@ -65,13 +66,27 @@ class Source:
     def _info(self) -> PathInfo:
         return examine(self.host, self.path)
 
+    def ask(self) -> None:
+        """Ask another machine for what `check`, `folder` and the run lock begin with."""
+        asking = (*asked(self.path), *asked(self.folder_path), *lock.asked(self.folder_path))
+        self.host.ask(*([argv] for argv in asking))
+
+    def ask_for_contents(self, listed: bool) -> None:
+        """Ask for what `describe`, the names in the folder and the records take; LISTED: and its inventory."""
+        records = (tools.read(join(self.folder_path, name)) for name in state.IN_TURN)
+        asking = [btrfs.show(self.path), tools.entries(self.folder_path), *records]
+        self.host.ask(*([argv] for argv in asking), *(listing(self.folder_path) if listed else ()), *LEARNING)
+
+    def _lists(self) -> list[list[Argv]]:
+        return [[btrfs.list_children(self.path, readonly_only=each)] for each in (False, True)]
+
     def nested(self) -> list[str]:
         """The writable subvolumes in it, by their paths in it. Raises Failure.
 
         Without snapshots: what is read-only, and what somebody made writable in the snapshot folder. A snapshot holds
         an empty folder in place of each (btrfs-subvolume(8)).
         """
-        lists = [btrfs.list_children(self.path), btrfs.list_children(self.path, readonly_only=True)]
+        lists = [argv for [argv] in self._lists()]
         rows = btrfs.parse_list(*self.host.run_together(lists, f"cannot list the subvolumes in '{self.path}'"))
         top = self._info.mount.inside(self._info.path)
         paths = [path for path, each in rows if not each.readonly]
@@ -121,13 +136,16 @@ class Source:
     def with_folder(self) -> "Source":
         """It, its folder of snapshots made when it is missing. Raises Failure."""
         with self._read_only_is_a_reason():
-            self.folder.created()
-            return replace(self)
+            if self.folder.exists:
+                return self
+            self.folder.create()
+            return replace(self)  # what is known of the folder is known no more
 
     def snapshot(self, name: str) -> None:
         """Make the read-only snapshot NAME. Raises Failure."""
         with self._read_only_is_a_reason():
-            self.host.run(btrfs.snapshot(self.path, self.folder.at(name)), f"cannot take the snapshot '{name}'")
+            argv = btrfs.snapshot(self.path, self.folder.at(name))
+            self.host.run(argv, f"cannot take the snapshot '{name}'", self._lists() + listing(self.folder_path))
 
     @contextmanager
     def _read_only_is_a_reason(self) -> Iterator[None]:

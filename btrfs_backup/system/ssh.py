@@ -1,24 +1,30 @@
 """Commands on another machine: argv wrapped for ssh, and the one connection that they share."""
 
+import logging
 import math
 import os
 import re
+import secrets
 import shlex
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from btrfs_backup.errors import Absent, Failure
 from btrfs_backup.model.location import Location
-from btrfs_backup.system import hints, process
+from btrfs_backup.system import hints, process, tools
 from btrfs_backup.system.btrfs import Argv
-from btrfs_backup.system.process import Child, Children, Command, CommandFailed
+from btrfs_backup.system.process import SSH_FAILED, Command, CommandFailed, Ended
+from btrfs_backup.system.session import Answer, Session, shell
+from btrfs_backup.system.tools import title
 
 if TYPE_CHECKING:
     from tempfile import TemporaryDirectory
+
+log = logging.getLogger(__name__)
 
 # What ssh does by itself is to wait for ever. Option -> the value that means so, and a better one: a dead connection
 # is noticed within a minute, after ServerAliveCountMax (3) times the interval. A slow one answers in between.
@@ -36,9 +42,8 @@ _PLAIN = {
 # sockaddr_un holds 108 bytes, to which ssh adds 17 while it binds; and much else means something in a ControlPath.
 _GOOD_FOLDER = re.compile(r"/[A-Za-z0-9_./-]{0,69}")
 _FOLDER_PREFIX = "btrfs-backup-"
-_WORDS_KEPT = 32 * 1024
-_MOST_WORDS = 1 << 20  # bytes that ssh may say while it logs in
 _LOGGING_IN = 10  # seconds, beside those for connecting
+_REAPING = 1.0  # seconds for ssh to end when it has no connection
 
 
 @dataclass(frozen=True)
@@ -59,29 +64,41 @@ def quote(word: str) -> str:
     return re.sub(r"\n+", r"'\g<0>'", quoted) or "''"
 
 
-def line(argv: Argv, sudo: bool) -> str:
-    """The command line that runs ARGV. Only plain commands go under sudo, so that a sudoers file can list them."""
-    return " ".join(map(quote, (*(("sudo", "-n") if sudo else ()), *argv)))
+# Its programs speak the language of that machine unless they are told. sudo passes it on; a session has it.
+PLAIN_WORDS: Argv = ("env", "LC_ALL=C")
 
 
-def sequence(steps: Sequence[Argv], reader: Argv, sudo: bool) -> str:
-    """Runs STEPS and then READER, up to the first that fails; READER alone gets our stdin."""
-    return " && ".join([*(f"{line(step, sudo)} </dev/null" for step in steps), line(reader, sudo)])
+def line(argv: Argv, sudo: bool, words: Argv = ()) -> str:
+    """The command line that runs ARGV, WORDS before it.
+
+    Only plain commands go under sudo, so that a sudoers file can list them.
+    """
+    return " ".join(map(quote, (*words, *(("sudo", "-n") if sudo else ()), *argv)))
+
+
+def replacing(path: str, text: str, sudo: bool) -> str:
+    """Puts a file with TEXT in place of that at PATH, whose mode and owner it gets, when it is on disk as a whole."""
+    new = f"{path}.new"
+    # It begins as a copy, for the sake of mode and owner. An empty file is as good as none.
+    steps = (tools.remove_file(new), ("touch", "--", path), ("cp", "-p", "--", path, new))
+    given = f"printf %s {shlex.quote(text)} | {line(('dd', f'of={new}', 'conv=fsync', 'status=none'), sudo)}"
+    whole = f'[ "$({line(tools.length(new), sudo)})" = {len(os.fsencode(text))} ]'
+    moved = line(("mv", "-f", "--", new, path), sudo)
+    return " && ".join((*(line(step, sudo) for step in steps), given, whole, moved))
 
 
 _QUOTED = re.compile(r"(?:[A-Za-z0-9_./:,@%+\x80-\U0010ffff-]|\\[^\n]|'\n+')+|''")
-_NEXT = " </dev/null && "
 
 
-def read(request: str) -> list[list[Argv]]:
-    """What REQUEST, a command line for the other side, was made of: pipelines, one behind the other. No shell reads it.
+def read(request: str) -> list[Argv]:
+    """The pipeline that REQUEST, a command line for the other side, was made of. No shell reads it.
 
-    Raises ValueError unless it is just what is made here of these.
+    Raises ValueError unless it is just what is made here of that.
     """
-    steps = [[_words(each) for each in step.split(" | ")] for step in request.split(_NEXT)]
-    if _NEXT.join(" | ".join(line(argv, sudo=False) for argv in step) for step in steps) != request:
+    pipeline = [_words(each) for each in request.split(" | ")]
+    if " | ".join(line(argv, sudo=False) for argv in pipeline) != request:
         raise ValueError("it is not quoted as this program does it")
-    return steps
+    return pipeline
 
 
 def _words(text: str) -> Argv:
@@ -150,18 +167,20 @@ def _somebody_types() -> bool:
 
 class Connection:
     """One ssh connection to a host, made at its first use and shared by all commands there (ssh_config(5),
-    ControlMaster): a password is asked for once. When the server refuses to share it, or the user's options say how
-    it is to be shared, each command makes its own. SCOPE ends it.
+    ControlMaster): a password is asked for once. Small commands run in a session, others in a channel of their own.
+    When the server refuses to share it, or the user's options say how it is to be shared, each of these makes its own
+    connection. SCOPE ends it.
     """
 
     def __init__(self, place: Location, access: Access, scope: ExitStack) -> None:
         self.place = place
         self._access = access
         self._scope = scope
-        self._options: tuple[str, ...] | None = None
-        self._master: Child | None = None
-        self._words: IO[bytes] | None = None  # what the master says
+        self._options: tuple[str, ...] = ()
+        self._session: Session | None = None
+        self._patience = math.inf
         self._failure: Failure | None = None
+        self._asked: dict[str, list[int]] = {}  # ahead, by the lines: the numbers of the requests
 
     @property
     def login(self) -> str:
@@ -171,6 +190,67 @@ class Connection:
         options = (f"-o {shlex.quote(option)}" for option in self._access.options)
         return " ".join((f"{user}{self.place.host}", *port, *options))
 
+    # --- in the session ---
+
+    def ask(self, pipelines: Sequence[Sequence[Argv]]) -> None:
+        """Ask for what PIPELINES come to, which change nothing and will be wanted next; see `ended`.
+
+        Nobody waits here, not even for the connection, unless somebody may have to type a password: for one at a time.
+        """
+        with suppress(Failure):  # whoever wants an answer is told
+            self._ask_ahead(self._start(), pipelines)
+            if self._patience == math.inf:
+                self._open()
+
+    def ended(self, pipelines: Sequence[Sequence[Argv]], ahead: Sequence[Sequence[Argv]] = ()) -> list[Ended]:
+        """Run PIPELINES one after the other, each of commands that get each other's output, and ask for those AHEAD.
+
+        What was asked for before counts when nothing else was run here since. Raises Failure when the host cannot be
+        reached.
+        """
+        session = self._open()
+        lines = list(map(self._line, pipelines))
+        try:
+            known = [self._asked[line].pop(0) for line in lines]
+        except LookupError:
+            self._asked = {}
+            known = [self._send(session, line) for line in lines]
+        if ahead:
+            self._ask_ahead(session, ahead)
+        titles = [title(pipeline[0]) for pipeline in pipelines]
+        return [self._ended(session.answer(number), its) for number, its in zip(known, titles, strict=True)]
+
+    def replace(self, texts: Mapping[str, str]) -> Ended:
+        """Put files with these TEXTS, by their paths, in place of those there, each at once or not at all.
+
+        None behind the first that fails. Raises Failure like `ended`.
+        """
+        session = self._open()
+        self._asked = {}
+        request = " && ".join(replacing(path, text, self._access.sudo) for path, text in texts.items())
+        ended = self._ended(session.answer(self._send(session, request)), "rm, touch, cp, dd, mv")
+        if ended.status:
+            with suppress(Failure):
+                self.ended([[tools.remove_file(f"{path}.new")] for path in texts])
+        return ended
+
+    def _ask_ahead(self, session: Session, pipelines: Sequence[Sequence[Argv]]) -> None:
+        for line in map(self._line, pipelines):
+            self._asked.setdefault(line, []).append(self._send(session, line))
+
+    def _send(self, session: Session, line: str) -> int:
+        log.debug("running on %s: %s", self.place.host, line)
+        return session.ask(line)
+
+    def _line(self, pipeline: Sequence[Argv]) -> str:
+        return " | ".join(line(each, self._access.sudo and not number) for number, each in enumerate(pipeline))
+
+    def _ended(self, answer: Answer | None, title: str) -> Ended:
+        command = self._command("", title)
+        return Ended(command, *((answer.status, answer.stdout, answer.messages) if answer else (SSH_FAILED, b"", "")))
+
+    # --- in channels of their own ---
+
     def command(
         self, argv: Argv, title: str, logged: bool = False, before: Argv = (), after: Sequence[Argv] = ()
     ) -> Command:
@@ -178,26 +258,23 @@ class Connection:
 
         Raises Failure when the host cannot be reached.
         """
-        lines = [line(before, False)] if before else []
-        lines.append(line(argv, self._access.sudo))
-        lines += [line(each, False) for each in after]
+        self._free()
+        lines = [line(before, False, PLAIN_WORDS)] if before else []
+        lines.append(line(argv, self._access.sudo, PLAIN_WORDS))
+        lines += [line(each, False, PLAIN_WORDS) for each in after]
         return self._command(" | ".join(lines), title, logged)
 
-    def program(self, argv: Argv) -> Command:
-        """What runs ARGV, which needs no rights, on the host. Raises Failure like `command`."""
-        return self._command(line(argv, sudo=False), argv[0], False)
-
-    def both(self, first: Argv, second: Argv, title: str) -> Command:
+    def both(self, first: Argv, second: Argv) -> Command:
         """What runs two commands, see the function `both`. Raises Failure like `command`."""
-        return self._command(line(both(first, second, self._access.sudo), sudo=False), title, False)
+        self._free()
+        return self._command(line(both(first, second, self._access.sudo), False, PLAIN_WORDS), title(first))
 
-    def sequence(self, steps: Sequence[Argv], reader: Argv, title: str) -> Command:
-        """What runs several commands in one go, see the function `sequence`. Raises Failure like `command`."""
-        return self._command(sequence(steps, reader, self._access.sudo), title, False)
-
-    def _command(self, remote: str, title: str, logged: bool) -> Command:
+    def _free(self) -> None:
+        """Have the connection for something that may change what was asked for. Raises Failure."""
         self._open()
-        assert self._options is not None
+        self._asked = {}
+
+    def _command(self, remote: str, title: str, logged: bool = False) -> Command:
         return Command(
             (*argv(self.place, self._options, "-T"), remote),
             title=f"{title} on {self.place.host}",
@@ -208,79 +285,67 @@ class Connection:
             last_words=self._last_words,
         )
 
-    def _open(self) -> None:
-        if self._failure:
-            raise self._failure
+    # --- the connection ---
+
+    def _open(self) -> Session:
+        """The session, when it has begun. Raises Failure."""
+        session = self._start()
         try:
-            if self._options is None:
-                self._connect()
-            if self._master and self._master.reaped_within(0):
-                raise self._broke(self._master, f"the connection to {self.place.host} broke")
+            if not session.begun(self._patience):
+                if session.child.reaped_within(_REAPING):
+                    raise self._broke(session, f"cannot connect to {self.place.host}")
+                session.child.signal(signal.SIGKILL)
+                what_to_do = f"Does it wait for something there? Try: ssh {self.login}"
+                raise Failure(f"cannot connect to {self.place.host}: the login does not come to an end", what_to_do)
+            self._patience = math.inf
+            if session.child.reaped_within(0):
+                raise self._broke(session, f"the connection to {self.place.host} broke")
         except Failure as failure:
             self._failure = failure
             raise
+        return session
 
-    def _connect(self) -> None:
+    def _start(self) -> Session:
+        if self._failure:
+            raise self._failure
+        if not self._session:
+            try:
+                self._session = self._connect()
+            except Failure as failure:
+                self._failure = failure
+                raise
+        return self._session
+
+    def _connect(self) -> Session:
         given = self._access.options
         configured = process.run(self._local(argv(self.place, given, "-G")))
         if configured.status:
             raise CommandFailed(configured, f"cannot connect to {self.place.host}")
         settings = os.fsdecode(configured.stdout)
-        options, limit = (*given, *amendments(settings)), login_limit(settings)
-        if shares_by_itself(given):
-            if limit < math.inf:
-                self._try_login(options, limit)
-            self._options = options
-            return
-        with process.lacking(f"cannot keep a connection to {self.place.host}, for want of a temporary folder"):
-            folder = self._scope.enter_context(_private_folder())
-            words = self._words = self._scope.enter_context(process.scratch())
-        children = self._scope.enter_context(Children())
-        patience = time.monotonic() + limit
-        socket = f"{folder}/ssh"
-        shared = (*options, f"ControlPath={socket}")
-        with open(os.devnull, "rb") as nothing:
-            self._master = children.start(
-                self._local(argv(self.place, (*shared, "ControlMaster=yes", "ControlPersist=no"), "-N")),
-                nothing.fileno(),
-                # Nobody reads what it says before it has ended: in a pipe it would be stuck some day.
-                stdout=words.fileno(),
-                tied=True,
-                stderr=words.fileno(),
-            )
-        # ssh makes the socket when it has logged in.
-        while not os.path.exists(socket):
-            if self._master.reaped_within(0.01):
-                raise self._broke(self._master, f"cannot connect to {self.place.host}")
-            if time.monotonic() > patience or os.fstat(words.fileno()).st_size > _MOST_WORDS:
-                self._master.signal(signal.SIGKILL)
-                raise self._stalled()
-        self._options = (*shared, "ControlMaster=no")
-
-    def _try_login(self, options: Sequence[str], limit: float) -> None:
-        """Raises Failure when a login takes longer than LIMIT seconds."""
-        with open(os.devnull, "rb") as nothing, Children() as children:
-            child = children.start(self._local((*argv(self.place, options, "-T"), "true")), nothing.fileno())
-            if not child.reaped_within(limit):
-                raise self._stalled()
-
-    def _stalled(self) -> Failure:
-        what_to_do = f"Does it wait for something there? Try: ssh {self.login}"
-        return Failure(f"cannot connect to {self.place.host}: the login does not come to an end", what_to_do)
+        options = (*given, *amendments(settings))
+        self._patience = time.monotonic() + login_limit(settings)
+        master: tuple[str, ...] = ()
+        if not shares_by_itself(given):
+            with process.lacking(f"cannot keep a connection to {self.place.host}, for want of a temporary folder"):
+                folder = self._scope.enter_context(_private_folder())
+            options = (*options, f"ControlPath={folder}/ssh")
+            master = ("ControlMaster=yes", "ControlPersist=no")
+        word = secrets.token_hex(16)
+        begin = (*argv(self.place, (*options, *master), "-T"), line(shell(word), False, PLAIN_WORDS))
+        self._options = (*options, "ControlMaster=no") if master else options
+        return Session(self._local(begin), word, self._scope)
 
     def _local(self, argv: Argv) -> Command:
         return Command(argv, title="ssh", own_session=False, login=self.login)
 
-    def _broke(self, master: Child, trying: str) -> Failure:
-        failed = CommandFailed(replace(master.ended, stderr=self._last_words()), trying)
+    def _broke(self, session: Session, trying: str) -> Failure:
+        failed = CommandFailed(replace(session.child.ended, stderr=session.last_words), trying)
         return Absent(failed.message, failed.hint) if hints.is_down(failed.ended.said) else failed
 
     def _last_words(self) -> str:
         """Why the shared connection broke, when it did; commands that went through it do not know."""
-        if not self._master or not self._words or not self._master.reaped_within(1.0):
-            return ""
-        size = os.fstat(self._words.fileno()).st_size
-        return os.pread(self._words.fileno(), _WORDS_KEPT, max(0, size - _WORDS_KEPT)).decode(errors="replace")
+        session = self._session
+        return session.last_words if session and session.child.reaped_within(_REAPING) else ""
 
 
 def _private_folder() -> "TemporaryDirectory[str]":

@@ -11,10 +11,12 @@ from posixpath import dirname, join
 
 from btrfs_backup.errors import Failure, LockHeld
 from btrfs_backup.model import cutter, stage
+from btrfs_backup.model.arrival import Found
 from btrfs_backup.model.snapshot import Subvolume
 from btrfs_backup.model.stage import SUBVOLUME, Stage
 from btrfs_backup.system import btrfs, lock, tools
 from btrfs_backup.system.folder import Folder, Sending
+from btrfs_backup.system.lock import Held
 from btrfs_backup.system.process import Command, Pipeline
 
 
@@ -22,7 +24,7 @@ from btrfs_backup.system.process import Command, Pipeline
 class Attempt:
     """An attempt to receive into a stage of FOLDER. entry: the name of the stage; name: of the attempt in it.
 
-    mounting: of the filesystem of the folder when it began. inherit: descriptors that hold the lock here.
+    mounting: of the filesystem of the folder when it began. held: the lock on the stage.
     earlier: what was in the stage before, when it goes on with that.
     """
 
@@ -30,7 +32,7 @@ class Attempt:
     entry: str
     name: str
     mounting: tuple[str, str]
-    inherit: tuple[int, ...] = ()
+    held: Held
     earlier: Stage | None = None
 
     @property
@@ -41,7 +43,7 @@ class Attempt:
         """What reads streams and receives them here, and nowhere else. Raises Failure."""
         argv = btrfs.receive(self.path, how.debug)
         place = self.folder.at(self.entry)
-        return self.folder.host.receiver(argv, how.compress, how.debug, place, self.inherit)
+        return self.folder.host.receiver(argv, how.compress, how.debug, place, self.held.inherit)
 
     def marking(self, salt: str) -> Callable[[], Command]:
         """Gives what has all that was received written to the disk, and marks that if it can. SALT: see cutter.mark.
@@ -61,31 +63,42 @@ class Attempt:
             return failure
         return Failure("its filesystem was mounted anew while data came in", "The next run sends it again.")
 
-    def contents(self) -> tuple[dict[str, Subvolume], list[str]]:
-        """The subvolumes in it, by name, and the names of all else that is in it. Raises Failure."""
+    def ask_for_proof(self, parent: str | None) -> None:
+        """Ask another machine to write out what has arrived, for what is there then, and for the PARENT of that."""
+        if self.folder.host.connection:
+            self.folder.host.ask(*self.folder.proving(join(self.entry, self.name), parent))
+
+    def contents(self) -> Found:
+        """What is in it. Raises Failure, LockHeld when somebody else is at work in its stage."""
+        self.held.confirm()
         inside = replace(self.folder, path=self.path, info=replace(self.folder.info, path=self._real))
         kinds, held = inside.found()
-        return held, [path for path, kind in kinds.items() if kind != SUBVOLUME or path not in held]
+        other = [path for path, kind in kinds.items() if kind != SUBVOLUME or path not in held]
+        return Found(held, other, self.earlier.subvolumes if self.earlier else ())
 
     @property
     def _real(self) -> str:
         return join(self.folder.info.path, self.entry, self.name)
 
-    def publish(self, names: Sequence[str]) -> None:
-        """Give the backups NAMES their names, oldest first. Raises Failure.
+    def publish(self, names: Sequence[str]) -> Mapping[str, Subvolume]:
+        """Give the backups NAMES their names, oldest first; the subvolumes that are in the folder then. Raises Failure.
 
         A snapshot writes out what it is taken of and commits, and keeps the received UUID. Seen: on an existing name
         btrfs would try to make it inside of that.
         """
-        for name in names:
-            argv = btrfs.snapshot(join(self.path, name), self.folder.at(name))
-            self.folder.host.run(argv, f"cannot publish the backup '{self.folder.at(name)}'")
+        places = {name: self.folder.at(name) for name in names}
+        trying = {name: f"cannot publish the backup '{place}'" for name, place in places.items()}
+        steps = {trying[name]: btrfs.snapshot(join(self.path, name), place) for name, place in places.items()}
+        return self.folder.found_behind(steps)[1]
 
     def remove(self, subvolumes: Sequence[Subvolume], commit: bool) -> None:
         """Remove the stage with the SUBVOLUMES in it. Raises Failure."""
         earlier = self.earlier or Stage(self.entry, "")
         held = (*earlier.subvolumes, *subvolumes)
-        remove(self.folder, replace(earlier, attempts=(*earlier.attempts, self.name), subvolumes=held), commit)
+        whole = replace(earlier, attempts=(*earlier.attempts, self.name), subvolumes=held)
+        # With a commit it is that of a failure, and perhaps on another filesystem by now.
+        if commit or not _removed_in_one_go(self.folder, whole):
+            remove(self.folder, whole, commit)
 
     def leave(self) -> None:
         """Remove it when it is empty, and leave what was in the stage before. Raises Failure."""
@@ -118,31 +131,31 @@ def opened(
         with _continued(folder, earlier, useless) as going_on:
             yield going_on
         return
-    mounting = folder.mounting()
     entry = stage.entry(name, taken)
     attempt = stage.attempt(socket.gethostname(), os.getpid(), time.time_ns())
     place = folder.at(entry)
     try:
-        folder.host.run(tools.make_stage(place, join(place, attempt)), f"cannot make the stage '{place}'")
+        mounting = folder.made(tools.make_stage(place, join(place, attempt)), f"cannot make the stage '{place}'")
     except Failure:
         # It goes on behind what it could not make: the stage is that of another attempt, which could not remove it.
         folder.host.ended(tools.remove_folder(join(place, attempt)))
         raise
-    with lock.staged(folder.host, place, shared=True) as inherit:
-        yield Attempt(folder, entry, attempt, mounting, inherit)
+    with lock.staged(folder.host, place, shared=True) as held:
+        yield Attempt(folder, entry, attempt, mounting, held)
 
 
 @contextmanager
 def _continued(folder: Folder, earlier: Stage, useless: Sequence[Subvolume]) -> Iterator[Attempt]:
     """A new attempt in a stage that is there. Raises Failure, LockHeld when there is another new one."""
-    mounting, place = folder.mounting(), folder.at(earlier.entry)
+    place = folder.at(earlier.entry)
     name = stage.attempt(socket.gethostname(), os.getpid(), time.time_ns())
     in_use = LockHeld(f"'{folder.at(earlier.name)}' is being received already", "Wait until that has ended.")
     if lock.is_held(folder.host, place):
         raise in_use
-    folder.host.run(tools.make_attempt(join(place, name)), f"cannot go on in the stage '{place}'")
-    attempt = Attempt(folder, earlier.entry, name, mounting, earlier=earlier)
-    with lock.staged(folder.host, place, shared=True) as inherit:
+    mounting = folder.made(tools.make_attempt(join(place, name)), f"cannot go on in the stage '{place}'")
+    attempt = Attempt(folder, earlier.entry, name, mounting, Held(), earlier)
+    with lock.staged(folder.host, place, shared=True) as held:
+        held.confirm()
         # Of two that have come so far, at least one sees the other.
         kinds, _ = folder.found()
         if {path for path in kinds if dirname(path) == earlier.entry} != {
@@ -152,13 +165,21 @@ def _continued(folder: Folder, earlier: Stage, useless: Sequence[Subvolume]) -> 
             raise in_use
         failed = folder.delete(useless, commit=False)
         left = tuple(each for each in earlier.subvolumes if each not in useless or each.name in failed)
-        yield replace(attempt, inherit=inherit, earlier=replace(earlier, subvolumes=left))
+        yield replace(attempt, held=held, earlier=replace(earlier, subvolumes=left))
 
 
 def clear(folder: Folder, left: Stage) -> None:
     """Remove a stage of FOLDER that is LEFT from a transfer. Raises Failure, LockHeld when one is alive there."""
     with lock.staged(folder.host, folder.at(left.entry), shared=False):
         remove(folder, left)
+
+
+def _removed_in_one_go(folder: Folder, left: Stage) -> bool:
+    """Whether a stage could be removed of which all is known that is LEFT in it."""
+    place = folder.at(left.entry)
+    deletions = [btrfs.delete_by_id(each.id, folder.info.mount.point) for each in left.subvolumes if each.id]
+    folders = [tools.remove_folder(path) for path in (*(join(place, each) for each in left.attempts), place)]
+    return not folder.host.in_turn([*deletions, *folders])[-1].status
 
 
 def remove(folder: Folder, left: Stage, commit: bool = True) -> None:
@@ -180,9 +201,3 @@ def remove(folder: Folder, left: Stage, commit: bool = True) -> None:
         # What a stream has put beside the subvolume.
         folder.host.run(tools.remove_tree(join(place, each)), trying)
     folder.host.run(tools.remove_folder(place), trying)
-
-
-def holds_only(names: Sequence[str], found: Mapping[str, Subvolume], other: Sequence[str]) -> str:
-    """What is wrong with what was FOUND, beside which OTHER things are, when just NAMES were expected; mostly empty."""
-    strange = [*other, *(name for name in found if name not in names)]
-    return f"'{strange[0]}' came with it, which was not expected" if strange else ""

@@ -2,6 +2,7 @@
 
 import os
 import stat
+from collections.abc import Mapping
 from contextlib import suppress
 from itertools import count
 from posixpath import basename, dirname, join
@@ -9,15 +10,15 @@ from posixpath import basename, dirname, join
 from btrfs_backup.errors import Failure
 from btrfs_backup.model import records
 from btrfs_backup.model.records import Records
-from btrfs_backup.system import hints, process
+from btrfs_backup.system import hints
 from btrfs_backup.system.host import Host
 from btrfs_backup.system.process import CommandFailed, TooMuch
-from btrfs_backup.system.ssh import Connection
 
 OUTSTANDING = ".outstanding_transfers"
 COMPLETED = ".completed_transfers"
 
-NAMES = frozenset({OUTSTANDING, COMPLETED})
+IN_TURN = (OUTSTANDING, COMPLETED)  # as they are read
+NAMES = frozenset(IN_TURN)
 _LOST = {
     OUTSTANDING: "Nothing is deleted at the source in this run, since unfinished transfers are not known.",
     COMPLETED: "Nothing is deleted at the source in this run. A disk that is away may need a full transfer.",
@@ -31,7 +32,7 @@ def read(host: Host, folder: str, aside: bool) -> tuple[Records, tuple[Failure, 
     """
     known: Records = records.NONE
     failures = []
-    for name, parse in ((OUTSTANDING, records.parse_outstanding), (COMPLETED, records.parse_completed)):
+    for name, parse in zip(IN_TURN, (records.parse_outstanding, records.parse_completed), strict=True):
         path = join(folder, name)
         try:
             known |= parse(host.read(path) or "")
@@ -57,16 +58,26 @@ def _moved_aside(host: Host, path: str, why: str) -> str:
 def write(host: Host, folder: str, new: Records, old: Records) -> None:
     """Replace those files of which NEW differs from OLD, which they hold. Raises Failure."""
     # In this order: what was delivered must not be forgotten, or it would be sent again.
-    for name, form in ((COMPLETED, records.format_completed), (OUTSTANDING, records.format_outstanding)):
-        if (text := form(new)) != form(old):
-            replace(host, join(folder, name), text)
+    forms = {COMPLETED: records.format_completed, OUTSTANDING: records.format_outstanding}
+    if texts := {join(folder, name): form(new) for name, form in forms.items() if form(new) != form(old)}:
+        replace(host, texts)
 
 
-def replace(host: Host, path: str, text: str) -> None:
-    """Replace the file at PATH atomically; its mode and owner stay. Raises Failure; then the old one is whole."""
+def replace(host: Host, texts: Mapping[str, str]) -> None:
+    """Replace the files at these paths by these TEXTS, one after the other, each atomically; mode and owner stay.
+
+    Raises Failure; then the old one is whole.
+    """
     if host.connection:
-        _replace_remote(host, host.connection, path, text)
+        ended = host.connection.replace(texts)
+        if ended.status:
+            raise CommandFailed(ended, f"cannot write {' and '.join(map(repr, texts))}")
         return
+    for path, text in texts.items():
+        _replace(path, text)
+
+
+def _replace(path: str, text: str) -> None:
     new = f"{path}.new"
     try:
         _write_new(new, os.fsencode(text), like=path)
@@ -103,16 +114,3 @@ def _fsync_folder(folder: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _replace_remote(host: Host, connection: Connection, path: str, text: str) -> None:
-    new = f"{path}.new"
-    # The new file begins as a copy, for the sake of mode and owner. An empty file is as good as none.
-    copying = [("rm", "-f", "--", new), ("touch", "--", path), ("cp", "-p", "--", path, new)]
-    writing = connection.sequence(copying, ("dd", f"of={new}", "conv=fsync", "status=none"), "rm, touch, cp, dd")
-    ended = process.run(writing, os.fsencode(text))
-    if ended.status:
-        process.run(connection.command(("rm", "-f", "--", new), "rm"))
-        raise CommandFailed(ended, f"cannot write '{path}'")
-    # By a command of its own: when the connection breaks, dd takes what it got for everything.
-    host.run(("mv", "-f", "--", new, path), f"cannot write '{path}'")

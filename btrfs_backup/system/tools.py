@@ -3,6 +3,7 @@
 What `--serve` answers is built by the same functions (see commands.serve).
 """
 
+import itertools
 import re
 from collections.abc import Sequence
 from posixpath import dirname, join
@@ -15,7 +16,9 @@ BOOT_ID = "/proc/sys/kernel/random/boot_id"  # random(4)
 # It has a folder for each filesystem that is mounted. Seen: each mounting gets a new inode number; with a second mount
 # of the same filesystem, and a remount, it stays.
 _MOUNTED = "/sys/fs/btrfs"
-MOUNTED: Argv = ("find", _MOUNTED + "/", "-mindepth", "1", "-maxdepth", "1", "-name", "*-*-*-*-*")
+# Prints the number of each with its path.
+_NUMBERED = ("-exec", "stat", "-c", "%i %n", "{}", "+")
+MOUNTED: Argv = ("find", _MOUNTED + "/", "-mindepth", "1", "-maxdepth", "1", "-name", "*-*-*-*-*", *_NUMBERED)
 PROBE_FLOCK: Argv = ("flock", "-V")
 
 # Neither the links of folders tell anything, nor the size of what is no file. %P is the path below the top, in which
@@ -38,6 +41,12 @@ ENTRIES: Argv = (*_FOLDER_OR_FILE, "-o", "-printf", _OTHER, "(", "-type", "b", "
 CHECKSUMS: Argv = ("-type", "f", "-exec", "sh", "-c", _HASH, "sh", "{}", "+")
 ATTRIBUTES: Argv = ("-exec", *_GETFATTR, "{}", "+")
 LISTS = (ENTRIES, CHECKSUMS, ATTRIBUTES)
+
+
+def title(argv: Argv) -> str:
+    """How messages call ARGV: the program and its subcommands, `btrfs subvolume delete`."""
+    words = itertools.takewhile(lambda word: word[:1].isalpha(), argv[1:3] if argv[0] == "btrfs" else ())
+    return " ".join((argv[0], *words))
 
 
 def ancestors(path: str) -> list[str]:
@@ -68,9 +77,14 @@ def inode(path: str) -> Argv:
     return ("stat", "-c", "%i", "--", path)
 
 
-def mounting(uuid: str) -> Argv:
-    """Prints what is another number whenever the filesystem UUID is mounted anew."""
-    return inode(f"{_MOUNTED}/{uuid}")
+def length(path: str) -> Argv:
+    """Prints the bytes of a file."""
+    return ("stat", "-c", "%s", "--", path)
+
+
+def mounting(uuid: str) -> str:
+    """The path of what has another inode number whenever the filesystem UUID is mounted anew."""
+    return f"{_MOUNTED}/{uuid}"
 
 
 def filesystem_id(path: str) -> Argv:
@@ -115,6 +129,10 @@ def remove_folder(path: str) -> Argv:
 def remove_tree(path: str) -> Argv:
     """Removes it with all that is in it; links are not followed."""
     return ("rm", "-rf", "--", path)
+
+
+def remove_file(path: str) -> Argv:
+    return ("rm", "-f", "--", path)
 
 
 def make_attempt(attempt: str) -> Argv:

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from btrfs_backup.errors import Failure
+from btrfs_backup.model.arrival import Ending, Streamed
 from btrfs_backup.model.cutter import Checkpoint, Cutter
 from btrfs_backup.model.gate import Expected, Gate
-from btrfs_backup.model.sendstream import Beginning, Measure
-from btrfs_backup.model.snapshot import Subvolume
+from btrfs_backup.model.sendstream import Measure
 from btrfs_backup.system.pipes import FAR_PIPE, HASH_LINE, IN_A_WHILE, LARGEST_PIPE, Chain, Outlet, Pipe, is_small
 from btrfs_backup.system.process import Child, Children, Command, CommandFailed, Ended, Pipeline, lacking
 
@@ -96,44 +96,6 @@ class Receiver:
 
 
 @dataclass(frozen=True)
-class Streamed:
-    """A stream that went through, and the time it took. beginning: its first command.
-
-    cut: it went through in parts. resumed_from: bytes of it that the receiver had before.
-    """
-
-    bytes: int
-    seconds: float
-    beginning: Beginning | None = None
-    cut: bool = False
-    resumed_from: int = 0
-
-    def fits(self, parent: Subvolume, sent_transid: int | None) -> bool:
-        """Whether its PARENT is what it was when it was sent: SENT_TRANSID is told by its copy, None where it is not.
-
-        `btrfs receive` does not look at that. Seen: the number of a subvolume that was itself received still grows
-        behind its reception, so that it tells nothing; a copy of a copy tells the number that the first copy had, which
-        does not matter when PARENT was never changed since it was made.
-        """
-        if parent.received_uuid or sent_transid is None or not self.beginning:
-            return True
-        changed = self.beginning.parent_transid
-        return changed in (0, sent_transid) or changed <= (parent.made_transid or 0)
-
-
-@dataclass(frozen=True)
-class Ending:
-    """The end of a transfer at one receiver. failure: what went wrong with the last stream that it got, or None.
-
-    unwritten: why what it got may not be on its disk, or None. spoiled: no part of that stream is of use.
-    """
-
-    failure: Failure | None
-    unwritten: Failure | None = None
-    spoiled: bool = False
-
-
-@dataclass(frozen=True)
 class Transferred:
     """The outcome of a transfer.
 
@@ -164,18 +126,10 @@ def transfer(
     """
     most = FAR_PIPE if cutting and cutting.far else LARGEST_PIPE
     ends = _ends(receivers, most)
-    in_order = sorted(ends, key=lambda end: end.checked)
+    outlets = [end.outlet for end in sorted(ends, key=lambda end: end.checked)]
+    checked, looked_at = sum(end.checked for end in ends), judged or cutting is not None
     flows: list[_Flow] = []
-    with (
-        Chain(
-            [end.outlet for end in in_order],
-            sum(end.checked for end in ends),
-            rate,
-            judged or cutting is not None,
-            most,
-        ) as chain,
-        Children() as children,
-    ):
+    with Chain(outlets, checked, rate, looked_at, most) as chain, Children() as children:
         for end in ends:
             end.start(children)
         chain.open()
@@ -197,6 +151,11 @@ def transfer(
         chain.end()
         children.wait([child for end in ends for child in end.children], tick)
         children.wait([child for end in ends for child in end.write_out()], partial(tick, arrived=True))
+    return _transferred(flows, ends, chain)
+
+
+def _transferred(flows: Sequence["_Flow"], ends: Sequence["_End"], chain: Chain) -> Transferred:
+    """What came of it, when all is over."""
     sends = [ended for flow in flows for ended in _ended(flow.children)]
     untils = [*(flow.started for flow in flows[1:]), time.monotonic()]
     return Transferred(

@@ -3,6 +3,7 @@
 import heapq
 import marshal
 import os
+import resource
 import tempfile
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,6 +22,7 @@ from btrfs_backup.system.process import Children, CommandFailed, lacking
 _SSH_FAILED = 255
 _LONGEST = 16 << 20  # bytes of an item; what goes on is none
 _IN_MEMORY = 8 << 20  # bytes that are held before they go to the temporary file
+_FILES_OF_READING, _FILES_OF_TREE = 6, 9  # that are open at the same time; of a tree here 5
 _BLOCK = 500  # records that are read from there at once
 
 
@@ -123,6 +125,12 @@ class Tree:
                 "When the disk has errors, 'dmesg' tells.",
             )
             return {}
+
+
+def most() -> int:
+    """How many trees can be read at the same time; each takes some of the files that a process may have open."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(2, (limit - len(os.listdir("/proc/self/fd")) - _FILES_OF_READING) // _FILES_OF_TREE)
 
 
 def read(trees: Sequence[Tree], watch: Callable[[bool], None] | None = None) -> None:

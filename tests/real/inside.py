@@ -3,6 +3,7 @@
 import io
 import os
 from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
 from unittest import mock
 
 from btrfs_backup.__main__ import main
@@ -18,3 +19,11 @@ class InsideTest(RealTest):
             status = main(list(map(str, arguments)))
         out, err = (each.buffer.getvalue().decode() for each in said)  # type: ignore[attr-defined]
         return Result(status, out, err)
+
+    def pair(self, backups: int = 2) -> tuple[Path, Path]:
+        """A source, and a disk with some backups of it, each different."""
+        source, usb = self.source(), self.disk("usb").path
+        for number in range(backups):
+            (source / "file").write_text(f"state {number}")
+            self.backup("-q", source, usb)
+        return source, usb

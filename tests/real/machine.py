@@ -18,12 +18,18 @@ import unittest
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 TOP = Path(__file__).resolve().parents[2]
 OUTSTANDING, COMPLETED = ".outstanding_transfers", ".completed_transfers"  # in the folder of the snapshots
 LOCK = ".btrfs-backup.lock"  # there, too
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d"  # in front of a message
+# A `btrfs` for make_program whose send breaks off.
+FAILING_SEND = """[ "$1" = send ] || exec "$REAL" "$@"
+"$REAL" "$@" | head -c 50000
+echo 'ERROR: Input/output error' >&2
+exit 1"""
 SHORT = 120.0  # seconds that nothing in the tests takes
 
 # The command is started many times, and to compile all of it each time would take longer than most of what it does.
@@ -180,13 +186,34 @@ def untimed(messages: str) -> str:
     return re.sub(rf"^{TIME} ", "", messages, flags=re.MULTILINE)
 
 
-def with_program(folder: Path, name: str, script: str) -> dict[str, str]:
-    """An environment in which the program NAME is that shell SCRIPT, made in FOLDER, with the real one in $REAL."""
-    real = shutil.which(name)
+def make_program(folder: Path, name: str, script: str) -> Path:
+    """Make the program NAME of that shell SCRIPT in FOLDER, in which the real one is "$REAL"; returns FOLDER."""
     folder.mkdir(exist_ok=True)
-    (folder / name).write_text(f"#!/bin/sh\nREAL={real}\n{script}\n")
-    (folder / name).chmod(0o755)
+    path = folder / name
+    path.unlink(missing_ok=True)
+    path.write_text(f"#!/bin/sh\nREAL={quote(str(shutil.which(name)))}\n{script}\n")
+    path.chmod(0o755)
+    return folder
+
+
+def lying_btrfs(folder: Path, lies: str) -> Path:
+    """Make a program `btrfs` that lies in FOLDER, which is to come first in PATH; returns FOLDER.
+
+    LIES are branches of a `case` over the arguments in one word. Where they do not exit the real program goes on;
+    it is "$REAL" there, "$last" is the last argument, and "$here" is a folder to remember things in.
+    """
+    here = f"here={quote(str(folder))}\nfor last; do :; done"
+    return make_program(folder, "btrfs", f'{here}\ncase "$*" in\n{lies}\nesac\nexec "$REAL" "$@"')
+
+
+def path_with(folder: Path) -> dict[str, str]:
+    """An environment in which FOLDER comes first in PATH."""
     return {"PATH": f"{folder}:{os.environ['PATH']}"}
+
+
+def with_program(folder: Path, name: str, script: str) -> dict[str, str]:
+    """An environment in which the program NAME is that shell SCRIPT; see `make_program`."""
+    return path_with(make_program(folder, name, script))
 
 
 def start_command(

@@ -1,6 +1,7 @@
 """A real sshd on the loopback interface, with keys, port and users of its own."""
 
 import os
+import queue
 import re
 import shutil
 import signal
@@ -108,11 +109,13 @@ class Sshd:
 class Proxy:
     """Hands bytes on between a port of its own and another one, until told not to.
 
-    rate: bytes a second; moved: bytes so far, in both directions; limit: of these, at which it cuts all connections.
+    rate: bytes a second; delay: seconds on the way, in each direction; moved: bytes so far, in both directions; limit:
+    of these, at which it cuts all connections.
     """
 
-    def __init__(self, port: int, rate: float = 0) -> None:
+    def __init__(self, port: int, rate: float = 0, delay: float = 0) -> None:
         self.moved = 0
+        self._delay = delay
         self.limit = 1 << 60
         self._target = port
         self._rate = rate
@@ -149,9 +152,11 @@ class Proxy:
                     each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 self._sockets += [near, far]
                 for source, target in ((near, far), (far, near)):
-                    threading.Thread(target=self._copy, args=(source, target), daemon=True).start()
+                    under_way: queue.SimpleQueue[tuple[float, bytes]] = queue.SimpleQueue()
+                    threading.Thread(target=self._take, args=(source, under_way), daemon=True).start()
+                    threading.Thread(target=self._deliver, args=(under_way, target), daemon=True).start()
 
-    def _copy(self, source: socket.socket, target: socket.socket) -> None:
+    def _take(self, source: socket.socket, under_way: "queue.SimpleQueue[tuple[float, bytes]]") -> None:
         with suppress(OSError):
             while piece := source.recv(16 * 1024):
                 if self._silent.is_set():
@@ -162,6 +167,14 @@ class Proxy:
                     self.cut()
                 if self._rate:
                     time.sleep(len(piece) / self._rate)
+                under_way.put((time.monotonic() + self._delay, piece))
+        under_way.put((0, b""))
+
+    def _deliver(self, under_way: "queue.SimpleQueue[tuple[float, bytes]]", target: socket.socket) -> None:
+        with suppress(OSError):
+            while (due_and_piece := under_way.get())[1]:
+                due, piece = due_and_piece
+                time.sleep(max(0, due - time.monotonic()))
                 target.sendall(piece)
         with suppress(OSError):
             target.shutdown(socket.SHUT_WR)
@@ -207,6 +220,6 @@ class SshTest(RealTest):
         """A folder with just these PROGRAMS, to be the PATH."""
         folder = self.folder / "tools"
         folder.mkdir()
-        for program in programs:
+        for program in ("env", *programs):
             (folder / program).symlink_to(str(shutil.which(program)))
         return folder

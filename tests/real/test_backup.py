@@ -7,7 +7,6 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
-from tests.real.liar import lying_btrfs, path_with
 from tests.real.machine import (
     COMPLETED,
     LOCK,
@@ -15,12 +14,15 @@ from tests.real.machine import (
     RealTest,
     is_readonly,
     kill,
+    lying_btrfs,
     names,
     on_record,
+    path_with,
     sh,
     shares,
     show,
     wait_for,
+    with_program,
 )
 
 
@@ -402,11 +404,8 @@ class Refusals(RealTest):
     def test_nothing_could_be_done_at_all(self) -> None:
         """No snapshot can be taken, and there is none: as for a user without the rights."""
         source, usb = self.source(), self.disk("usb").path
-        tools = self.folder / "tools"
-        tools.mkdir()
-        (tools / "btrfs").write_text("#!/bin/sh\necho 'ERROR: Operation not permitted' >&2\nexit 1\n")
-        (tools / "btrfs").chmod(0o755)
-        result = self.backup(source, usb, status=1, env={"PATH": f"{tools}:{os.environ['PATH']}"})
+        refusing = with_program(self.folder / "tools", "btrfs", "echo 'ERROR: Operation not permitted' >&2; exit 1")
+        result = self.backup(source, usb, status=1, env=refusing)
         self.assertIn("btrfs subvolume snapshot: ERROR: Operation not permitted", result.err)
         self.assertIn(f"error: there is no snapshot in '{source}/snapshot' either\n", result.err)
         # We are root.

@@ -109,6 +109,16 @@ class CutOff(RealTest):
         command.wait()
         wait_for(lambda: not any(map(is_running, started)), 5)
 
+    def test_nor_does_what_a_shell_command_has_started(self) -> None:
+        source = self.source()
+        command = self.start(source, f"shell://sleep 60 | cat > {self.folder}/x && touch {self.folder}/done")
+        shell = wait_for(lambda: child_running(command.pid, "sh", "-c"))
+        started = [shell, *wait_for(lambda: len(both := children_of(shell)) == 2 and both)]
+        kill(command.pid)
+        command.wait()
+        wait_for(lambda: not any(map(is_running, started)), 5)
+        self.assertFalse((self.folder / "done").exists())
+
     def test_a_killed_child_is_named_and_cleared_away(self) -> None:
         for program in ("send", "receive"):
             with self.subTest(program):

@@ -1,12 +1,11 @@
 """Names that lie in the future evict nothing, and are told."""
 
-import json
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from tests import year
 from tests.real.inside import InsideTest
-from tests.real.machine import names, sh
+from tests.real.machine import COMPLETED, names, on_record, sh
 from tests.real.sshd import SshTest
 
 FUTURE = ["20990101-000000", "20990101-000001", "20990102-000000"]
@@ -63,7 +62,7 @@ class Future(InsideTest):
         got = store.read_text().split()
         self.assertEqual(len(got), 4)
         self.assertEqual(len(set(got)), 4)
-        [facts] = json.loads((source / "snapshot" / ".completed_transfers").read_text())[command].values()
+        [facts] = on_record(source / "snapshot", COMPLETED)[command].values()
         self.assertEqual(facts, [max(name for name in got if name != FUTURE[0]), FUTURE[0]])
 
 

@@ -5,8 +5,7 @@ import sys
 import unittest
 from pathlib import Path
 
-from tests.real.liar import REAL, path_with
-from tests.real.machine import TOP, names, on_record, sh
+from tests.real.machine import TOP, names, on_record, sh, with_program
 from tests.real.sshd import SshTest
 
 # What is put in front of the END of an honest stream: frames of the protocol, with paths that may be anything.
@@ -63,15 +62,12 @@ class Forged(SshTest):
         self.evil.mkdir()
         (self.evil / "victim").write_text("precious")
         (self.folder / "forger.py").write_text(FORGER)
-        tools = self.folder / "forging"
-        tools.mkdir()
         python = f"PYTHONPATH={TOP} {sys.executable} {self.folder / 'forger.py'}"
-        (tools / "btrfs").write_text(
-            f'#!/bin/sh\n[ "$1" = send ] && [ -e {self.kind} ] || exec {REAL} "$@"\n'
-            f'{REAL} "$@" | {python} "$(cat {self.kind})" {self.evil}\n'
+        forging = (
+            f'[ "$1" = send ] && [ -e {self.kind} ] || exec "$REAL" "$@"\n'
+            f'"$REAL" "$@" | {python} "$(cat {self.kind})" {self.evil}'
         )
-        (tools / "btrfs").chmod(0o755)
-        self.server = self.sshd(path=path_with(tools)["PATH"])
+        self.server = self.sshd(path=with_program(self.folder / "forging", "btrfs", forging)["PATH"])
         self.pulled = f"{self.server.url}{self.home}"
 
     def assert_nothing_happened(self, folder: Path, before: list[str]) -> None:

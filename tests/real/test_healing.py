@@ -11,7 +11,6 @@ import time
 import unittest
 from pathlib import Path
 
-from tests.real.liar import lying_btrfs, path_with
 from tests.real.machine import (
     COMPLETED,
     LOCK,
@@ -23,8 +22,10 @@ from tests.real.machine import (
     children_of,
     is_readonly,
     kill,
+    lying_btrfs,
     names,
     on_record,
+    path_with,
     random_file,
     sh,
     shares,
@@ -258,11 +259,13 @@ class Nested(RealTest):
         self.assertIn(f"of their own: {name}\n", self.backup(source).err)
 
 
-class Parents(RealTest):
+class Meddling(RealTest):
     def tools(self, script: str) -> dict[str, str]:
         """An environment with a `btrfs` that runs SCRIPT first; $* are its arguments."""
         return with_program(self.folder / "tools", "btrfs", f'{script}\nexec $REAL "$@"')
 
+
+class Parents(Meddling):
     def test_a_full_transfer_when_no_parent_can_be_used(self) -> None:
         """Through a bind mount of a plain folder `btrfs receive` does not find the parent that is there."""
         source, usb = self.source(), self.disk("usb").path
@@ -364,12 +367,8 @@ class Forgetting(RealTest):
         self.assertIn("warning: /mistyped: nothing is on record of it: is it spelled as in the backups?", result.err)
 
 
-class FailedTransfers(RealTest):
+class FailedTransfers(Meddling):
     """What is left of a transfer that was cut off, in the machine where it was or by a loss of power."""
-
-    def tools(self, script: str) -> dict[str, str]:
-        """An environment with a `btrfs` that runs SCRIPT first; $* are its arguments."""
-        return with_program(self.folder / "tools", "btrfs", f'{script}\nexec $REAL "$@"')
 
     def at_the_end(self, script: str) -> dict[str, str]:
         """An environment with a program that runs SCRIPT when it is to have a filesystem on disk."""

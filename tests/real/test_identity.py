@@ -7,15 +7,16 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from tests.real.inside import InsideTest
-from tests.real.liar import lying_btrfs, path_with
 from tests.real.machine import (
     COMPLETED,
     OUTSTANDING,
     TOP,
     Result,
     is_readonly,
+    lying_btrfs,
     names,
     on_record,
+    path_with,
     sh,
     shares,
     show,
@@ -42,14 +43,6 @@ def set_writable(path: Path, writable: bool) -> None:
 
 
 class Identity(InsideTest):
-    def pair(self, backups: int = 2) -> tuple[Path, Path]:
-        """A source, and a disk with some backups of it, each different."""
-        source, usb = self.source(), self.disk("usb").path
-        for number in range(backups):
-            (source / "file").write_text(f"state {number}")
-            self.backup("-q", source, usb)
-        return source, usb
-
     def wait_until_later_than(self, name: str) -> None:
         """What is taken from here on has a later name."""
         time = datetime.strptime(name, "%Y%m%d-%H%M%S")
@@ -76,7 +69,7 @@ class AnotherSource(Identity):
         self.assertRegex(result.err, f"{usb}: FAILED, sent nothing, 1 outstanding")
         self.assertEqual(identities(usb), before)
         [known] = on_record(srv / "snapshot", COMPLETED)[str(usb)].values()
-        self.assertEqual(known, {"blocked": [taken[1]]})
+        self.assertEqual(known["blocked"], [taken[1]])
         # Its next snapshot has a name of its own: sent, but not on top of what belongs to the other one.
         result = self.backup("-n", "1", srv, usb)
         own = names(srv / "snapshot")[-1]
@@ -210,7 +203,7 @@ class Copies(Identity):
         newest = self.folder / "newest"
         lies = lying_btrfs(
             self.folder / "lies",
-            'receive*) "$real" "$@" || exit; n=$(ls -d "$last"/2* | tail -n 1)\n'
+            'receive*) "$REAL" "$@" || exit; n=$(ls -d "$last"/2* | tail -n 1)\n'
             "python3 -c \"from tests.real.test_identity import *; set_writable(Path('$n'), True)\"\n"
             f'echo "$n" >{newest}; exit 1 ;;',
         )

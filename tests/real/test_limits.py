@@ -4,8 +4,7 @@ import os
 import socket
 import time
 
-from tests.real.liar import path_with
-from tests.real.machine import names
+from tests.real.machine import OUTSTANDING, make_program, names, path_with
 from tests.real.sshd import SshTest
 
 MOST_MEMORY = 500 << 10  # KiB; without a limit it is gigabytes
@@ -22,10 +21,9 @@ class Output(SshTest):
             "find": ("exec yes", "find on 127.0.0.1' printed more than 64 MiB, which is not looked at"),
             "btrfs": ("head -c 100000000 /dev/zero | tr '\\0' x >&2; exit 1", "btrfs"),
         }
-        for program, (script, says) in table.items():
-            with self.subTest(program):
-                (tools / program).write_text(f"#!/bin/sh\n{script}\n")
-                (tools / program).chmod(0o755)
+        for name, (script, says) in table.items():
+            with self.subTest(name):
+                make_program(tools, name, script)
                 run = self.start("-d", *server.arguments(), source, usb, f"{server.url}{nas}", stderr=-1)
                 assert run.stderr
                 said = run.stderr.read()
@@ -35,15 +33,15 @@ class Output(SshTest):
                 self.assertIn(says, said)
                 self.assertLess(used.ru_maxrss, MOST_MEMORY)
                 self.assertEqual(names(usb), names(source / "snapshot"))
-                (tools / program).unlink()
+                (tools / name).unlink()
 
     def test_a_state_file_without_end(self) -> None:
         source, usb = self.source(), self.disk("usb").path
         self.backup("-q", source, usb)
-        with (source / "snapshot" / ".outstanding_transfers").open("wb") as file:
+        with (source / "snapshot" / OUTSTANDING).open("wb") as file:
             file.truncate(70 << 20)
         result = self.backup(source, usb, status=10)
-        self.assertIn(".outstanding_transfers' holds more than 64 MiB, which is not looked at", result.err)
+        self.assertIn(f"{OUTSTANDING}' holds more than 64 MiB, which is not looked at", result.err)
         self.assertEqual(names(usb), names(source / "snapshot"))
 
 

@@ -4,16 +4,15 @@ import time
 from collections.abc import Iterable
 
 from tests.real.inside import InsideTest
-from tests.real.liar import lying_btrfs, path_with
-from tests.real.machine import Result, names, on_record, show
+from tests.real.machine import Result, lying_btrfs, names, on_record, path_with, show
 
 # Ten megabytes, from which the end counts.
 SCREAM = "head -c 10000000 /dev/zero | tr '\\0' x >&2; echo >&2; echo 'ERROR: that is enough' >&2"
 # What a program that is asked something may answer; each goes behind a pattern of its arguments.
 ANSWERS = {
-    "another language": '"$real" "$@" | sed "s/ID /Kennung /; s/uuid/eindeutig/; s/UUID/Eindeutig/"; exit',
-    "other columns": '"$real" "$@" | awk \'{ $1 = ""; print }\'; exit',
-    "cut off": '"$real" "$@" | head -c 70; exit 0',
+    "another language": '"$REAL" "$@" | sed "s/ID /Kennung /; s/uuid/eindeutig/; s/UUID/Eindeutig/"; exit',
+    "other columns": '"$REAL" "$@" | awk \'{ $1 = ""; print }\'; exit',
+    "cut off": '"$REAL" "$@" | head -c 70; exit 0',
     "nothing": "exit 0",
     "no text": "head -c 5000 /dev/urandom; exit 0",
     "screams": f"{SCREAM}; exit 1",
@@ -104,7 +103,7 @@ class Looking(Lying):
     def test_rows_that_are_missing_or_double(self) -> None:
         for lie in ("head -n -1", "tail -n +2", "sed p"):
             with self.subTest(lie):
-                self.lie(f'"subvolume list"*{self.usb}) "$real" "$@" | {lie}; exit 0 ;;', 10, "does not show it once")
+                self.lie(f'"subvolume list"*{self.usb}) "$REAL" "$@" | {lie}; exit 0 ;;', 10, "does not show it once")
         self.honest_run()
 
     def test_shows(self) -> None:
@@ -136,7 +135,7 @@ class Doing(Lying):
     def test_snapshots(self) -> None:
         table = {
             "exit 0": "cannot be used as one: it is not there",
-            '"$real" subvolume snapshot "$4" "$5"; exit': "is writable",
+            '"$REAL" subvolume snapshot "$4" "$5"; exit': "is writable",
             'mkdir "$last"; exit 0': "is not a subvolume",
             f"{SCREAM}; exit 1": "that is enough",
             "sleep 0.5; exit 1": "exit status 1 and no message",
@@ -168,16 +167,16 @@ class Doing(Lying):
             self.honest_run()
         # It did what it was told and says that it did not.
         held = names(self.usb)
-        result = self.lie('"subvolume delete"*) "$real" "$@"; exit 1 ;;', 0, f"deleted {len(held)} backups")
+        result = self.lie('"subvolume delete"*) "$REAL" "$@"; exit 1 ;;', 0, f"deleted {len(held)} backups")
         self.honest_run()
 
     def test_sends(self) -> None:
         table = {
             "exit 0": "btrfs receive",
             "head -c 100000 /dev/urandom; exit 0": "btrfs receive",
-            '"$real" "$@" | head -c 1200; exit 0': "btrfs receive",
+            '"$REAL" "$@" | head -c 1200; exit 0': "btrfs receive",
             f"{SCREAM}; exit 1": "that is enough",
-            '"$real" "$@" | head -c 1200; sleep 0.5; exit 1': "btrfs send: it ended with exit status 1",
+            '"$REAL" "$@" | head -c 1200; sleep 0.5; exit 1': "btrfs send: it ended with exit status 1",
             "kill -9 $$": "btrfs send: it was ended by signal 9",
             "exit 127": "btrfs send: it ended with exit status 127",
         }
@@ -191,9 +190,9 @@ class Doing(Lying):
             "cat >/dev/null; exit 0": "is not there|subvolume show",
             "exit 0": "before it had read the whole stream",
             "cat >/dev/null; mkdir $last/$(date +%Y)0101-000000; exit 0": "which was not expected",
-            'head -c 500 | "$real" "$@"; exit 0': "before it had read the whole stream",
-            '"$real" "$@"; exit 1': "btrfs receive",
-            '"$real" "$@"; kill -9 $$': "ended by signal 9",
+            'head -c 500 | "$REAL" "$@"; exit 0': "before it had read the whole stream",
+            '"$REAL" "$@"; exit 1': "btrfs receive",
+            '"$REAL" "$@"; kill -9 $$': "ended by signal 9",
             f"cat >/dev/null; {SCREAM}; exit 1": "that is enough",
             "sleep 0.5; exit 1": "exit status 1",
             "exit 127": "exit status 127",

@@ -2,10 +2,8 @@
 
 import os
 import shutil
-from pathlib import Path
 
-from tests.real.liar import lying_btrfs, path_with
-from tests.real.machine import OUTSTANDING, RealTest, names, sh
+from tests.real.machine import OUTSTANDING, RealTest, lying_btrfs, make_program, names, path_with, sh, with_program
 from tests.real.sshd import SshTest
 
 SPOILED = "ERROR: spoiled"
@@ -14,16 +12,9 @@ SPOILED = "ERROR: spoiled"
 class SpoiledPrograms(RealTest):
     def spoiled(self, program: str, words: str, script: str = f"echo '{SPOILED}' >&2; exit 9") -> dict[str, str]:
         """An environment in which PROGRAM does something else, SCRIPT, when WORDS are among its arguments."""
-        tools = self.folder / "spoiled"
-        shutil.rmtree(tools, ignore_errors=True)
-        tools.mkdir()
-        real = shutil.which(program)
-        (tools / program).write_text(
-            f"#!/bin/sh\nreal={real}\nfor last; do :; done\n"
-            f'case " $* " in *" {words} "*) {script};; esac\nexec $real "$@"\n'
-        )
-        (tools / program).chmod(0o755)
-        return {"PATH": f"{tools}:{os.environ['PATH']}"}
+        shutil.rmtree(self.folder / "spoiled", ignore_errors=True)
+        spoiling = f'for last; do :; done\ncase " $* " in *" {words} "*) {script};; esac\nexec "$REAL" "$@"'
+        return with_program(self.folder / "spoiled", program, spoiling)
 
     def test_whichever_fails(self) -> None:
         """One run each; the words of the program end the first line of the message."""
@@ -60,7 +51,7 @@ class SpoiledPrograms(RealTest):
     def test_a_backup_that_is_wrong_although_all_programs_are_content(self) -> None:
         source, usb = self.source(), self.disk("usb").path
         receive = (
-            '$real "$@" || exit; for each in "$last"/*; do $real property set -f -ts "$each" ro false; done; exit 0'
+            '$REAL "$@" || exit; for each in "$last"/*; do $REAL property set -f -ts "$each" ro false; done; exit 0'
         )
         result = self.backup(source, usb, status=10, env=self.spoiled("btrfs", "receive", receive))
         [name] = names(source / "snapshot")
@@ -125,7 +116,7 @@ class SpoiledPrograms(RealTest):
             (
                 path_with(
                     lying_btrfs(
-                        self.folder / "3", 'subvolume\\ snapshot\\ -r*) exec "$real" subvolume snapshot "$4" "$5";;'
+                        self.folder / "3", 'subvolume\\ snapshot\\ -r*) exec "$REAL" subvolume snapshot "$4" "$5";;'
                     )
                 ),
                 f"error: the read-only copy of {name} has not kept its received UUID\n  Is the program",
@@ -134,8 +125,8 @@ class SpoiledPrograms(RealTest):
                 path_with(
                     lying_btrfs(
                         self.folder / "4",
-                        'receive*) "$real" "$@"; for each in "$last"/*; do '
-                        '"$real" property set -f -ts "$each" ro false; done; exit 0;;',
+                        'receive*) "$REAL" "$@"; for each in "$last"/*; do '
+                        '"$REAL" property set -f -ts "$each" ro false; done; exit 0;;',
                     )
                 ),
                 f"error: {name} has arrived, but it is writable, and not a backup",
@@ -155,7 +146,7 @@ class SpoiledProgramsElsewhere(SshTest):
     def test_what_only_another_machine_says(self) -> None:
         tools = self.folder / "spoiled"
         tools.mkdir()
-        server, source, usb = self.sshd(path=f"{tools}:{os.environ['PATH']}"), self.source(), self.disk("usb").path
+        server, source, usb = self.sshd(path=path_with(tools)["PATH"]), self.source(), self.disk("usb").path
         there = f"{server.url}{source}"
         host = server.address
         table = {
@@ -166,24 +157,19 @@ class SpoiledProgramsElsewhere(SshTest):
             ("flock", "echo 'flock: bad weather' >&2; exit 66"): f"error: cannot lock the snapshot folder '{source}/"
             f"snapshot': flock on {host}: flock: bad weather\n",
         }
-        for (program, script), message in table.items():
-            with self.subTest(program):
-                fake = self.fake(tools / program, script)
+        for (name, script), message in table.items():
+            with self.subTest(name):
+                make_program(tools, name, script)
                 result = self.backup(*server.arguments(), there, usb, status=1)
-                fake.unlink()
+                (tools / name).unlink()
                 self.assertEqual(result.err, message)
-        self.fake(tools / "flock", "echo 'flock: not found' >&2; exit 127")
+        make_program(tools, "flock", "echo 'flock: not found' >&2; exit 127")
         result = self.backup("-q", *server.arguments(), there, usb)
         self.assertEqual(
             result.err,
             "warning: there is no program 'flock' on 127.0.0.1: take care that no two runs work on one folder there at "
             "the same time\n",
         )
-
-    def fake(self, path: Path, script: str) -> Path:
-        path.write_text(f"#!/bin/sh\n{script}\n")
-        path.chmod(0o755)
-        return path
 
     def test_a_host_that_is_not_there(self) -> None:
         source = self.source()

@@ -1,12 +1,14 @@
 """What a machine lacks costs whatever needs it, and nothing else; it is told in one line."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-from tests.real.machine import TOP, Result, names, sh
-from tests.real.sshd import SshTest
+from tests.real.liar import lying_btrfs, path_with
+from tests.real.machine import OUTSTANDING, TOP, Result, names, sh, with_program
+from tests.real.sshd import Sshd, SshTest
 
 WITHOUT = """
 import os, sys
@@ -95,6 +97,13 @@ class Kernel(OddMachine):
             self.assertEqual(result.status, 0, result)
         self.assert_complete(usb, source / "snapshot", names(source / "snapshot"))
 
+    def test_without_a_part_of_the_library(self) -> None:
+        """Python tells of it with a traceback."""
+        source, usb = self.source(), self.disk("usb").path
+        code = "import sys\nsys.modules['_hashlib'] = sys.modules['_blake2'] = None\n"
+        result = self.shell('"$@"', "unused", source, usb, code=code + WITHOUT)
+        self.assertEqual(result.status, 0, result)
+
     def test_what_nothing_is_prepared_for(self) -> None:
         """It ends what it hits, but neither the summary nor the document."""
         source, usb = self.source(), self.disk("usb").path
@@ -114,13 +123,17 @@ class Limits(OddMachine):
         for number in (64, 48):
             result = self.shell(f'ulimit -n {number}; "$@"', "--no-compressed-data", source, *places)
             self.assertEqual(result.status, 0, result)
+        for number in (64, 48, 32):
+            result = self.shell(f'ulimit -n {number}; "$@"', "--verify", source, *places[:10])
+            self.assertEqual(result.status, 0, result)
+            self.assertEqual(result.err.count("no difference"), 20)
         for place in places[:10]:
             self.assert_complete(Path(place), source / "snapshot", names(source / "snapshot"))
 
     def test_none_for_anything(self) -> None:
         source, usb = self.source(), self.disk("usb").path
         for number, words in {
-            10: "cannot run stat: Too many open files: 'stat'",
+            10: "cannot run mkdir: Too many open files: 'mkdir'",
             5: "Too many open files",
         }.items():
             with self.subTest(number):
@@ -174,3 +187,117 @@ class Places(OddMachine):
         result = self.shell('"$@"', source)
         self.assertEqual(result.status, 1, result)
         self.assertRegex(result.err, "Text file busy\n  A swap file that is in use is in it")
+
+
+class Nightly(SshTest):
+    def test_what_lasts_is_warned_of_once(self) -> None:
+        """With '-q' a good run prints nothing, night after night. Whoever asks for the status is told."""
+        source, usb = self.source(), self.disk("usb").path
+        self.backup(source, usb)
+        (source / "snapshot" / "20200101-000000").write_text("mine")
+        (usb / "20200102-000000").mkdir()
+        (usb / ".20200103-000000.receiving").write_text("mine")
+        sh("btrfs", "subvolume", "snapshot", "-r", source, source / "snapshot" / "20990101-000000")
+        odd = [
+            f"{source}/snapshot: leaving 20200101-000000 alone: it is not a subvolume",
+            f"{source}/snapshot: 20990101-000000 lies in the future",
+            f"{usb}: leaving 20200102-000000 alone: it is not a subvolume",
+            f"{usb}: leaving .20200103-000000.receiving alone: it is a file",
+        ]
+        night = ("-q", source, usb)
+        for told in (self.backup(*night), self.backup("--status", *night)):
+            for each in odd:
+                self.assertIn(f"warning: {each}", told.err)
+        for _ in range(2):
+            self.assertEqual(self.backup(*night).err, "")
+        (usb / "20200102-000000").rmdir()
+        self.assertEqual(self.backup(*night).err, "")
+        (usb / "20200102-000000").mkdir()
+        self.assertEqual(self.backup(*night).err, f"warning: {odd[2]}\n")
+        for each in odd:
+            self.assertIn(each, self.backup(source, usb).err)
+
+
+class OldPrograms(SshTest):
+    """btrfs-progs 5.10, as in Debian 11, on the other side: they show less."""
+
+    LIES = """
+--version) echo "btrfs-progs v5.10.1"; exit;;
+subvolume\\ show*) shown=$("$real" "$@") || exit; echo "$shown" | grep -v "Send t\\|Receive t"; exit;;
+property\\ set\\ -f*) echo "btrfs property set: invalid option -- 'f'" >&2; exit 1;;"""
+
+    def setUp(self) -> None:
+        super().setUp()
+        server = self.sshd(path=path_with(lying_btrfs(self.folder / "old", self.LIES))["PATH"])
+        self.home, self.nas = self.source(), self.disk("nas").path
+        self.push = [*server.arguments(), self.home, f"{server.url}{self.nas}"]
+
+    def test_what_newer_ones_made_writable_is_left_alone(self) -> None:
+        for _ in range(2):
+            self.backup(*self.push)
+        new = names(self.nas)[-1]
+        sh("btrfs", "property", "set", "-f", "-ts", self.nas / new, "ro", "false")
+        (self.nas / new / "work").write_text("of a week")
+        # As if it had been sent by an older version that was killed.
+        record = {new: {"locks": [str(self.push[-1])]}}
+        (self.home / "snapshot" / OUTSTANDING).write_text(json.dumps(record))
+        result = self.backup(*self.push, status=10)
+        self.assertIn(f"cannot send {new}: '{self.push[-1]}/{new}' is in the way", result.err)
+        self.backup("-n1", *self.push)
+        self.assertEqual((self.nas / new / "work").read_text(), "of a week")
+        self.assertEqual(names(self.nas), [new, names(self.home / "snapshot")[-1]])
+
+    def test_whoever_shares_a_stream_with_them_is_told(self) -> None:
+        new = self.disk("new").path
+        if "--compressed-data" not in self.backup("-v", "debug", self.home, self.disk("usb").path).err:
+            self.skipTest("this kernel or these btrfs-progs have no send protocol 2")
+        self.backup(self.home)
+        result = self.backup("-v", "debug", *self.push, new)
+        self.assertNotIn("--compressed-data", result.err)
+        self.assertEqual(result.err.count(f"{self.push[-1]}: cannot take compressed data as it is, and all"), 1)
+        result = self.backup("-v", "debug", "--no-shared-stream", *self.push, new)
+        self.assertIn("--compressed-data", result.err)
+        self.assertNotIn("cannot take compressed data", result.err)
+
+
+class Words(SshTest):
+    """What another machine says is in its language, and in the words of its tools."""
+
+    def there(self, **tools: str) -> Sshd:
+        """A machine that speaks German unless it is told otherwise, on which these TOOLS are scripts.
+
+        In them `say` has words of both languages, and the real program goes on behind them.
+        """
+        say = 'say() { [ "$LC_ALL" = C ] && echo "$1" >&2 || echo "$2" >&2; }\n'
+        for name, script in tools.items():
+            path = with_program(self.folder / "german", name, f'{say}{script}\nexec $REAL "$@"')["PATH"]
+        return self.sshd(path=path)
+
+    def test_a_full_source_is_pruned(self) -> None:
+        say = "say 'dd: error writing: No space left on device' 'dd: Auf dem Gerät ist kein Speicherplatz verfügbar'"
+        server = self.there(dd=f'case "$*" in *.new*) [ ! -e {self.folder}/full ] || {{ {say}; exit 1; }};; esac')
+        source, usb = self.source(), self.disk("usb").path
+        pull = [*server.arguments(), f"{server.url}{source}", usb]
+        for _ in range(3):
+            self.backup(*pull)
+        (self.folder / "full").touch()
+        result = self.backup("-N1", *pull, status=10)
+        self.assertIn("The disk is full: free some space there.", result.err)
+        self.assertEqual(len(names(source / "snapshot")), 2, result)
+
+    def test_what_cannot_be_looked_at_is_not_absent(self) -> None:
+        """In the words of Rust's library, too."""
+        said = "stat: cannot stat: Permission denied (os error 13)"
+        hidden = self.folder / "hidden"
+        server = self.there(
+            stat=f'for last; do :; done; $REAL "$@" 2>{self.folder}/null || {{ echo "{said}" >&2; exit 1; }}; exit'
+        )
+        hidden.mkdir(0o700)
+        (self.folder / "null").touch()
+        (self.folder / "null").chmod(0o666)
+        (hidden / "usb").mkdir()
+        self.user("/bin/sh")
+        url = server.url.replace("//", f"//{self.login}@")
+        result = self.backup("--skip-absent-dests", *server.arguments(), self.source(), f"{url}{hidden}/usb", status=10)
+        self.assertIn(f"cannot look at '{hidden}/usb': stat on 127.0.0.1: ", result.err)
+        self.assertIn("Log in there as root (ssh://root@...), or use '--ssh-sudo'.", result.err)

@@ -3,8 +3,7 @@
 import re
 from pathlib import Path
 
-from tests.real.liar import lying_btrfs, path_with
-from tests.real.machine import Result, names, on_record, random_file, shares, show, tree
+from tests.real.machine import Result, lying_btrfs, names, on_record, path_with, random_file, shares, show, tree
 from tests.real.sshd import SshTest
 from tests.real.test_identity import set_writable
 
@@ -17,7 +16,7 @@ NO_INCREMENTS = r"""
             echo "ERROR: cannot find parent subvolume" >&2
             exit 1
         fi
-        cat "$here/first.$$" - | "$real" "$@"
+        cat "$here/first.$$" - | "$REAL" "$@"
         exit ;;"""
 
 

@@ -1,12 +1,11 @@
 """Awkward paths, mounts and names."""
 
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-from tests.real.machine import TOP, Disk, RealTest, names, sh, shares
+from tests.real.machine import COMPLETED, TOP, Disk, RealTest, names, on_record, sh, shares
 from tests.real.sshd import SshTest
 
 
@@ -198,7 +197,7 @@ class OtherMounts(SshTest):
         self.backup(*server.arguments(), source, there)
         self.backup(source, usb)
         self.assert_complete(usb, source / "snapshot", names(source / "snapshot"))
-        known = json.loads((source / "snapshot" / ".completed_transfers").read_text())
+        known = on_record(source / "snapshot", COMPLETED)
         uuid = sh("findmnt", "-n", "-o", "UUID", usb).strip()
         self.assertEqual([list(known[there]), list(known[str(usb)])], [[uuid], [uuid]])
 

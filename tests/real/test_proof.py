@@ -13,15 +13,16 @@ from unittest import mock
 from btrfs_backup.commands import destination
 from btrfs_backup.system import hints, stages
 from tests.real.inside import InsideTest
-from tests.real.liar import lying_btrfs, path_with
 from tests.real.machine import (
     COMPLETED,
     Result,
     child_running,
     descendants,
     kill,
+    lying_btrfs,
     names,
     on_record,
+    path_with,
     random_file,
     sh,
     show,
@@ -49,14 +50,6 @@ class ProofTest(InsideTest):
         set_writable(path, True)
         (path / "edit").write_text("made by hand")
         set_writable(path, False)
-
-    def pair(self, backups: int = 2) -> tuple[Path, Path]:
-        """A source, and a disk with some backups of it, each different."""
-        source, usb = self.source(), self.disk("usb").path
-        for number in range(backups):
-            (source / "file").write_text(f"state {number}")
-            self.backup("-q", source, usb)
-        return source, usb
 
 
 class Proof(ProofTest):
@@ -445,7 +438,7 @@ class DeadRun(RemoteTest):
             """receive*) echo x >>"$here/receivers"
                 if [ "$(grep -c x "$here/receivers")" = 1 ]; then
                     { head -c 60000; touch "$here/held"; until [ -e "$here/go" ]; do sleep 0.02; done; cat; } |
-                        "$real" "$@"
+                        "$REAL" "$@"
                     touch "$here/gone"
                     exit
                 fi

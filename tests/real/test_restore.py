@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 from btrfs_backup.system import hints
-from tests.real.liar import lying_btrfs, path_with
 from tests.real.machine import (
     Disk,
     child_running,
@@ -19,7 +18,9 @@ from tests.real.machine import (
     is_readonly,
     is_running,
     kill,
+    lying_btrfs,
     names,
+    path_with,
     random_file,
     sh,
     shares,

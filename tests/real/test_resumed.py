@@ -22,6 +22,7 @@ from tests.real.machine import (
     extent,
     kill,
     names,
+    path_with,
     sh,
     show,
     staged,
@@ -155,7 +156,7 @@ class Directions(ResumedTest):
         folder.mkdir()
         for applet in ("head", "dd", "sha256sum", "cat"):
             (folder / applet).symlink_to(str(shutil.which("busybox")))
-        server = self.sshd(path=f"{folder}:{os.environ['PATH']}")
+        server = self.sshd(path=path_with(folder)["PATH"])
         source, nas = self.source(), self.disk("nas").path
         proxy = self.proxy(server, 10e6)
         url = server.url.replace(str(server.port), str(proxy.port))
@@ -225,7 +226,7 @@ class Cuts(ResumedTest):
         [name] = names(source / "snapshot")
         self.assertEqual(partial["snapshot"], name)
         self.assertTrue(0 < partial["bytes"] < partial["size"] < 30e6, partial)
-        self.assertRegex(self.backup("--status", source, backups).out, rf"{name}: partial \(\d+ %, [\d.]+ MB of 2\d")
+        self.assertRegex(self.backup("--status", source, backups).out, rf"{name} is partial \(\d+ %, [\d.]+ MB of 2\d")
         dry = self.backup("--dry-run", "-S", source, backups, module=SMALL).out
         self.assertRegex(dry, rf"would send {name} in full, on from [\d.]+ MB: about [\d.]+ MB")
         self.followed(source, backups)
@@ -245,6 +246,16 @@ class Cuts(ResumedTest):
         self.assertEqual(command.returncode, 10, err)
         self.assertRegex(err, r"[\d.]+ MB of it are kept there, and the next run goes on behind that")
         self.followed(source, backups)
+
+    def test_many_small_ones(self) -> None:
+        """The first is too small to be cut, and together they are enough for the disk to be made to write meanwhile."""
+        source, usb = self.source(), self.disk("usb").path
+        self.backup(source)
+        for number in range(4):
+            (source / f"file{number}").write_bytes(os.urandom(1_500_000))
+            self.backup(source)
+        self.backup("-S", source, usb, module=SMALL)
+        self.assert_complete(usb, source / "snapshot", names(source / "snapshot"))
 
     def test_sender_is_killed(self) -> None:
         source, backups = self.grown()

@@ -5,8 +5,17 @@ import os
 import stat
 from pathlib import Path
 
-from tests.real.liar import lying_btrfs, path_with
-from tests.real.machine import COMPLETED, OUTSTANDING, RealTest, names, sh
+from tests.real.machine import (
+    COMPLETED,
+    OUTSTANDING,
+    RealTest,
+    lying_btrfs,
+    make_program,
+    names,
+    path_with,
+    sh,
+    with_program,
+)
 from tests.real.sshd import SshTest
 
 # An operating system command of terminals: sets their title.
@@ -102,38 +111,33 @@ class OtherMachine(SshTest):
         source, usb, nas = self.source(), self.disk("usb").path, self.disk("nas").path
         witness = self.folder / "witness"
         said = rf"{TITLE}$(touch {witness});touch {witness}\n`touch {witness}`"
-        shout = f"#!/bin/sh\nprintf '%b' '{said}'\nprintf '%b' '{said}' >&2\n"
+        shout = f"printf '%b' '{said}'\nprintf '%b' '{said}' >&2\n"
         tools = self.folder / "tools"
         tools.mkdir()
         server = self.sshd(path=path_with(tools)["PATH"])
-        for number, program in enumerate(("stat", "readlink", "find", "cat", "flock", "btrfs")):
-            with self.subTest(program):
-                (tools / program).write_text(f"{shout}exit {number % 2}\n")
-                (tools / program).chmod(0o755)
+        for number, name in enumerate(("stat", "readlink", "find", "cat", "flock", "btrfs")):
+            with self.subTest(name):
+                make_program(tools, name, f"{shout}exit {number % 2}")
                 for arguments in ((source, usb, f"{server.url}{nas}"), (f"{server.url}{source}", usb)):
                     result = self.run_command("-N1", "-n1", "-d", *server.arguments(), *arguments)
                     self.assertIn(result.status, (0, 1, 3, 10))
                     self.assertFalse(witness.exists(), result)
                     self.assertNotIn("\x1b", result.out + result.err)
-                (tools / program).unlink()
+                (tools / name).unlink()
         self.assertGreater(len(names(usb)), 0)
 
     def test_names_that_it_makes_up(self) -> None:
         """Only what is just of our form is taken for a name, and it has to be there."""
         source, nas = self.source(), self.disk("nas").path
-        tools = self.folder / "tools"
-        tools.mkdir()
         up = f"../../{self.folder.name}/usb/20200101-000000"
         made_up = (up, "20200101-000000;x", "20200101-000000\\n", "-c", "x/20200101-000000x")
         found = "".join(f"{nas}/{name}\\0{nas}/{name}\\0" for name in made_up[1:])
-        (tools / "find").write_text(f"#!/bin/sh\nprintf '%b' '{found}'\n")
-        (tools / "find").chmod(0o755)
-        server = self.sshd(path=path_with(tools)["PATH"])
+        server = self.sshd(path=with_program(self.folder / "tools", "find", f"printf '%b' '{found}'")["PATH"])
         result = self.backup("-n1", *server.arguments(), source, f"{server.url}{nas}", status=10)
         self.assertNotIn("deleted", result.err)
         self.assertEqual(names(nas), [])
         for name, says in (("20200101-000000", "does not show it once"), (up, "cannot understand what 'find' printed")):
-            (tools / "find").write_text(f"#!/bin/sh\nprintf '%b' '{nas}/{name}\\0{nas}/{name}\\0'\n")
+            make_program(self.folder / "tools", "find", f"printf '%b' '{nas}/{name}\\0{nas}/{name}\\0'")
             result = self.backup("-n1", *server.arguments(), source, f"{server.url}{nas}", status=10)
             self.assertIn(says, result.err)
             self.assertEqual(names(nas), [])

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from btrfs_backup.system import btrfs, lock, ssh, tools
+from btrfs_backup.system import btrfs, lock, session, ssh, tools
 from btrfs_backup.system.host import Host
 from tests import door
 from tests.real.machine import TOP, RealTest, descendants, names, random_file, sh, show, wait_for
@@ -221,7 +221,7 @@ class Refused(RealTest):
         ):
             self.assert_refused(says, *argv)
         _, err = self.ask("id")
-        self.assertEqual(err, f"refused: id: {says}\n")
+        self.assertEqual(err, f"refused: {ssh.line(('id',), sudo=False)}: {says}\n")
 
     def test_places_that_are_not_served(self) -> None:
         outside = "is not in the folder that is served"
@@ -258,12 +258,8 @@ class Refused(RealTest):
                 f"there is no subvolume {number} in the folder that is served", *btrfs.delete_by_id(number, mount)
             )
         both = [btrfs.delete_by_id(show(each)["Subvolume ID"], mount) for each in (mine, old)]
-        status, _, _ = door.ask(self.served, ssh.sequence(both[:1], both[1], sudo=False))
-        self.assertEqual((status, mine.exists()), (77, False))
-        steps = [tools.make_folder(f"{self.served}/x"), tools.make_folder(f"{self.served}/y")]
-        status, _, err = door.ask(self.served, ssh.sequence(steps[:1], steps[1], sudo=False))
-        self.assertEqual((status, (self.served / "x").exists()), (1, False))
-        self.assertIn("these are not done in one go", err.decode())
+        answers = door.ask_in_session(self.served, *both)
+        self.assertEqual(([status for status, _, _ in answers], mine.exists()), ([0, 77], False))
         self.scene.check_all()
 
     def test_what_is_unfinished_is_not_published(self) -> None:
@@ -341,6 +337,21 @@ class Refused(RealTest):
             f"the folder '{self.served}/missing' does not exist\n  Make it: it is to hold the backups of one client."
         )
         self.assertIn(wanted, err.decode())
+
+    def test_requests_in_one_session(self) -> None:
+        """Each is answered by itself, whatever is in it; what is cut off is not done, nor what has no end."""
+        folder = f"{self.served}/two\nlines"
+        asked = (tools.make_folder(f"{self.served}/a b"), ("rm", "-rf", "/"), tools.resolve(folder), ("sh", "-c", "id"))
+        answers = door.ask_in_session(self.served, *asked)
+        self.assertEqual([status for status, _, _ in answers], [0, 1, 1, 1])
+        self.assertTrue((self.served / "a b").is_dir())
+        self.assertIn(b"refused: rm -rf /: ", answers[1][2])
+        request = session.encode(ssh.line(tools.make_folder(f"{self.served}/c"), sudo=False))
+        for given in (request[:-1], b"x" * (2 << 20) + b"\n" + request):
+            _, out, err = door.ask(self.served, door.IN_SESSION, given)
+            self.assertEqual(len(door.ENDINGS.findall(out)), 1)
+            self.assertFalse((self.served / "c").exists())
+        self.assertIn("a request does not come to an end", err.decode())
 
     def test_what_is_told_of_others(self) -> None:
         """Nothing: neither of mounts, nor of subvolumes beside what is served."""

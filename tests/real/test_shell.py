@@ -1,12 +1,11 @@
 """Streams into shell commands, and back from what they stored."""
 
-import os
-import shutil
 import signal
 from pathlib import Path
 
 from tests.real.machine import (
     COMPLETED,
+    FAILING_SEND,
     RealTest,
     Result,
     children_of,
@@ -17,6 +16,7 @@ from tests.real.machine import (
     sh,
     show,
     wait_for,
+    with_program,
 )
 
 
@@ -111,6 +111,23 @@ class Delivery(ShellTest):
 
 
 class Failures(ShellTest):
+    def test_a_second_stream_over_the_first(self) -> None:
+        """As when the variable in the name was replaced by the shell that it was typed in."""
+        source, usb = self.source(), self.disk("usb").path
+        self.backup(source)
+        first = names(source / "snapshot")[0]
+        shell = f"shell://cat > '{self.store}'/.btrfs"
+        for status, dry in ((10, ["--dry-run"]), (10, [])):
+            result = self.backup(*dry, source, shell, status=status)
+            self.assertIn(f"warning: {shell}: each stream overwrites the one before", result.err)
+            self.assertRegex(result.err, rf"error: shell://.*: \S+ is not sent: it would overwrite {first}, .*\n  Put")
+        sh("btrfs", "receive", "-f", self.store / ".btrfs", usb)
+        self.assertEqual(names(usb), [first])
+        # The newest one, in full, is a backup by itself.
+        self.assertEqual(self.backup("-q", "-I", "-S", source, shell).err, "")
+        sh("btrfs", "receive", "-f", self.store / ".btrfs", usb)
+        self.assertEqual(names(usb), names(source / "snapshot"))
+
     def fails(self, command: str, *words: str, megabytes: int = 0) -> Result:
         """It fails alone, is recorded, and is sent again by the next run."""
         source, usb = self.source(), self.disk("usb").path
@@ -176,7 +193,6 @@ class Failures(ShellTest):
 
     def test_broken_streams_are_noticed_on_their_way(self) -> None:
         """Of a `btrfs send` that exits with 0; the command stores it and does not mind."""
-        real = shutil.which("btrfs")
         source = self.source()
         random_file(source / "large", 2)
         for number, (spoil, words) in enumerate(
@@ -187,18 +203,12 @@ class Failures(ShellTest):
                 ("sed 1s/btrfs-stream/btrfs-strXam/", "does not begin like the output of 'btrfs send'"),
                 ("(head -c 500000; cat) | tee -a /dev/null | (head -c 400000; head -c 1 > /dev/null; cat)", "broken"),
                 ("(cat; echo more)", "not of its format"),
-                (f'(head -c 600000; {real} send -q "$@")', "broken"),
+                ('(head -c 600000; "$REAL" send -q "$@")', "broken"),
             )
         ):
             with self.subTest(spoil):
-                tools = self.folder / f"tools{number}"
-                tools.mkdir()
-                wrapper = tools / "btrfs"
-                wrapper.write_text(
-                    f'#!/bin/sh\ncase "$1" in send) shift; {real} send -q "$@" | {spoil};; *) exec {real} "$@";; esac\n'
-                )
-                wrapper.chmod(0o755)
-                path = {"PATH": f"{tools}:{os.environ['PATH']}"}
+                script = f'case "$1" in send) shift; "$REAL" send -q "$@" | {spoil};; *) exec "$REAL" "$@";; esac'
+                path = with_program(self.folder / f"tools{number}", "btrfs", script)
                 result = self.backup(source, self.into_files, status=10, env=path)
                 self.assertIn("the stream is broken: ", result.err)
                 self.assertIn(words, result.err)
@@ -209,17 +219,7 @@ class Failures(ShellTest):
         self.assert_complete(usb, source / "snapshot", names(source / "snapshot"))
 
     def test_sender_that_fails_is_the_one_to_blame(self) -> None:
-        real = shutil.which("btrfs")
-        source = self.source()
-        tools = self.folder / "tools"
-        tools.mkdir()
-        wrapper = tools / "btrfs"
-        wrapper.write_text(
-            f'#!/bin/sh\n[ "$1" = send ] || exec {real} "$@"\n{real} "$@" | head -c 50000\n'
-            "echo 'ERROR: Input/output error' >&2\nexit 1\n"
-        )
-        wrapper.chmod(0o755)
-        path = {"PATH": f"{tools}:{os.environ['PATH']}"}
+        source, path = self.source(), with_program(self.folder / "tools", "btrfs", FAILING_SEND)
         result = self.backup(source, self.into_files, self.disk("usb").path, status=10, env=path)
         self.assertEqual(result.err.count("btrfs send: ERROR: Input/output error"), 2)
         self.assertNotIn("the stream is broken", result.err)

@@ -17,11 +17,13 @@ from pathlib import Path
 from btrfs_backup.model.sendstream import Measure
 from btrfs_backup.system import btrfs
 from tests.real.machine import (
+    FAILING_SEND,
     TIME,
     TOP,
     RealTest,
     child_running,
     kill,
+    make_program,
     names,
     on_record,
     random_file,
@@ -285,15 +287,10 @@ class Wire(SshTest):
 
     def test_a_sender_that_fails_behind_a_compressor(self) -> None:
         """The exit status of the pipeline there is that of the compressor; nothing counts as delivered."""
-        real = shutil.which("btrfs")
         tools = self.tools("bash", "sh", "gzip", "head", *("cat", "chmod", "cp", "dd", "find", "flock", "mkdir", "mv"))
         for name in ("readlink", "rm", "stat", "touch"):
             (tools / name).symlink_to(str(shutil.which(name)))
-        (tools / "btrfs").write_text(
-            f'#!/bin/sh\n[ "$1" = send ] || exec {real} "$@"\n{real} "$@" | head -c 50000\n'
-            "echo 'ERROR: Input/output error' >&2\nexit 1\n"
-        )
-        (tools / "btrfs").chmod(0o755)
+        make_program(tools, "btrfs", FAILING_SEND)
         server, source, usb = self.sshd(path=tools), self.source(), self.disk("usb").path
         result = self.backup(*server.arguments(), "--compress", "gzip", f"{server.url}{source}", usb, status=10)
         self.assertIn("Input/output error", result.err)

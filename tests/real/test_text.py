@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from tests.real.machine import TOP, RealTest, sh, untimed
+from tests.real.machine import TOP, RealTest, make_program, sh, untimed
 from tests.real.sshd import SSHD, free_port
 
 NAME = re.compile(r"\d{8}-\d{6}")
@@ -197,8 +197,7 @@ def make_tools(folder: Path) -> None:
         "ssh": f'exec {shutil.which("ssh")} -F {folder}/ssh_config "$@"',
     }
     for name, line in tools.items():
-        (folder / "bin" / name).write_text(f"#!/bin/sh\n{line}\n")
-        (folder / "bin" / name).chmod(0o755)
+        make_program(folder / "bin", name, line)
 
 
 @unittest.skipUnless(SSHD, "needs root, and sshd (openssh-server)")

@@ -5,7 +5,6 @@ import os
 import pty
 import re
 import select
-import shlex
 import shutil
 import signal
 import stat
@@ -25,6 +24,7 @@ from tests.real.machine import (
     Result,
     children_of,
     is_running,
+    make_program,
     names,
     random_file,
     sh,
@@ -600,11 +600,9 @@ class OtherSide(SshTest, VerifyTest):
         self.url = f"{self.server.url}{self.nas}"
         [self.name] = names(self.nas)
 
-    def replace(self, program: str, script: str) -> None:
-        """Have the program there be that shell script, with the real one in $REAL."""
-        (self.path / program).unlink(missing_ok=True)
-        (self.path / program).write_text(f"#!/bin/sh\nREAL={shlex.quote(str(shutil.which(program)))}\n{script}\n")
-        (self.path / program).chmod(0o755)
+    def replace(self, name: str, script: str) -> None:
+        """Have the program NAME there be that shell SCRIPT."""
+        make_program(self.path, name, script)
 
     def check(self, status: int) -> Result:
         return self.verify(*self.server.arguments(), self.source_, self.url, status=status)

@@ -36,6 +36,8 @@ from btrfs_backup.model.world import (
     Taken,
     World,
 )
+from btrfs_backup.system.host import Hosts
+from btrfs_backup.system.ssh import Access
 
 NAMING = Naming("home-")
 HOME = Subvolume("home", "uuid-home", readonly=False)
@@ -169,6 +171,7 @@ class Dry(Supposed):
         folder = SimpleNamespace(inventory=lambda *_, **__: Inventory(dict(sorted(usable.items()))))
         self._source = SimpleNamespace(folder=folder)  # type: ignore[assignment]
         self._subvolume = HOME
+        self._hosts = Hosts(Access())
 
     def begin(self) -> World:
         return begun(self.universe, self.settings)

@@ -423,7 +423,7 @@ class PlacesTest(CommandLineTest):
         argv = ["/src", "/b", "shell://cat > /box/home", "shell://cat > /box/$BTRFS_BACKUP_SNAPSHOT"]
         [warning] = checks.warnings(cli.parse(argv))
         self.assertIn("shell://cat > /box/home: each stream overwrites the one before", warning)
-        for option in ("--status", "--verify", "-T"):
+        for option in ("--status", "--verify", "-T", "-I"):
             self.assertEqual(checks.warnings(cli.parse([option, *argv])), [])
 
     def test_one_destination_spelled_several_times(self) -> None:

@@ -19,7 +19,7 @@ from btrfs_backup.errors import Failure, UsageError
 from btrfs_backup.model import inventory, location, manifest, records, retention, stage
 from btrfs_backup.model.inventory import State
 from btrfs_backup.model.location import Scheme
-from btrfs_backup.model.records import BACKUP, BLOCKED, NEWEST, OTHER, OWED, PARENT, STAGED, Fact, Records
+from btrfs_backup.model.records import BACKUP, BLOCKED, NEWEST, OTHER, OWED, PARENT, STAGED, TOLD, Fact, Records
 from btrfs_backup.model.sendstream import BrokenStream, Checker, Measure, frame
 from btrfs_backup.model.snapshot import Naming, Subvolume
 from btrfs_backup.system import btrfs, hints, lock, mounts, ssh
@@ -174,7 +174,8 @@ class Files(Fuzz):
         """A list, or what stands in the other file for a filesystem."""
         some = [dice.choice(PLACES) for _ in range(dice.randrange(3))]
         held = dict.fromkeys(some, NAME)
-        return dice.choice((some, some, {"newest": some, "blocked": some[:1], "backups": held, "others": held}))
+        kinds = {"newest": some, "blocked": some[:1], "backups": held, "others": held, "told": {NAME: some}}
+        return dice.choice((some, some, kinds))
 
     def use(self, known: Records) -> None:
         """All that is done with records works whatever is in them."""
@@ -194,10 +195,10 @@ class Files(Fuzz):
             records.filesystems(known, place)
             held = records.holds(known, place, "", naming, {"a": NAME}, {"b": NAME})
             self.assertIn("a", records.backups(held))
-            self.assertIn((NAME, "b"), records.told(held, place, ""))
+            self.assertIn((NAME, "b"), records.told(held, place, "", OTHER))
             self.assertTrue(records.is_staged(records.staged(known, place, ""), place, ""))
             left = records.forget(begun, naming, [place])
-            kinds = (OWED, PARENT, NEWEST, BACKUP, BLOCKED, OTHER)
+            kinds = (OWED, PARENT, NEWEST, BACKUP, BLOCKED, OTHER, TOLD)
             self.assertNotIn(place, records.destinations(left, naming, *kinds))
 
     def test_valid_records(self) -> None:
@@ -209,8 +210,8 @@ class Files(Fuzz):
             delivered = {
                 Fact(kind, place, name, dice.choice(("", *UUIDS)), junk(dice, 5) + str(number) if by_uuid else "")
                 for number, name in enumerate((*names, junk(dice, 5)))
-                for kind in (NEWEST, BACKUP, BLOCKED, OTHER)
-                for by_uuid in [kind in (BACKUP, OTHER)]
+                for kind in (NEWEST, BACKUP, BLOCKED, OTHER, TOLD)
+                for by_uuid in [kind in (BACKUP, OTHER, TOLD)]
                 for place in self.places(dice)
             }
             staged = {Fact(STAGED, each.destination, "", each.filesystem) for each in delivered}

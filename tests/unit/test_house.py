@@ -62,6 +62,12 @@ def impurities(module: ast.Module, package: str) -> list[str]:
     return found
 
 
+def long_functions(module: ast.Module, most: int = 50) -> list[str]:
+    """The functions of a module that have more lines than MOST."""
+    functions = (node for node in ast.walk(module) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+    return [each.name for each in functions if (each.end_lineno or 0) - each.lineno >= most]
+
+
 def importers(wanted: str) -> list[str]:
     """The modules of the product that import WANTED, as paths in the package."""
     return [
@@ -117,6 +123,11 @@ class RulesTest(unittest.TestCase):
                         self.assertTrue(first, "it has no docstring")
                         self.assertNotIn(first.split()[0], riddles)
                         self.assertFalse(first.split()[0].rstrip(",").endswith(":"), "it begins with a field")
+
+    def test_functions_fit_a_screen(self) -> None:
+        for path in sorted(PACKAGE.rglob("*.py")):
+            with self.subTest(path.name):
+                self.assertEqual(long_functions(tree(path)), [])
 
     def test_parsers_are_pure(self) -> None:
         for name in ("btrfs.py", "mounts.py"):
@@ -175,12 +186,19 @@ class CheckerTest(unittest.TestCase):
             with self.subTest(text=text):
                 self.assertEqual(impurities(ast.parse(text), "btrfs_backup.model"), wanted)
 
+    def test_long_functions(self) -> None:
+        text = "class C:\n    def f(self):\n        a = 1\n\n        return a\n    async def g(): pass"
+        self.assertEqual(long_functions(ast.parse(text), 4), [])
+        self.assertEqual(long_functions(ast.parse(text), 3), ["f"])
+        self.assertEqual(long_functions(ast.parse(text), 0), ["f", "g"])
+
     def test_importers(self) -> None:
         self.assertEqual(
             importers("shlex"),
             [
                 "cli/checks.py",
                 "cli/completion.py",
+                "commands/places.py",
                 "commands/restore.py",
                 "model/restoration.py",
                 "system/host.py",

@@ -279,29 +279,6 @@ class TargetTest(unittest.TestCase):
         self.assertEqual(list(target.missing), names[-2:])
 
 
-class LeftoversTest(unittest.TestCase):
-    def test_leftovers(self) -> None:
-        """Cut-off transfers of what the source has and would not send again; those that it lost are not touched."""
-        lost = "20250101-000000"
-        table: list[tuple[str, list[str], list[str]]] = [
-            # KEEP, what is complete, the leftovers of cut-off transfers of A, D, F and one that the source has lost
-            ("all", [B, C, E], []),
-            ("1", [B, C, E], [A, D]),
-            ("3", [B, C, E], [A]),
-            ("3", [B, C, "20270101-000000"], [A, D]),
-        ]
-        for keep, complete, wanted in table:
-            with self.subTest(keep=keep, complete=complete):
-                held = holdings(complete, partial=[lost, A, D, F], foreign={"20250102-000000": "why"})
-                target = plan.target("/b", held, source(*ALL), NAMING, retention.parse(keep), NOW)
-                self.assertEqual(plan.leftovers(target, held, source(*ALL)), wanted)
-
-    def test_none(self) -> None:
-        held = holdings(ALL)
-        target = plan.target("/b", held, source(*ALL), NAMING, retention.parse("1"), NOW)
-        self.assertEqual(plan.leftovers(target, held, source(*ALL)), [])
-
-
 class StrangersTest(unittest.TestCase):
     def strangers(self, chain: Mapping[str, str], here: Iterable[str], known: Iterable[str] = ()) -> frozenset[str]:
         """CHAIN: backups by name with the name of the parent, empty where there is none; KNOWN: those on record."""

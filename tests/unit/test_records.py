@@ -421,7 +421,21 @@ class HoldsTest(unittest.TestCase):
         ]
         for destination, filesystem, wanted in table:
             with self.subTest(destination=destination, filesystem=filesystem):
-                self.assertEqual(records.told(self.ELSEWHERE, destination, filesystem), wanted)
+                self.assertEqual(records.told(self.ELSEWHERE, destination, filesystem, OTHER), wanted)
+                self.assertEqual(records.told(self.ELSEWHERE, destination, filesystem), set())
+
+    def test_odd_things(self) -> None:
+        """Just those that are there now, of this prefix, on this filesystem."""
+        home = f"home-{ONE}"
+        known = records.tell(NONE, DISK, "disk-1", Naming("home-"), [(home, "it is writable")])
+        known = records.tell(known, DISK, "disk-2", Naming(""), [(ONE, "x")])
+        for odd in ([(ONE, "x"), (ONE, "y"), (TWO, "x")], [(TWO, "x")], []):
+            known = records.tell(known, DISK, "disk-1", Naming(""), odd)
+            self.assertEqual(records.told(known, DISK, "disk-1"), {(home, "it is writable"), *odd})
+            self.assertEqual(records.told(known, DISK, "disk-2"), {(ONE, "x")})
+            self.assertEqual(records.parse_completed(records.format_completed(known)), known)
+            left = records.forget(known, Naming("home-"), [DISK])
+            self.assertEqual(records.told(left, DISK, "disk-1"), {*odd})
 
     def test_staged(self) -> None:
         self.assertEqual(records.staged(NONE, NAS, "disk-2"), {Fact(STAGED, NAS, "", "disk-2")})

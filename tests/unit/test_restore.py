@@ -1,15 +1,19 @@
 """Which backup is restored, on top of what, and where its copies go."""
 
 import unittest
+from dataclasses import replace
 from datetime import datetime
 from unittest import mock
 
+from btrfs_backup.commands import places
 from btrfs_backup.commands import restore as command
 from btrfs_backup.errors import Failure
 from btrfs_backup.model import restoration as restore
+from btrfs_backup.model.cutter import Part, mark
 from btrfs_backup.model.inventory import UNWRITTEN, Holdings, Inventory
+from btrfs_backup.model.outcome import Restoration, Sent
 from btrfs_backup.model.records import NEWEST, OWED, Fact
-from btrfs_backup.model.restoration import Plan, Site
+from btrfs_backup.model.restoration import Arrival, Plan, Progress, Receive, Site
 from btrfs_backup.model.snapshot import Naming, Subvolume, is_backup_name
 from btrfs_backup.model.stage import Stage
 from btrfs_backup.system import state
@@ -42,6 +46,17 @@ def partial(name: str) -> Subvolume:
 
 def changed(name: str) -> Subvolume:
     return Subvolume(name, f"changed-{name}", "", f"uuid-of-{name}", readonly=False)
+
+
+def parts_of(count: int) -> tuple[Subvolume, ...]:
+    """So many parts of a stream, of which the last one is not whole, with the marks that tell that they are written."""
+    salt = "0" * 16
+    parts = [Part(100 * number, f"{number:032}", salt) for number in range(1, count + 1)]
+    held = [
+        Subvolume(part.name, f"part-{number}", f"part-{number - 1}", part.uuid, number < count, id=number)
+        for number, part in enumerate(parts, 1)
+    ]
+    return (*held, *(Subvolume(mark(salt, number), f"mark-{number}", id=100 + number) for number in (1, 2)))
 
 
 def named(*subvolumes: Subvolume) -> dict[str, Subvolume]:
@@ -211,6 +226,72 @@ class DecideTest(unittest.TestCase):
         self.assertEqual(self.plan([]).copy, f"/pool/snaps/{C}")
 
 
+class ProgressTest(unittest.TestCase):
+    """A restore, step by step."""
+
+    PLAN = Plan(C, Site("/pool/home", "/pool/snaps"), A)
+    REPORT = Restoration("/usb", "/pool/home", C)
+    SENT = Sent(C, A, 1000, 1.0)
+    STUCK = Failure("it broke", "Mend it.")
+
+    def begun(self, parts: int = 0, plan: Plan = PLAN) -> Progress:
+        left = Stage(f".{C}.receiving", C, ("host-1-00000000",), parts_of(parts)) if parts else None
+        return restore.begin(plan, self.REPORT, left, far=False)
+
+    def after(self, now: Progress, came: Arrival) -> Progress:
+        assert now.receive
+        return now.after(now.receive, came)
+
+    def test_beginning(self) -> None:
+        self.assertEqual(self.begun().receive, Receive(A))
+        self.assertIsNone(self.begun(plan=replace(self.PLAN, there=True)).receive)
+        self.assertFalse(self.begun(plan=replace(self.PLAN, there=True)).keeps_parts)
+
+    def test_arrived(self) -> None:
+        now = self.after(self.begun(), Arrival(self.SENT))
+        self.assertEqual((now.receive, now.report.sent, now.failure), (None, self.SENT, None))
+        self.assertFalse(now.keeps_parts)
+
+    def test_parent_of_no_use(self) -> None:
+        """Then it is sent in full, once."""
+        came = named(partial(C))
+        for arrival, why in (
+            (Arrival(self.SENT, self.STUCK, blames_parent=True, found=tuple(came.values())), str(self.STUCK)),
+            (Arrival(self.SENT, wrong="it is odd", found=tuple(came.values())), "it is odd"),
+        ):
+            with self.subTest(why):
+                now = self.after(self.begun(), arrival)
+                assert now.receive and now.receive.because
+                self.assertEqual((now.receive.parent, now.receive.useless), (None, (partial(C),)))
+                self.assertEqual(str(now.receive.because), f"restoring {C} failed: {why}\n  Sending it in full.")
+                again = self.after(now, arrival)
+                assert again.failure
+                self.assertIn(C, again.failure.message)
+                self.assertEqual(again.keeps_parts, not arrival.wrong)
+
+    def test_cut_off(self) -> None:
+        """What has arrived is of use, unless it is spoiled."""
+        for spoiled in (False, True):
+            now = self.after(self.begun(), Arrival(self.SENT, Failure("it broke"), spoiled=spoiled))
+            self.assertEqual(str(now.failure), f"restoring {C} failed: it broke\n  With '-I' it is sent in full.")
+            self.assertEqual(now.keeps_parts, not spoiled)
+
+    def test_another_stream(self) -> None:
+        """It goes on behind what the stream agrees with, and is not asked again for ever."""
+        now = self.begun(3)
+        assert now.receive
+        ahead = now.receive.ahead
+        self.assertEqual(len(ahead), 2)
+        once = self.after(now, Arrival(self.SENT, self.STUCK, unproved=ahead[:1]))
+        assert once.receive
+        self.assertEqual((once.receive.parent, once.receive.ahead, once.receive.because), (A, ahead[:1], self.STUCK))
+        self.assertEqual({*once.receive.useless, *once.earlier}, set(now.earlier))
+        twice = self.after(once, Arrival(self.SENT, self.STUCK, unproved=()))
+        assert twice.receive
+        self.assertEqual((twice.receive.ahead, twice.earlier), ((), ()))
+        self.assertTrue(self.after(twice, Arrival(self.SENT, self.STUCK, unproved=())).failure)
+
+
 class LaggardsTest(unittest.TestCase):
     """Destinations whose newest backup is older than what is restored."""
 
@@ -228,7 +309,7 @@ class LaggardsTest(unittest.TestCase):
             Host(), "/pool/my home/snapshot", PathInfo("/pool", True, True, False, Mount("/", "/", "btrfs"))
         )
         beside = Holdings(named(snapshot(A), snapshot(B), snapshot(C)))
-        backup = command.Backup(snapshot(C), folder, Naming(), beside, own)
+        backup = places.Backup(snapshot(C), folder, Naming(), beside, own)
         with (
             mock.patch.object(state, "read", return_value=(self.KNOWN, ())),
             self.assertNoLogs() if not own or site.folder == folder.path else self.assertLogs() as logs,

@@ -3,6 +3,7 @@
 import random
 import struct
 import unittest
+from functools import lru_cache
 
 from btrfs_backup.model.sendstream import (
     Attribute,
@@ -37,6 +38,7 @@ def number(value: int) -> bytes:
     return value.to_bytes(8, "little")
 
 
+@lru_cache(1000)
 def command(name: str, version: int = 1, **values: bytes) -> bytes:
     return frame(Command[name], attributes(version, **values))
 

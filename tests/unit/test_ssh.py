@@ -38,11 +38,7 @@ class Argv(unittest.TestCase):
     def test_lines(self) -> None:
         self.assertEqual(ssh.line(("btrfs", "send", "/a b"), sudo=False), "btrfs send /a\\ b")
         self.assertEqual(ssh.line(("btrfs", "send", "/a b"), sudo=True), "sudo -n btrfs send /a\\ b")
-        steps = [("rm", "-f", "x y"), ("cp", "a", "b")]
-        self.assertEqual(
-            ssh.sequence(steps, ("dd", "of=x"), sudo=True),
-            "sudo -n rm -f x\\ y </dev/null && sudo -n cp a b </dev/null && sudo -n dd of\\=x",
-        )
+        self.assertEqual(ssh.line(("id",), True, ssh.PLAIN_WORDS), "env LC_ALL\\=C sudo -n id")
 
     def test_read_again(self) -> None:
         """Just what was made of argument lists is read, and as these."""
@@ -66,9 +62,8 @@ class Argv(unittest.TestCase):
             for sudo in (False, True):
                 wanted = ("sudo", "-n", *argv) if sudo else argv
                 with self.subTest(word, sudo=sudo):
-                    self.assertEqual(ssh.read(ssh.line(argv, sudo)), [[wanted]])
-                    self.assertEqual(ssh.read(f"zstd -d | {ssh.line(argv, sudo)}"), [[("zstd", "-d"), wanted]])
-                    self.assertEqual(ssh.read(ssh.sequence([argv, argv], argv, sudo)), [[wanted]] * 3)
+                    self.assertEqual(ssh.read(ssh.line(argv, sudo)), [wanted])
+                    self.assertEqual(ssh.read(f"zstd -d | {ssh.line(argv, sudo)}"), [("zstd", "-d"), wanted])
 
     def test_nothing_else_is_read(self) -> None:
         table = (
@@ -189,12 +184,19 @@ class Hints(unittest.TestCase):
             "ERROR: can't perform the search: Operation not permitted": ("as root", "--ssh-sudo"),
             "ERROR: not a valid btrfs filesystem: /x": ("as root", "--ssh-sudo"),
             "cat: /x: Permission denied": ("as root", "--ssh-sudo"),
+            "mkdir: /x: Permission denied (os error 13)": ("as root", "--ssh-sudo"),
+            "mkdir: /x: Quota exceeded": ("quota is used up", "quota is used up"),
+            "cat: read error: I/O error": ("btrfs device stats", "btrfs device stats"),
+            "mkdir: /x: Symbolic link loop": ("leads nowhere", "leads nowhere"),
+            "sh: No file descriptors available": ("ulimit -n", "ulimit -n"),
+            "ERROR: cannot snapshot: Cross-device link": ("option '-f'", "option '-f'"),
             "me@nas: Permission denied (publickey,password).": ("as root", "could not log in"),
             "Received disconnect from ::1 port 22:2: Too many authentication failures": ("", "could not log in"),
             "Host key verification failed.": ("", "check the host's key: ssh me@nas -p 1"),
             "ssh: Could not resolve hostname nas: Name or service not known": ("", "name of the host"),
             "ssh: connect to host nas port 22: Connection refused": ("", "Is the host up"),
             "ssh: connect to host nas port 22: No route to host": ("", "Is the host up"),
+            "ssh: connect to host nas port 22: Host is unreachable": ("", "Is the host up"),
             "Timeout, server 127.0.0.1 not responding.": ("", "connection broke"),
             "Connection to 127.0.0.1 closed by remote host.": ("", "connection broke"),
             "bash: line 1: btrfs: command not found": ("", "Install the package btrfs-progs"),
@@ -202,6 +204,8 @@ class Hints(unittest.TestCase):
             "flock: Command not found.": ("", "Install the package util-linux"),
             "sudo: btrfs: command not found": ("", "Is 'btrfs' installed there"),
             "sh: sudo: not found": ("", "Is 'sudo' installed there"),
+            "env: 'flock': No such file or directory": ("", "Install the package util-linux"),
+            "env: can't execute 'btrfs': No such file or directory": ("", "Install the package btrfs-progs"),
             "zsh:1: command not found: flock": ("", "Install the package util-linux"),
             "fish: Unknown command: btrfs": ("", "Install the package btrfs-progs"),
             "sudo: a password is required": ("", "me ALL=(root) NOPASSWD: /usr/bin/btrfs, "),
@@ -289,7 +293,7 @@ class Both(unittest.TestCase):
             self.assertEqual(ssh.in_both(made), [ssh.line(first, sudo), ssh.line(second, sudo)])
             prefix = ("sudo", "-n") if sudo else ()
             self.assertEqual(
-                [ssh.read(each) for each in ssh.in_both(made)], [[[(*prefix, *first)]], [[(*prefix, *second)]]]
+                [ssh.read(each) for each in ssh.in_both(made)], [[(*prefix, *first)], [(*prefix, *second)]]
             )
         self.assertEqual(ssh.in_both(("sh", "-c", "sync")), [])
         self.assertEqual(ssh.in_both(("sh",)), [])

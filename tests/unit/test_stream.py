@@ -5,6 +5,7 @@ import random
 import signal
 import sys
 import tempfile
+import threading
 import time
 import unittest
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from unittest import mock
 from btrfs_backup.errors import Failure, Interrupted, MissingProgram
 from btrfs_backup.model.cutter import Checkpoint, checkpoints
 from btrfs_backup.model.gate import Expected
+from btrfs_backup.system import signals
 from btrfs_backup.system import transfer as stream
 from btrfs_backup.system.pipes import Chain, Outlet
 from btrfs_backup.system.process import Command, Ended
@@ -355,15 +357,13 @@ class Transfers(unittest.TestCase):
     def test_a_signal_ends_it(self) -> None:
         """With full pipes everywhere, and readers that do not read."""
 
-        def interrupt(signum: int, frame: object) -> None:
-            raise Interrupted(signum)
-
-        before = signal.signal(signal.SIGALRM, interrupt)
-        self.addCleanup(signal.signal, signal.SIGALRM, before)
         for receivers in ([shell("sleep 60")], [shell("sleep 60"), shell("cat >/dev/null"), shell("sleep 60", True)]):
-            signal.setitimer(signal.ITIMER_REAL, 0.1)
-            with self.assertRaises(Interrupted):
-                stream.transfer([Sender((sender("exec yes"),))], receivers)
+            with signals.noted():
+                soon = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM))
+                soon.start()
+                with self.assertRaises(Interrupted):
+                    stream.transfer([Sender((sender("exec yes"),))], receivers)
+                soon.join()
 
 
 class Stages(unittest.TestCase):

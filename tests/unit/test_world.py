@@ -37,7 +37,7 @@ from tests.unit import imagined
 
 A, B, C = (f"2026010{day}-120000" for day in (1, 2, 3))
 NOW = datetime(2026, 1, 3, 12)  # C is the snapshot that a run takes
-USB, NAS, BOX = "/usb", "ssh://nas/b", "shell://cat > /box"
+USB, NAS, BOX = "/usb", "ssh://nas/b", "shell://store"
 HOME = Subvolume("home", "uuid-home", readonly=False)
 TROUBLE = Failure("trouble", "Mend it.")
 

@@ -1,0 +1,192 @@
+"""A shell on another machine that runs one command after the other, and the answers that come back from there.
+
+A request is a line for a POSIX shell. Many can be sent before the first is answered, so that together they cost one
+round trip. A line that has not arrived as a whole is not run.
+"""
+
+import math
+import os
+import re
+import select
+import signal
+import time
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+
+from btrfs_backup.system import process, signals
+from btrfs_backup.system.btrfs import Argv
+from btrfs_backup.system.process import OUTPUT_KEPT, STDERR_KEPT, Children, Command, TooMuch
+
+_READ = 64 * 1024
+_MOST_WORDS = 1 << 20  # bytes that may come before the shell begins
+
+# Runs what it reads, line by line, and tells behind each that it has ended, with the word $1 and its status; once
+# before the first. A newline in an argument comes as $n.
+_SCRIPT = (
+    r"n=$(printf '\n.'); n=${n%.}; "
+    r"""printf '\n%s 0\n' "$1"; printf '\n%s 0\n' "$1" >&2; """
+    r"""while IFS= read -r r; do eval "$r" </dev/null; s=$?; """
+    r"""printf '\n%s %s\n' "$1" "$s"; printf '\n%s %s\n' "$1" "$s" >&2; done"""
+)
+_NEWLINE = "'\"$n\"'"  # behind and before a single quote: `ssh.quote` has newlines in these, and nothing else
+
+
+def shell(word: str) -> Argv:
+    """What runs requests. WORD: 32 hexadecimal digits, which no output holds by chance."""
+    return ("sh", "-c", _SCRIPT, "sh", word)
+
+
+def word_of(argv: Argv) -> str | None:
+    """The word that `shell` made ARGV of; None when it did not."""
+    word = argv[-1] if argv else ""
+    return word if argv == shell(word) and re.fullmatch("[0-9a-f]{32}", word) else None
+
+
+def encode(line: str) -> bytes:
+    """LINE as it is sent."""
+    return os.fsencode(line.replace("\n", _NEWLINE)) + b"\n"
+
+
+def decode(request: bytes) -> str:
+    """What `encode` made REQUEST of; it has no newline at its end."""
+    return os.fsdecode(request).replace(_NEWLINE, "\n")
+
+
+def mark(word: str, status: int) -> bytes:
+    """What comes behind the output, and behind the messages, of a request."""
+    return b"\n%s %d\n" % (word.encode(), status)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The end of a request. messages: what it printed on stderr, the last 32 KiB at most."""
+
+    status: int
+    stdout: bytes
+    messages: str
+
+
+class _Heard:
+    """The pieces that come out of a pipe, each ended by a mark. rest: what has come behind the last one."""
+
+    def __init__(self, reader: int, word: str) -> None:
+        self.reader = reader
+        self.pieces: list[tuple[int, bytes]] = []
+        self.rest = bytearray()
+        self.open = True
+        self._mark = re.compile(rb"\n%s (\d{1,3})\n" % word.encode())
+        self._longest = len(mark(word, 999))
+
+    def read(self) -> None:
+        """Take in what is there."""
+        try:
+            data = os.read(self.reader, _READ)
+        except BlockingIOError:
+            return
+        self.open = bool(data)
+        start = max(0, len(self.rest) - self._longest)
+        self.rest += data
+        while found := self._mark.search(self.rest, start):
+            self.pieces.append((int(found[1]), bytes(self.rest[: found.start()])))
+            del self.rest[: found.end()]
+            start = 0
+
+
+class Session:
+    """A shell on another machine, and the COMMAND here that leads to it: it gets what `shell(word)` makes there.
+
+    SCOPE ends it. Raises Failure when the command cannot be started.
+    """
+
+    def __init__(self, command: Command, word: str, scope: ExitStack) -> None:
+        children = scope.enter_context(Children())
+        with process.lacking("cannot talk to another machine"), ExitStack() as theirs:
+            stdin, self._writer = os.pipe()
+            theirs.callback(os.close, stdin)
+            scope.callback(os.close, self._writer)
+            heard = []
+            for _ in range(2):
+                reader, writer = os.pipe()
+                theirs.callback(os.close, writer)
+                scope.callback(os.close, reader)
+                os.set_blocking(reader, False)
+                heard.append((writer, _Heard(reader, word)))
+            os.set_blocking(self._writer, False)
+            (stdout, self._outputs), (stderr, self._messages) = heard
+            self.child = children.start(command, stdin, stdout, tied=True, stderr=stderr)
+        self._unsent = bytearray()
+        self._asked = 0
+
+    def begun(self, until: float) -> bool:
+        """Whether the shell runs, waiting UNTIL then at most (time.monotonic()). Raises Interrupted."""
+        while not self._has(0):
+            left = until - time.monotonic()
+            if not self._open or left <= 0 or self._rest > _MOST_WORDS:
+                return False
+            self._move(left)
+        return True
+
+    def ask(self, line: str) -> int:
+        """Send the request to run LINE; its number."""
+        self._unsent += encode(line)
+        self._write()
+        self._asked += 1
+        return self._asked
+
+    def answer(self, number: int) -> Answer | None:
+        """That to the request NUMBER; None when the session ended before. Raises Interrupted, TooMuch."""
+        while not self._has(number):
+            if not self._open:
+                return None
+            if self._rest > OUTPUT_KEPT:
+                self.child.signal(signal.SIGKILL)
+                raise TooMuch("another machine printed")
+            self._move(math.inf)
+        status, stdout = self._outputs.pieces[number]
+        self._outputs.pieces[number] = status, b""
+        return Answer(status, stdout, self._messages.pieces[number][1][-STDERR_KEPT:].decode(errors="replace"))
+
+    @property
+    def last_words(self) -> str:
+        """What came behind the last answer, of the shell or of the command here."""
+        while self._messages.open and signals.wait([self._messages.reader], 0):
+            self._messages.read()
+        return self._messages.rest[-STDERR_KEPT:].decode(errors="replace")
+
+    def _has(self, number: int) -> bool:
+        return min(len(self._outputs.pieces), len(self._messages.pieces)) > number
+
+    @property
+    def _open(self) -> bool:
+        return self._outputs.open and self._messages.open
+
+    @property
+    def _rest(self) -> int:
+        """Bytes that belong to no answer yet."""
+        return max(len(self._outputs.rest), len(self._messages.rest))
+
+    def _move(self, seconds: float) -> None:
+        """Wait until something comes or can be sent, and take and send it. Raises Interrupted."""
+        signals.check()
+        poll = select.poll()
+        for each in (self._outputs, self._messages):
+            if each.open:
+                poll.register(each.reader, select.POLLIN)
+        if self._unsent:
+            poll.register(self._writer, select.POLLOUT)
+        for waker in signals.waker():
+            poll.register(waker, select.POLLIN)
+        poll.poll(None if seconds == math.inf else seconds * 1000)
+        signals.check()
+        for each in (self._outputs, self._messages):
+            if each.open:
+                each.read()
+        self._write()
+
+    def _write(self) -> None:
+        with suppress(BlockingIOError):
+            while self._unsent:
+                try:
+                    del self._unsent[: os.write(self._writer, self._unsent)]
+                except BrokenPipeError:
+                    self._unsent.clear()
