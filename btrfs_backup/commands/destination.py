@@ -88,7 +88,7 @@ class Endpoint(Protocol):
         """Delete backups."""
 
     def would_delete(self, step: Delete) -> Deleted:
-        """What comes of it, as far as that can be told. Raises Failure."""
+        """What comes of it, as far as that is known. Raises Failure."""
 
 
 def find(location: Location, hosts: Hosts, settings: Settings, known: Records) -> Endpoint:

@@ -66,7 +66,7 @@ def restore(settings: Settings, publish: Publish) -> None:
 
 
 def _supposed(backup: Backup, place: Place, plan: Plan, report: Restoration, resumed: Stage | None) -> Restoration:
-    """REPORT, as far as it can be told before."""
+    """REPORT, as far as it is known before."""
     sent = None
     if step := restoration.begin(plan, report, resumed, backup.far).receive:
         size = transfer.measure(backup.folder.estimate(plan.name, step.parent))

@@ -108,7 +108,7 @@ class Verdict:
 class Arrival:
     """The end of a transfer of BATCHES to a destination; the STREAMS of the first of them were begun.
 
-    found: what there is of them, or why that cannot be told. held: the backups that were there before; parents: those
+    found: what there is of them, or why that is not known. held: the backups that were there before; parents: those
     of them that are built upon, as they are now. blamed: the receiver cannot use its parent. far: they come from
     another machine.
     """

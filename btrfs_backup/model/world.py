@@ -108,7 +108,7 @@ class Delivery:
 
     arrived: the first so many of its batches; published: what they are there.
     failure: what went wrong with the next one; blames_parent: its parent is of no use there.
-    unknown: it cannot be told what is there, so that all of them may be.
+    unknown: it is not known what is there, so that all of them may be.
     left: the stage that could not be gone on with, because the stream is another one; without what is of no use, when
     some of it is.
     """
@@ -134,7 +134,7 @@ class Delete:
 class Deleted:
     """The outcome of a Delete. failures: names of what could not be deleted, with the reasons.
 
-    unfinished: why it cannot be told that what was deleted is really gone.
+    unfinished: why it is not known whether what was deleted is really gone.
     """
 
     failures: Mapping[str, Failure] = field(default_factory=dict)

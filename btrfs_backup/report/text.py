@@ -170,10 +170,10 @@ def _sending(outcome: Outcome) -> str:
     incremental = sum(1 for sent in outcome.sent if sent.parent)
     how = f"{incremental} incremental, " if incremental else ""
     moved = size(sum(sent.bytes or 0 for sent in outcome.sent))
-    if len(outcome.sent) > 1:
-        moved += f" in {sum(sent.seconds or 0 for sent in outcome.sent):.1f} s"
     before = sum(sent.resumed_from for sent in outcome.sent)
     moved += f", {size(before)} of it before" if before else ""
+    if len(outcome.sent) > 1:
+        moved += f"{',' if before else ''} in {sum(sent.seconds or 0 for sent in outcome.sent):.1f} s"
     return f"sent {plural(len(outcome.sent), 'snapshot')} ({how}{moved})"
 
 

@@ -59,7 +59,7 @@ class Folder:
         return Folder(self.host, self.at(name), replace(self.info, path=join(self.info.path, name), exists=True))
 
     def free(self) -> int | None:
-        """Bytes that are free on its filesystem, None when that cannot be told. Raises Failure."""
+        """Bytes that are free on its filesystem, None when that is not known. Raises Failure."""
         ended = self.host.ended(btrfs.usage(self.info.path))
         return None if ended.status else btrfs.parse_usage(os.fsdecode(ended.stdout))
 
@@ -79,7 +79,7 @@ class Folder:
         return self._identified(self.host.ended_together(*self._identity()))[0]
 
     def mounting(self) -> tuple[str, str]:
-        """The UUID of its filesystem, and what is another one whenever that is mounted anew. Raises Failure."""
+        """The UUID of its filesystem, and what is another one whenever that is mounted again. Raises Failure."""
         if not self.host.connection:
             uuid, number = self._identified([])
             with lacking(f"cannot read '{tools.BOOT_ID}'"), open(tools.BOOT_ID, encoding="ascii") as file:
@@ -137,7 +137,7 @@ class Folder:
     def inventory(self, naming: Naming, names_suffice: bool = False) -> Inventory:
         """What it holds under names of NAMING. Raises Failure.
 
-        The number of processes does not depend on how much that is, but for what seems to be cut off. When
+        The number of processes does not depend on how much that is, except for what seems to be cut off. When
         NAMES_SUFFICE, a user without the right to list subvolumes gets them without UUIDs, one process for each.
         """
         if not self.exists:
@@ -224,7 +224,7 @@ class Folder:
         return btrfs.parse_show(printed)
 
     def show_parent(self, name: str) -> Subvolume:
-        """Like `show`, for a snapshot, with the transaction in which it was changed last, where that can be told."""
+        """Like `show`, for a snapshot, with the transaction in which it was changed last, where that is known."""
         shown, begun = self.host.piped_together([btrfs.show(self.at(name))], self._head(name))
         if shown.status:
             raise CommandFailed(shown, f"cannot look at '{self.at(name)}'")
@@ -267,7 +267,7 @@ class Folder:
         for each in proved:
             if each.uuid not in there and each.name in names:
                 what = f"another subvolume has the name '{self.at(each.name)}' by now"
-                failures[each.name] = Failure(what, "Nothing was deleted there; the next run judges it anew.")
+                failures[each.name] = Failure(what, "Nothing was deleted there; the next run judges it again.")
         wanted = [each for each in proved if each.uuid in there]
         if convert_rw:
             return failures | self._delete_by_path([there[each.uuid] for each in wanted], convert_rw)

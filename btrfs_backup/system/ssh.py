@@ -349,7 +349,7 @@ class Connection:
 
 
 def _private_folder() -> "TemporaryDirectory[str]":
-    """A folder for the socket, named after us, so that it can be told when we have died without removing it.
+    """A folder for the socket, named after us, so that it can be seen that we have died without removing it.
 
     Raises OSError.
     """

@@ -263,7 +263,7 @@ class _Flow:
 
     @property
     def ended_well(self) -> bool:
-        """As far as can be told: one in front of a compressor on another machine has no exit status, but words."""
+        """As far as is known: one in front of a compressor on another machine has no exit status, but words."""
         return not any(stage.status or _complains(stage) for stage in _ended(self.children))
 
     def tell(self, delivered: Sequence[int], arrived: bool) -> None:
@@ -394,7 +394,7 @@ class _End:
 
 
 def measure(estimate: Command) -> int | None:
-    """Bytes of the stream that ESTIMATE writes without its data; None when that cannot be told. Raises Failure."""
+    """Bytes of the stream that ESTIMATE writes without its data; None when that is not known. Raises Failure."""
     size = Measure()
     with open(os.devnull, "rb") as nothing, Children() as children:
         child = children.start(estimate, nothing.fileno(), capture=size.feed)
