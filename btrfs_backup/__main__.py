@@ -271,7 +271,7 @@ def _unforeseen(error: Exception) -> Failure:
     place = traceback.extract_tb(error.__traceback__)[-1]
     words = f"unforeseen: {type(error).__name__}: {error} (line {place.lineno} of {place.filename})"
     known = hints.hint(str(error), "", True) if isinstance(error, OSError) else ""
-    failure = Failure(words, known or "What else is said here holds. Please report this, with what '-v debug' tells.")
+    failure = Failure(words, known or "Please report this, with what '-v debug' prints. All other messages are true.")
     log.error("%s", failure)
     return failure
 

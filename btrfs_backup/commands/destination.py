@@ -121,7 +121,7 @@ def stand(host: Host, location: Location, settings: Settings, known: Records) ->
         here = "the root filesystem" if mount.point == "/" else mount.type
         hint = "Mount it."
         if there.info.on_btrfs:
-            hint += " If backups shall go to the root filesystem from now on, use '--remove-locks' once."
+            hint += " If backups are to go to the root filesystem from now on, use '--remove-locks' once."
         raise Absent(f"the disk is absent: the folder is on {here}, and backups went to another filesystem", hint)
     _check(there.info, settings.fs_checks)
     return there, filesystem
@@ -198,7 +198,7 @@ class BackupFolder:
         reception = FolderReception(self, attempt, step.batches, now.snapshots, known.holdings.complete, how, plain)
         if attempt.mounting[0] != self.filesystem:
             reception.cancel()
-            raise Failure("another filesystem is there by now than the one that was looked at", "Run it again.")
+            raise Failure("another filesystem is mounted there than when it was looked at", "Run it again.")
         return reception
 
     def delete(self, step: Delete) -> Deleted:
@@ -206,7 +206,7 @@ class BackupFolder:
             self.folder.ask_before_deletion()
         try:
             if step.subvolumes and self.folder.filesystem() != self.filesystem:
-                raise Failure("another filesystem is there by now than the one that was looked at", "Run it again.")
+                raise Failure("another filesystem is mounted there than when it was looked at", "Run it again.")
         except Failure as failure:
             return Deleted({each.name: failure for each in step.subvolumes})
         return delete(self.folder, step.subvolumes, self.settings)

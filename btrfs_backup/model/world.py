@@ -853,7 +853,7 @@ def _recorded(recorded: str, settings: Settings) -> Location | Failure:
     try:
         place = location.parse(recorded, "/")
     except UsageError as error:
-        return Failure(f"the records name a destination that is none: {error.message}", correct)
+        return Failure(f"the records name something that is no destination: {error.message}", correct)
     if place.scheme is Scheme.SHELL and place not in settings.destinations and not settings.status:
         return Failure(
             f"'--locked-dests' runs no shell command that only the records name: {place}",
@@ -861,7 +861,7 @@ def _recorded(recorded: str, settings: Settings) -> Location | Failure:
             f"  The records: {settings.folder_path}/.outstanding_transfers",
         )
     if place.scheme is Scheme.LOCAL and not recorded.startswith("/"):
-        return Failure(f"the records name a destination that is none: '{recorded}' is not absolute", correct)
+        return Failure(f"the records name something that is no destination: '{recorded}' is not absolute", correct)
     return place
 
 

@@ -22,7 +22,7 @@ _COLOURS = {
     status.UNKNOWN: _YELLOW,
 }
 _GAP = "  "
-_NO_PLACES = "no destination is on record: name those that you want to see behind SOURCE"
+_NO_PLACES = "no destination is on record: name those that you want to see after SOURCE"
 _OK, _DROPPED = "ok", "to delete"
 _LACKING = (status.NOTHING, status.MISSING, status.OUTSTANDING, status.UNKNOWN)
 _FEW = 2  # rows alike that are shown one by one

@@ -445,7 +445,7 @@ def made_at(path: str) -> tuple[str, int]:
             os.close(descriptor)
     except OSError as error:
         raise Failure(
-            f"cannot tell when '{path}' was made: {error.strerror}", "It takes Linux 4.18 or later."
+            f"cannot tell when '{path}' was made: {error.strerror}", "This needs Linux 4.18 or later."
         ) from None
     return uuid_text(bytes(told[296:312])), int.from_bytes(told[392:400], "little")
 

@@ -287,7 +287,7 @@ class AbsentDisk(RealTest):
         self.assertIn(
             "error: /backups: the disk is absent: the folder is on the root filesystem, and backups went to another "
             "filesystem\n"
-            "  Mount it. If backups shall go to the root filesystem from now on, use '--remove-locks' once.\n",
+            "  Mount it. If backups are to go to the root filesystem from now on, use '--remove-locks' once.\n",
             untimed(done.stderr),
         )
         self.assertEqual(done.returncode, 10)

@@ -333,7 +333,7 @@ snapshot         age   1        2            3          source
     def test_no_snapshots_and_no_destinations(self) -> None:
         self.assertEqual(
             table(Survey(Outcome("/home")), 80, colour=False),
-            ["source: /home", "no destination is on record: name those that you want to see behind SOURCE"],
+            ["source: /home", "no destination is on record: name those that you want to see after SOURCE"],
         )
 
     def test_age(self) -> None:

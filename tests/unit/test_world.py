@@ -626,7 +626,7 @@ class OnRecord(unittest.TestCase):
         words = [each.message for each in report.source.failures]
         self.assertEqual(len(words), 3)
         self.assertIn(f"'--locked-dests' runs no shell command that only the records name: {BOX}", words)
-        self.assertIn("the records name a destination that is none: 'usb' is not absolute", words)
+        self.assertIn("the records name something that is no destination: 'usb' is not absolute", words)
 
     def test_found_complete(self) -> None:
         """It is owed no more, and that is told."""
