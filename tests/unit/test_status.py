@@ -281,7 +281,7 @@ snapshot         age   1        2            3          source
             (f"last delivered to {USB} (filesystem {UUID})",): "ok; last at 1",
             (f"last delivered to {USB} (filesystem x)",): "ok; last at 1 (other disk)",
             (f"not sent to {NAS}, where something else has its name",): "ok; blocked at 2",
-            ("keep all", f"last delivered to {USB}2 (filesystem x)"): f"ok; last at {USB}2",
+            ("keep all", f"last delivered to {USB}2 (filesystem x)"): "ok; last at another DEST",
             (): "to delete",
         }
         for because, wanted in reasons.items():
