@@ -1,12 +1,18 @@
 """Packaging; the version is the one in btrfs_backup/__init__.py."""
 
+import atexit
 import re
+import shutil
+import tempfile
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "btrfs_backup" / "__init__.py").read_text(), re.MULTILINE)
+# Who installs as root has nothing of root's in his clone afterwards.
+BUILD = tempfile.mkdtemp(prefix="btrfs-backup-build-")
+atexit.register(shutil.rmtree, BUILD, ignore_errors=True)
 
 setup(
     name="btrfs-backup",
@@ -16,6 +22,7 @@ setup(
     long_description_content_type="text/x-rst",
     license="MIT",
     python_requires=">=3.10",
+    options={"build": {"build_base": BUILD}, "egg_info": {"egg_base": BUILD}},
     packages=find_packages(include=["btrfs_backup", "btrfs_backup.*"]),
     package_data={"btrfs_backup": ["manual/*.rst"]},
     entry_points={"console_scripts": ["btrfs-backup = btrfs_backup.__main__:run"]},

@@ -39,13 +39,16 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("btrfs_backup")
 
+_COLOURS = {logging.WARNING: "\x1b[33m", logging.ERROR: "\x1b[31m"}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what ARGV (default: the arguments of this process) asks for; returns the exit status."""
+    argv = sys.argv[1:] if argv is None else argv
     terminal.open_closed_streams()
-    _set_up_messages()
+    _set_up_messages(argv)
     try:
-        return _main(sys.argv[1:] if argv is None else argv)
+        return _main(argv)
     except Exception as error:
         return exit_status(None, _unforeseen(error))
 
@@ -177,11 +180,16 @@ def _task(settings: Settings) -> _Task:
             return survey(kept.world) if kept.world else Survey(nothing.source)
 
         width = shutil.get_terminal_size().columns
-        return _Task("status", work, about, print=lambda: table(about(), width, terminal.in_colour()))
+        return _Task("status", work, about, print=lambda: table(about(), width, terminal.in_colour(sys.stdout)))
     if settings.dry_run:
         return _Task("dry-run", work, report, print=lambda: intentions(report()))
-    recorded = "ended by {}; what is recorded as outstanding is sent by the next run"
-    return _Task("run", work, report, lambda: summary(report()), interrupted=recorded.format)
+
+    def interrupted(name: str) -> str:
+        if kept.world and kept.world.can_go_on:
+            return f"ended by {name}; what has arrived of a large transfer is kept, and the next run goes on from there"
+        return f"ended by {name}; what is recorded as outstanding is sent by the next run"
+
+    return _Task("run", work, report, lambda: summary(report()), interrupted=interrupted)
 
 
 class _Kept:
@@ -263,7 +271,7 @@ def _unforeseen(error: Exception) -> Failure:
     place = traceback.extract_tb(error.__traceback__)[-1]
     words = f"unforeseen: {type(error).__name__}: {error} (line {place.lineno} of {place.filename})"
     known = hints.hint(str(error), "", True) if isinstance(error, OSError) else ""
-    failure = Failure(words, known or "What else is said here holds. Please report this, with what '-v debug' tells.")
+    failure = Failure(words, known or "Please report this, with what '-v debug' prints. All other messages are true.")
     log.error("%s", failure)
     return failure
 
@@ -286,10 +294,14 @@ class _Handler(logging.StreamHandler):  # type: ignore[type-arg]  # subscriptabl
 
 
 class _Formatter(logging.Formatter):
-    """Plain messages: only warnings and errors are called so. The same hint is given once."""
+    """Plain messages: only warnings and errors are called so. The same hint is given once.
 
-    def __init__(self) -> None:
+    dated: each line begins with the time; coloured: so are these two words.
+    """
+
+    def __init__(self, dated: bool, coloured: bool) -> None:
         super().__init__()
+        self._dated, self._coloured = dated, coloured
         self._hints: set[str] = set()
 
     def format(self, record: logging.LogRecord) -> str:
@@ -299,20 +311,38 @@ class _Formatter(logging.Formatter):
                 text = text.replace(str(failure), failure.message)
             self._hints.add(failure.hint)
         message = harmless(text)
-        return message if record.levelno == logging.INFO else f"{record.levelname.lower()}: {message}"
+        if record.levelno != logging.INFO:
+            word = f"{record.levelname.lower()}:"
+            colour = _COLOURS.get(record.levelno) if self._coloured else None
+            message = f"{colour}{word}\x1b[0m {message}" if colour else f"{word} {message}"
+        if not self._dated:
+            return message
+        when = datetime.now().astimezone().isoformat(timespec="seconds")
+        return "\n".join(f"{when} {line}" for line in message.split("\n"))
 
 
-def _set_up_messages() -> None:
+def _set_up_messages(argv: Sequence[str]) -> None:
+    """On stderr, with the time unless whoever reads them sees it: a terminal, the journal, or a client of a server."""
     # File names need not be UTF-8.
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     handler = _Handler()
-    handler.setFormatter(_Formatter())
+    dated = not (sys.stderr.isatty() or _is_journal() or "--serve" in argv)
+    handler.setFormatter(_Formatter(dated, terminal.in_colour(sys.stderr)))
     log.handlers = [handler]
     logging.raiseExceptions = False  # a message that cannot be written is lost, and no more
     log.propagate = False
     # Python's own library says there what it lacks, with a traceback. It goes on, or raises what is told.
     logging.getLogger().handlers = [logging.NullHandler()]
+
+
+def _is_journal() -> bool:
+    """Whether stderr goes to the journal, as systemd.exec(5) says."""
+    try:
+        status = os.fstat(sys.stderr.fileno())
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 
 if __name__ == "__main__":

@@ -98,7 +98,7 @@ def check(settings: Settings) -> None:
     if settings.source.scheme is Scheme.SHELL:
         raise UsageError(
             f"SOURCE cannot be a shell command, as '{settings.source}' is",
-            "'btrfs receive' restores stored streams, as the README explains."
+            "'btrfs receive' restores stored streams: see '--manual restore'."
             if settings.restore
             else "A subvolume is meant: its path, or ssh://[USER@]HOST[:PORT]/PATH.",
         )
@@ -184,7 +184,7 @@ def _check_restore(settings: Settings) -> None:
     if destination.path == "/":
         raise UsageError(
             f"'{destination}', the root folder of a running system, cannot be replaced",
-            "Start a rescue system, mount the disk there and restore to it; the README tells how.",
+            "Start a rescue system, mount the disk there and restore to it: see '--manual restore'.",
         )
     if is_backup_name(basename(destination.path)):
         raise UsageError(

@@ -34,7 +34,7 @@ examples:
 
 
 def text(parser: argparse.ArgumentParser, width: int) -> str:
-    """All of the help, in lines of at most WIDTH columns but for what is indented in the epilog."""
+    """All of the help, in lines of at most WIDTH columns except for what is indented in the epilog."""
     column = min(32, width * 2 // 5)
     lines = ["usage: " + (parser.usage or "") % {"prog": parser.prog}, *_flowed(parser.description or "", width)]
     for title, options in groups(parser):

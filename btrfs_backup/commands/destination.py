@@ -90,7 +90,7 @@ class Endpoint(Protocol):
         """Delete backups."""
 
     def would_delete(self, step: Delete) -> Deleted:
-        """What comes of it, as far as that can be told. Raises Failure."""
+        """What comes of it, as far as that is known. Raises Failure."""
 
 
 def find(location: Location, hosts: Hosts, settings: Settings, known: Records) -> Endpoint:
@@ -123,7 +123,7 @@ def stand(host: Host, location: Location, settings: Settings, known: Records) ->
         here = "the root filesystem" if mount.point == "/" else mount.type
         hint = "Mount it."
         if there.info.on_btrfs:
-            hint += " If backups shall go to the root filesystem from now on, use '--remove-locks' once."
+            hint += " If backups are to go to the root filesystem from now on, use '--remove-locks' once."
         raise Absent(f"the disk is absent: the folder is on {here}, and backups went to another filesystem", hint)
     _check(there.info, settings.fs_checks)
     return there, filesystem
@@ -174,7 +174,8 @@ class BackupFolder:
         free = self.folder.free() if self.settings.dry_run else None
         if self.settings.transfer and not (self.settings.status or self.settings.dry_run):
             self.host.learn(self.settings.compressed_data)
-        return Seen(self.filesystem, held, beside_source=here == there, free=free)
+        label = self.folder.label(self.filesystem) if self.settings.status else ""
+        return Seen(self.filesystem, held, beside_source=here == there, free=free, label=label)
 
     def clear(self, step: Clear, known: Destination) -> None:
         held = known.seen.inventory.subvolumes
@@ -185,9 +186,9 @@ class BackupFolder:
 
     def ready(self, step: Send, now: World, how: Sending, scope: ExitStack) -> "FolderReception":
         there = self.folder.created()
-        if not self.folder.exists:
-            log.info("%s: created", self.location)
         known = now.at(self.location.identity)
+        if not (self.folder.exists or known.outcome.sent):
+            log.info("%s: created", self.location)
         name = step.batches[0].snapshot
         stream_uuid = now.snapshots[name].stream_uuid
         left = (each for each in known.seen.inventory.stages if each.name == name)
@@ -202,7 +203,7 @@ class BackupFolder:
         reception = FolderReception(self, attempt, step.batches, now.snapshots, known.holdings.complete, how, plain)
         if attempt.mounting[0] != self.filesystem:
             reception.cancel()
-            raise Failure("another filesystem is there by now than the one that was looked at", "Run it again.")
+            raise Failure("another filesystem is mounted there than when it was looked at", "Run it again.")
         return reception
 
     def delete(self, step: Delete) -> Deleted:
@@ -210,7 +211,7 @@ class BackupFolder:
             self.folder.ask_before_deletion()
         try:
             if step.subvolumes and self.folder.filesystem() != self.filesystem:
-                raise Failure("another filesystem is there by now than the one that was looked at", "Run it again.")
+                raise Failure("another filesystem is mounted there than when it was looked at", "Run it again.")
         except Failure as failure:
             return Deleted({each.name: failure for each in step.subvolumes})
         return delete(self.folder, step.subvolumes, self.settings)

@@ -87,7 +87,7 @@ def _standing_of_source(settings: Settings, host: Host) -> PathInfo:
     if settings.fs_checks and not standing.on_btrfs:
         raise Failure(
             f"'{settings.source}' is not on btrfs but on {standing.mount.type}",
-            "Is the disk mounted? Stored streams are restored with 'btrfs receive', as the README explains.",
+            "Is the disk mounted? Stored streams are restored with 'btrfs receive': see '--manual restore'.",
         )
     return standing
 

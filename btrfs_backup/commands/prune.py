@@ -54,7 +54,7 @@ def prune(settings: Settings, publish: Callable[[Report], None]) -> None:
 
 
 def _arrived(there: Folder, backup: Subvolume) -> datetime:
-    """When BACKUP was published. Raises Failure when that cannot be told."""
+    """When BACKUP was published. Raises Failure when that is not known."""
     uuid, made = folder.made_at(there.at(backup.name))
     if uuid != backup.uuid:
         raise Failure(f"another subvolume has the name '{there.at(backup.name)}' by now", "Run it again.")

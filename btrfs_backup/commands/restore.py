@@ -66,7 +66,7 @@ def restore(settings: Settings, publish: Publish) -> None:
 
 
 def _supposed(backup: Backup, place: Place, plan: Plan, report: Restoration, resumed: Stage | None) -> Restoration:
-    """REPORT, as far as it can be told before."""
+    """REPORT, as far as it is known before."""
     sent = None
     if step := restoration.begin(plan, report, resumed, backup.far).receive:
         size = transfer.measure(backup.folder.estimate(plan.name, step.parent))
@@ -115,7 +115,9 @@ class _Restore:
 
     def carry_out(self, now: Progress, publish: Publish) -> None:
         """Raises Failure; then nothing of it is left."""
-        log.info("%s: restoring %s, %s", self.place.location, self.plan.name, self.plan.how)
+        ahead = now.receive.ahead if now.receive else ()
+        on = f", on from {size(ahead[-1].offset)}" if ahead else ""
+        log.info("%s: restoring %s, %s%s", self.place.location, self.plan.name, self.plan.how, on)
         try:
             while self.attempt and now.receive and not now.failure:
                 now = now.after(now.receive, self._receive(now.receive, now, self.attempt))

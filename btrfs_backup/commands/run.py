@@ -35,8 +35,9 @@ from btrfs_backup.model.world import (
     Taken,
     World,
 )
-from btrfs_backup.report.text import pace, size
+from btrfs_backup.report.text import form, pace, size
 from btrfs_backup.system import hints, state, transfer
+from btrfs_backup.system.folder import Folder
 from btrfs_backup.system.host import Hosts
 from btrfs_backup.system.lock import lock
 from btrfs_backup.system.process import CommandFailed
@@ -122,6 +123,8 @@ class Real:
         self._saved, broken = (
             state.read(there.host, there.path, not self._looks_only) if there.exists else (records.NONE, ())
         )
+        if not there.exists and self.settings.status:
+            broken = (no_folder(there),)
         if self.settings.transfer and not self._looks_only:
             there.host.learn(self.settings.compressed_data)
         found = world.begin(self.settings, self._clock(), entries, self._saved, broken)
@@ -228,9 +231,10 @@ class Real:
         if not ready:
             return came
         cutting = self._cutting(list(ready.values()), ahead)
+        coming = now.coming(step)
         senders = (
-            self._sender(batch, ready, now, compressed_data, None if number else cutting)
-            for number, batch in enumerate(step.batches)
+            self._sender(number, coming, ready, now, compressed_data, None if number else cutting)
+            for number in range(len(step.batches))
         )
         try:
             receivers = [each.receiver(cutting) for each in ready.values()]
@@ -244,9 +248,11 @@ class Real:
         for (name, reception), end in zip(ready.items(), done.endings, strict=True):
             ending = replace(end, unwritten=end.unwritten or reception.written_out())
             came[name] = reception.arrived(done, ending)
-            for sent in came[name].arrived:
+            for number, sent in enumerate(came[name].arrived):
+                # Those behind the first one are small, and were begun without a message.
+                what = f"{sent.snapshot} {form(sent.parent)}" if number else sent.snapshot
                 moved = (sent.bytes or 0) - sent.resumed_from
-                log.info("%s: sent %s: %s", name, sent.snapshot, pace(moved, sent.seconds or 0))
+                log.info("%s: sent %s: %s", name, what, pace(moved, sent.seconds or 0))
         return came
 
     def _received_parent(self, batch: Batch, now: World) -> Mapping[str, Subvolume]:
@@ -266,18 +272,24 @@ class Real:
 
     def _sender(
         self,
-        batch: Batch,
+        number: int,
+        coming: Sequence[Batch],
         ready: Mapping[str, Reception],
         now: World,
         compressed_data: bool,
         cutting: Cutting | None,
     ) -> Sender:
+        """The sender of that NUMBER among those COMING."""
+        batch = coming[number]
+
         def tell() -> None:
-            how = f"on top of {batch.parent}" if batch.parent else "in full"
+            how = form(batch.parent)
             if cutting and cutting.checkpoints:
                 how += f", on from {size(cutting.checkpoints[-1].offset)}"
+            level = logging.DEBUG if number else logging.INFO
             for each in ready:
-                log.info("%s: sending %s %s", each, batch.snapshot, how)
+                why = now.in_full_because(each) if not batch.parent else ""
+                log.log(level, "%s: sending %s %s%s", each, batch.snapshot, how, f", because {why}" if why else "")
 
         there = self._source.folder
         snapshot = now.snapshots[batch.snapshot]
@@ -286,7 +298,8 @@ class Real:
         def plain(path: bytes) -> bool:
             return all(each.plain(path) for each in ready.values())
 
-        sender = self._streaming.sender(there, snapshot, parent, list(ready), compressed_data, plain, cutting)
+        waiting = coming[number + 1 :]
+        sender = self._streaming.sender(there, snapshot, parent, list(ready), compressed_data, plain, cutting, waiting)
         return replace(sender, begin=tell)
 
     def _estimate(self, batch: Batch, now: World) -> int | None:
@@ -316,7 +329,11 @@ class Supposed(Real):
                     Sent(each.snapshot, each.parent, self._estimate(each, now), None, begun) for each in batches
                 )
                 there = tuple(Subvolume(each.snapshot, each.snapshot) for each in sent)
-                return dict.fromkeys(step.destinations, Delivery(sent, there))
+                why = {each: "" if sent[0].parent else now.in_full_because(each) for each in step.destinations}
+                return {
+                    each: Delivery((replace(sent[0], because=because), *sent[1:]), there)
+                    for each, because in why.items()
+                }
             case Delete("", _, _):
                 return Deleted()
             case Delete(name):
@@ -333,6 +350,13 @@ class Supposed(Real):
         return replace(listed, folder=replace(listed.folder, subvolumes=imagined))
 
 
+def no_folder(there: Folder) -> Failure:
+    """The folder of the snapshots is not THERE."""
+    return Failure(
+        f"the snapshot folder '{there.path}' does not exist", "Take a snapshot first, or correct the option '-f'."
+    )
+
+
 def open_source(settings: Settings, hosts: Hosts) -> Source:
     """The source, checked, with its snapshot folder, which a run may have to make. Raises Failure."""
     host = hosts.at(settings.source)
@@ -346,10 +370,9 @@ def open_source(settings: Settings, hosts: Hosts) -> Source:
     if not there.exists and settings.fs_checks:
         source.refuse_backups(settings.naming)
     # Who watches the backups has to hear of a folder that is misspelled or not mounted.
-    if not there.exists and (settings.status or settings.verify or not settings.take_snapshot):
-        raise Failure(
-            f"the snapshot folder '{there.path}' does not exist", "Take a snapshot first, or correct the option '-f'."
-        )
+    needed = settings.verify or not settings.take_snapshot or (settings.status and not settings.destinations)
+    if not there.exists and needed:
+        raise no_folder(there)
     if settings.take_snapshot and settings.fs_checks:
         source.check_folder()
     return source

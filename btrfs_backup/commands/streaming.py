@@ -5,12 +5,14 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
 from btrfs_backup.errors import Failure
 from btrfs_backup.model import cutter
 from btrfs_backup.model.cutter import Checkpoint
 from btrfs_backup.model.gate import Expected
+from btrfs_backup.model.plan import Batch
 from btrfs_backup.model.settings import Settings
 from btrfs_backup.model.snapshot import Subvolume
 from btrfs_backup.report import terminal
@@ -44,6 +46,7 @@ class Streaming:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._compressions: dict[Host, str] = {}
+        self._sizes: dict[str, int | None] = {}  # of the streams that wait
         self._unfit: set[str] = set()  # those of which it was told that they cannot take compressed data
 
     def sending(self, host: Host, compressed_data: bool) -> Sending:
@@ -81,10 +84,11 @@ class Streaming:
         compressed_data: bool,
         plain: Callable[[bytes], bool],
         cutting: Cutting | None = None,
+        waiting: Sequence[Batch] = (),
     ) -> Sender:
         """What writes the stream of a snapshot, with progress when that is wanted and can be shown. Raises Failure.
 
-        PLAIN: see Expected.
+        PLAIN: see Expected. WAITING: what is to be sent behind it.
         """
         name, base = snapshot.name, parent.name if parent else None
         how = self.sending(folder.host, compressed_data)
@@ -94,8 +98,20 @@ class Streaming:
             upon = parent.stream_uuid if parent else ""
             expected = Expected(os.fsencode(name), snapshot.stream_uuid, upon, plain)
         shown = self._settings.progress and terminal.possible()
-        watch = terminal.Progress(name, tuple(destinations)) if shown else None
-        return Sender(pipeline, folder.estimate(name, base), watch=watch, expected=expected)
+        estimate = folder.estimate(name, base)
+        if not shown:
+            return Sender(pipeline, estimate, expected=expected)
+        unknown = tuple(
+            (folder.estimate(each.snapshot, each.parent), partial(self._sizes.__setitem__, each.snapshot))
+            for each in waiting
+            if each.snapshot not in self._sizes
+        )
+
+        def sizes() -> list[int | None]:
+            return [self._sizes.get(each.snapshot) for each in waiting]
+
+        watch = terminal.Progress(name, tuple(destinations), sizes)
+        return Sender(pipeline, estimate, watch=watch, waiting=unknown, expected=expected)
 
     def transfer(
         self, senders: Iterable[Sender], receivers: Sequence[Receiver], judged: bool, cutting: Cutting | None

@@ -186,7 +186,7 @@ def _watch(name: str, reading: Sequence[Tree], settings: Settings) -> Callable[[
         line = f"comparing {name}, listed {sum(each.listed for each in reading)} entries"
         if hashing:
             title = f"comparing {name}, {last.hashed} of {len(last.sizes) - 1} files"
-            line = terminal.progress_line(title, last.hashed_bytes, speed, last.sizes[-1], {})
+            line = terminal.progress_line(title, last.hashed_bytes, speed, last.sizes[-1])
         terminal.show(line)
 
     return show

@@ -60,9 +60,12 @@ class Found:
     earlier: Sequence[Subvolume] = ()
 
     def strange(self, names: Sequence[str], cut: bool = False) -> str:
-        """What is wrong with it when just NAMES were expected, and parts of a stream that was CUT; mostly empty."""
-        strange = [*self.other, *(each for each in self.subvolumes if each not in names)]
-        strange = [each for each in strange if not (cut and each in self.subvolumes and cutter.is_ours(each))]
+        """What is wrong with it when just NAMES were expected, and parts of a stream that was CUT; mostly empty.
+
+        Where a stream may be cut, all that comes behind it is marked as well, when the disk has written it.
+        """
+        ours = cutter.is_ours if cut else cutter.salt_of_mark
+        strange = [*self.other, *(each for each in self.subvolumes if each not in names and not ours(each))]
         return f"'{strange[0]}' came with it, which was not expected" if strange else ""
 
     def flaw(self, source: Subvolume, parent: str, cut: bool) -> "Flaw | None":
@@ -114,7 +117,7 @@ class Verdict:
 class Arrival:
     """The end of a transfer of BATCHES to a destination; the STREAMS of the first of them were begun.
 
-    found: what there is of them, or why that cannot be told. held: the backups that were there before; parents: those
+    found: what there is of them, or why that is not known. held: the backups that were there before; parents: those
     of them that are built upon, as they are now. blamed: the receiver cannot use its parent. far: they come from
     another machine.
     """

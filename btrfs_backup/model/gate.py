@@ -105,7 +105,7 @@ class Gate:
                 self._judge(command, found)
             except BrokenStream as error:
                 what = f"{Command(command).name} {walker.value(Attribute.PATH, found)[:500]!r}"
-                raise BrokenStream(f"frame {walker.number} is not let through: {what}: {error}") from None
+                raise BrokenStream(f"frame {walker.number} is refused: {what}: {error}") from None
         return memoryview(walker.buffer)[self._released : passed]
 
     def release(self) -> memoryview:

@@ -28,6 +28,7 @@ class Sent:
     """A transfer that ended well, or would take place. parent: None when it was sent in full.
 
     bytes, seconds: None where they are not known before. resumed_from: bytes that were there from an earlier transfer.
+    because: why it would be sent in full although there are backups.
     """
 
     snapshot: str
@@ -35,6 +36,7 @@ class Sent:
     bytes: int | None
     seconds: float | None
     resumed_from: int = 0
+    because: str = ""
 
 
 @dataclass(frozen=True)
@@ -82,12 +84,15 @@ class Report:
 class Row:
     """A snapshot in the table of --status. states: at the source and at each destination, in words.
 
-    because: why it is kept at the source.
+    because: why it is kept at the source, and kept: at each destination; empty where it is not, or is not there.
+    age: None when its name lies in the future.
     """
 
     snapshot: str
     states: tuple[str, ...]
     because: tuple[str, ...] = ()
+    kept: tuple[tuple[str, ...], ...] = ()
+    age: timedelta | None = None
 
 
 @dataclass(frozen=True)
@@ -109,7 +114,7 @@ class Place:
 
     reachable: it could be looked at, or is a shell command. newest: its newest complete backup, or the newest known
     from the records when it is not reachable. owed: snapshots, sorted. too_old: the newest one is. parts: of what is
-    owed.
+    owed. disk: the UUID of the filesystem that is there; label: of that filesystem.
     """
 
     location: str
@@ -120,6 +125,8 @@ class Place:
     too_old: bool = False
     failures: tuple[Failure, ...] = ()
     parts: tuple[Partial, ...] = ()
+    disk: str = ""
+    label: str = ""
 
 
 @dataclass(frozen=True)

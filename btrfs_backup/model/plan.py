@@ -233,7 +233,7 @@ class Lineage:
 
 
 def _origin(uuid: str, parents: Mapping[str, str]) -> str:
-    """UUID of the oldest ancestor that can be told."""
+    """UUID of the oldest ancestor that is known."""
     seen = set()
     while (parent := parents.get(uuid)) and parent not in seen:
         seen.add(uuid)

@@ -1,4 +1,4 @@
-"""The records of a run: a set of facts about who is owed which snapshot, and what was delivered where.
+"""The records of a run: a set of facts about what is outstanding, and what was delivered where.
 
 They are kept in two files, of which btrfs-backup 0.3.1 knows the first. Every function returns a new set.
 """
@@ -84,10 +84,10 @@ def settled(
 
 
 def unreachable(records: Records, destination: str, newest: str) -> Records:
-    """DESTINATION could not be reached: it is owed the NEWEST snapshot.
+    """DESTINATION could not be reached: the NEWEST snapshot is outstanding there.
 
-    Of what it was owed before, the oldest stays (its transfer may have been cut off there). Those between go, so that
-    a destination that stays away for weeks does not keep every snapshot of that time from being deleted.
+    Of what was outstanding before, the oldest stays (its transfer may have been cut off there). Those between go, so
+    that a destination that stays away for weeks does not keep every snapshot of that time from being deleted.
     """
     recorded = owed(records, Naming(prefix_of(newest)), destination)
     between = {Fact(OWED, destination, name) for name in recorded[1:] if name < newest}
@@ -102,7 +102,7 @@ def reconcile(records: Records, naming: Naming, destination: str, owed: Collecti
 
 
 def owed(records: Records, naming: Naming, destination: str) -> list[str]:
-    """The snapshots of this naming that DESTINATION is recorded to be owed, sorted."""
+    """The snapshots of this naming that are on record as outstanding at DESTINATION, sorted."""
     return sorted(each.snapshot for each in of(records, destination, OWED) if each.snapshot in naming)
 
 

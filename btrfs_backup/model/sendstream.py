@@ -177,7 +177,7 @@ class Checker:
                 searched = searched[1:]
         if self._beginning:
             if self._beginning in searched:
-                raise BrokenStream("it begins anew in the middle")
+                raise BrokenStream("it begins again in the middle")
             searched = searched[1 - len(self._beginning) :]
         self._tail = searched
 

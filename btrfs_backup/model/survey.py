@@ -1,5 +1,7 @@
 """What is where: every snapshot against the source and every destination."""
 
+from datetime import timedelta
+
 from btrfs_backup.model import cutter, records
 from btrfs_backup.model.outcome import Partial, Place, Row, Survey
 from btrfs_backup.model.world import Destination, World
@@ -13,6 +15,7 @@ OUTSTANDING, DELIVERED, UNKNOWN, NOTHING = "outstanding", "delivered", "unknown"
 def survey(world: World) -> Survey:
     """A row for each snapshot that the source, a destination or the records know, in the order of names."""
     kept = {each.name: each.because for each in world.verdict().kept}
+    kept_at = [{one.name: one.because for one in world.verdict_at(each).kept} for each in world.destinations]
     known = (each for each in world.records if each.kind != records.TOLD and each.snapshot in world.naming)
     names = {*world.snapshots, *(each.snapshot for each in known)}
     for each in world.destinations:
@@ -26,10 +29,17 @@ def survey(world: World) -> Survey:
                 *(_state(name, each, world) for each in world.destinations),
             ),
             tuple(kept.get(name, ())),
+            tuple(tuple(their.get(name, ())) for their in kept_at),
+            _age(name, world),
         )
         for name in sorted(names)
     )
     return Survey(world.source, rows, tuple(_place(each, world) for each in world.destinations if each.looked))
+
+
+def _age(name: str, world: World) -> timedelta | None:
+    taken = world.naming.time(name)
+    return world.moment - taken if taken and taken <= world.moment else None
 
 
 def _place(each: Destination, world: World) -> Place:
@@ -58,6 +68,8 @@ def _place(each: Destination, world: World) -> Place:
         too_old,
         each.outcome.failures,
         tuple(parts),
+        each.seen.filesystem,
+        each.seen.label,
     )
 
 

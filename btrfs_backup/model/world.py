@@ -66,7 +66,8 @@ class Seen:
     """A look at a destination.
 
     filesystem: the UUID of its filesystem, empty for a shell command; listed: it can be looked into.
-    beside_source: it is on the filesystem of the source. free: bytes that are free there, where that was asked.
+    beside_source: it is on the filesystem of the source. free, label: bytes that are free there, and the label of the
+    filesystem, where that was asked.
     """
 
     filesystem: str = ""
@@ -74,6 +75,7 @@ class Seen:
     listed: bool = True
     beside_source: bool = False
     free: int | None = None
+    label: str = ""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ class Delivery:
     arrived: the first so many of its batches; published: what they are there.
     failure: what went wrong with the next one; blames_parent: its parent is of no use there; mistakes_parent: another
     subvolume was taken for it.
-    unknown: it cannot be told what is there, so that all of them may be.
+    unknown: it is not known what is there, so that all of them may be.
     left: the stage that could not be gone on with, because the stream is another one; without what is of no use, when
     some of it is.
     let_go: it held up the others. What it has got is in its stage, for a stream of its own.
@@ -136,7 +138,7 @@ class Delete:
 class Deleted:
     """The outcome of a Delete. failures: names of what could not be deleted, with the reasons.
 
-    unfinished: why it cannot be told that what was deleted is really gone.
+    unfinished: why it is not known whether what was deleted is really gone.
     """
 
     failures: Mapping[str, Failure] = field(default_factory=dict)
@@ -287,7 +289,7 @@ class World:
         for each in self.destinations:
             # Also where a transfer failed: that frees space.
             if each.target and each.seen.listed and each.outcome.kept is None:
-                verdict = self._verdict(each)
+                verdict = self.verdict_at(each)
                 judged = tuple(each.holdings.complete[name] for name in verdict.dropped)
                 yield Delete(each.identity, verdict, judged)
         if not self.frozen and self.source.kept is None:
@@ -303,7 +305,16 @@ class World:
             names = frozenset(name for name in names if self.snapshots[name].stream_uuid in elsewhere)
         return replace(target, named=target.named | names, alone=alone)
 
-    def _verdict(self, each: Destination) -> Verdict:
+    def coming(self, step: Send) -> tuple[Batch, ...]:
+        """All that goes to the destinations of STEP from it on; what is behind it as if nothing of it were there."""
+        targets = [target for each in step.destinations if (target := self.at(each).target)]
+        for batch in step.batches:
+            targets = plan.after(batch, targets)
+        targets = [replace(target, partial=frozenset(), one_by_one=False) for target in targets]
+        lineage = Lineage(self.subvolume, self.snapshots) if self.settings.incremental else None
+        return (*step.batches, *plan.next_batches(targets, lineage))
+
+    def verdict_at(self, each: Destination) -> Verdict:
         """Which backups retention keeps at a destination, and why."""
         common = each.target.common if each.target else frozenset()
         protected = {}
@@ -321,6 +332,25 @@ class World:
                 for name in each.target.owed if each.target else ():
                     protected.setdefault(name, []).append(f"needed by {each.identity}")
         return retention.decide(self.settings.keep_snapshots, self.naming, self.snapshots, protected, self.moment)
+
+    def in_full_because(self, destination: str) -> str:
+        """Why the next snapshot is sent in full to DESTINATION, which has backups; empty when it has none."""
+        each = self.at(destination)
+        target = each.target or Target(destination)
+        delivered = () if each.seen.listed else records.last_delivered(self.records, destination)
+        if not (each.holdings.complete or delivered):
+            return ""
+        if not self.settings.incremental:
+            return "of '-I'"
+        if delivered and not target.common:
+            return f"the snapshot that was delivered last, {max(delivered)}, is gone at the source"
+        if not target.common:
+            count = len(each.holdings.complete)
+            which = "the backup there is not" if count == 1 else f"none of the {count} backups there is"
+            return f"{which} of a snapshot that the source has"
+        if not target.parents:
+            return "no backup there can be used as its parent"
+        return "the snapshots on both sides share their UUIDs with others"
 
     # --- a step, from beginning to end ---
 
@@ -722,6 +752,12 @@ class World:
 
     # --- small changes ---
 
+    @property
+    def can_go_on(self) -> bool:
+        """Whether the transfer of the current step, if it is one, goes on in the next run when it is cut off now."""
+        sent_to = self.step.destinations if isinstance(self.step, Send) and not self.done else ()
+        return any(self.at(each).seen.listed for each in sent_to)
+
     def at(self, destination: str) -> Destination:
         """The destination of that identity."""
         return next(each for each in self.destinations if each.identity == destination)
@@ -857,7 +893,7 @@ def _recorded(recorded: str, settings: Settings) -> Location | Failure:
     try:
         place = location.parse(recorded, "/")
     except UsageError as error:
-        return Failure(f"the records name a destination that is none: {error.message}", correct)
+        return Failure(f"the records name something that is no destination: {error.message}", correct)
     if place.scheme is Scheme.SHELL and place not in settings.destinations and not settings.status:
         return Failure(
             f"'--locked-dests' runs no shell command that only the records name: {place}",
@@ -865,7 +901,7 @@ def _recorded(recorded: str, settings: Settings) -> Location | Failure:
             f"  The records: {settings.folder_path}/.outstanding_transfers",
         )
     if place.scheme is Scheme.LOCAL and not recorded.startswith("/"):
-        return Failure(f"the records name a destination that is none: '{recorded}' is not absolute", correct)
+        return Failure(f"the records name something that is no destination: '{recorded}' is not absolute", correct)
     return place
 
 

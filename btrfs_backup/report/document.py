@@ -95,7 +95,10 @@ def _failure(failure: Failure) -> Value:
 
 def _survey(survey: Survey) -> Value:
     return {
-        "source": {"location": survey.source.place},
+        "source": {
+            "location": survey.source.place,
+            "failures": [_failure(failure) for failure in survey.source.failures],
+        },
         "snapshots": [
             {
                 "name": row.snapshot,
@@ -104,6 +107,7 @@ def _survey(survey: Survey) -> Value:
                     place.location: state for place, state in zip(survey.places, row.states[1:], strict=True)
                 },
                 "because": list(row.because),
+                "kept": {place.location: list(kept) for place, kept in zip(survey.places, row.kept, strict=True)},
             }
             for row in survey.rows
         ],
@@ -114,6 +118,7 @@ def _survey(survey: Survey) -> Value:
 def _place(place: Place) -> Value:
     return {
         "location": place.location,
+        "label": place.label or None,
         "reachable": place.reachable,
         "newest": place.newest,
         "age_seconds": None if place.age is None else int(place.age.total_seconds()),

@@ -2,27 +2,51 @@
 
 import re
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
+from itertools import groupby
 
 from btrfs_backup.model import survey as status
-from btrfs_backup.model.outcome import Place, Row, Survey, plural
+from btrfs_backup.model.outcome import Partial, Place, Row, Survey, plural
 from btrfs_backup.report.text import size
 
 _RED, _GREEN, _YELLOW, _PLAIN = "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[0m"
 _COLOURS = {
-    status.COMPLETE: _GREEN,
-    status.DELIVERED: _GREEN,
     status.MISSING: _RED,
     status.PARTIAL: _RED,
     status.OUTSTANDING: _RED,
+    status.DELIVERED: _GREEN,
     status.FOREIGN: _YELLOW,
     status.OTHER: _YELLOW,
     status.UNDER_WAY: _YELLOW,
     status.UNKNOWN: _YELLOW,
 }
 _GAP = "  "
-_NO_PLACES = "no destination is on record: name those that you want to see behind SOURCE"
+_NO_PLACES = "no destination is on record: name those that you want to see after SOURCE"
+_OK, _DROPPED = "ok", "to delete"
+_LACKING = (status.NOTHING, status.MISSING, status.OUTSTANDING, status.UNKNOWN)
+_FEW = 2  # rows alike that are shown one by one
+_MANY = 15  # lines behind which the header is out of sight on a terminal of 24, and repeated
+# Reasons in short: what begins like that is replaced by the word.
+_WORDS = {
+    "keep all": "",
+    "latest ": "latest",
+    "hour ": "hour",
+    "day ": "day",
+    "week ": "week",
+    "month ": "month",
+    "year ": "year",
+    "newest that ": "common",
+    "newest": "newest",
+    "lies in ": "future",
+}
+_AT = {
+    "outstanding for ": "needed by",
+    "needed by ": "needed by",
+    "parent of one outstanding for ": "needed by",
+    "last delivered to ": "last at",
+    "not sent to ": "blocked at",
+}
 
 
 def table(survey: Survey, width: int, colour: bool) -> list[str]:
@@ -32,64 +56,154 @@ def table(survey: Survey, width: int, colour: bool) -> list[str]:
     if survey.rows:
         lines += ["", *_grid(survey.rows, survey.places, width, colour)]
     lines += [""] if survey.places else []
-    for place in survey.places:
-        lines += [_standing(place, colour), *_partial(place)]
+    for number, place in enumerate(survey.places, 1):
+        lines += _standing(f"{number}: ", place, width, colour)
+        for part in place.parts:
+            lines += _wrapped(f"{number}: {_partial(part)}", width)
     return lines
 
 
 def _grid(rows: Sequence[Row], places: Sequence[Place], width: int, colour: bool) -> list[str]:
-    heads = ["snapshot", "source", *map(str, range(1, len(places) + 1))]
-    cells = [[row.snapshot, *row.states] for row in rows]
-    widths = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]
+    """The table; the rows that no destination has are one where several follow each other."""
+    groups = [list(group) for _, group in groupby(rows, _alike)]
+    shown = [row for group in groups for row in group if not _folds(group)]
+    heads = ["snapshot", "age", *map(str, range(1, len(places) + 1))]
+    cells = {row.snapshot: _cells(row) for row in shown}
+    widths = [max(map(len, column)) for column in zip(heads, *cells.values(), strict=True)]
+    header = _GAP.join([*(head.ljust(size) for head, size in zip(heads, widths, strict=True)), "source"])
     indent = sum(widths) + len(_GAP) * len(widths)
-    room = max(20, width - indent)
-    lines = [_GAP.join([*(head.ljust(size) for head, size in zip(heads, widths, strict=True)), "kept because"])]
-    for row, texts in zip(rows, cells, strict=True):
-        first, *rest = textwrap.wrap("; ".join(_short(each, places) for each in row.because), room) or [""]
-        padded = [text.ljust(size) for text, size in zip(texts, widths, strict=True)]
-        shown = [padded[0], *(_coloured(text, colour) for text in padded[1:])]
-        lines.append(_GAP.join([*shown, first]).rstrip())
-        lines += [" " * indent + more for more in rest]
+    lines = [header]
+    for group in groups:
+        if _folds(group):
+            lines += _wrapped(_coloured(_folded(group), group[0].states[1:], colour), width)
+            continue
+        for row in group:
+            first, *rest = textwrap.wrap(_at_source(row, places), max(14, width - indent)) or [""]
+            padded = [text.ljust(size) for text, size in zip(cells[row.snapshot], widths, strict=True)]
+            states = [_coloured(text, [state], colour) for text, state in zip(padded[2:], row.states[1:], strict=True)]
+            lines.append(_GAP.join([*padded[:2], *states, first]).rstrip())
+            lines += [" " * indent + more for more in rest]
+    return [*lines, header] if len(lines) > _MANY else lines
+
+
+def _alike(row: Row) -> object:
+    """What is the same for rows that can be one: of snapshots that no destination has, or needs at the source."""
+    lacking = len(row.states) > 1 and all(state in _LACKING for state in row.states[1:])
+    needed = any(reason.startswith(tuple(_AT)) for reason in row.because)
+    return row.states if lacking and not needed else row.snapshot
+
+
+def _folds(group: Sequence[Row]) -> bool:
+    return len(group) > _FEW
+
+
+def _folded(group: Sequence[Row]) -> str:
+    first, states = group[0], group[0].states
+    numbers = {
+        state: ", ".join(str(number) for number, each in enumerate(states[1:], 1) if each == state)
+        for state in dict.fromkeys(states[1:])
+    }
+    which = "at the source" if states[0] == status.COMPLETE else "on record"
+    told = "; ".join(f"{state} at {where}" for state, where in numbers.items() if state != status.NOTHING)
+    return f"{first.snapshot} to {group[-1].snapshot}: {len(group)} {which}, {told or 'at no destination'}"
+
+
+def _cells(row: Row) -> list[str]:
+    kept = row.kept or ((),) * len(row.states)
+    states = (_state(state, because) for state, because in zip(row.states[1:], kept, strict=False))
+    return [row.snapshot, _short_age(row.age), *states]
+
+
+def _state(state: str, because: Sequence[str]) -> str:
+    if state != status.COMPLETE:
+        return state
+    words = [word for reason in because[:1] if (word := _word(reason))]
+    return " ".join([_OK, *words]) if because else _DROPPED
+
+
+def _word(reason: str) -> str:
+    return next((word for begin, word in _WORDS.items() if reason.startswith(begin)), reason)
+
+
+def _at_source(row: Row, places: Sequence[Place]) -> str:
+    """The state at the source; destinations that need the snapshot are named by their numbers."""
+    if row.states[0] != status.COMPLETE:
+        return row.states[0]
+    if not row.because:
+        return _DROPPED
+    policy = [_word(each) for each in row.because if not each.startswith(tuple(_AT))]
+    first = [word for word in policy[:1] if word]
+    needs: dict[str, list[str]] = {}
+    for reason in row.because:
+        if begin := next((each for each in _AT if reason.startswith(each)), ""):
+            needs.setdefault(_AT[begin], []).append(_numbered(reason.removeprefix(begin), places))
+    told = [f"{word} {', '.join(dict.fromkeys(where))}" for word, where in needs.items()]
+    return "; ".join([" ".join([_OK, *first]), *told])
+
+
+def _numbered(where: str, places: Sequence[Place]) -> str:
+    """The destination that a reason names, by its number; the disk there only when another one is there."""
+    for number, place in enumerate(places, 1):
+        rest = where.removeprefix(place.location)
+        if rest != where and re.match(r" \(|,|$", rest):
+            disk = re.match(r" \(filesystem (.*)\)", rest)
+            return f"{number} (other disk)" if disk and place.disk and disk[1] != place.disk else str(number)
+    return "another DEST"
+
+
+def _coloured(text: str, states: Iterable[str], colour: bool) -> str:
+    code = next((_COLOURS[each] for each in states if each in _COLOURS), _GREEN if text.startswith(_OK) else "")
+    return f"{code}{text}{_PLAIN}" if colour and code else text
+
+
+def _standing(head: str, place: Place, width: int, colour: bool) -> list[str]:
+    """What is to be said of a destination behind HEAD; what is bad is red."""
+    disk = f' (disk "{place.label}")' if place.label else ""
+    told = [] if place.reachable else [("cannot be looked at", _RED)]
+    if place.newest and place.age is not None:
+        known = "newest complete backup" if place.reachable else "newest known backup"
+        told.append((f"{known} {place.newest}, {age(place.age)} old", ""))
+    else:
+        told.append(("no complete backup", ""))
+    if place.owed:
+        told.append((f"{plural(len(place.owed), 'snapshot')} to send, since {place.owed[0]}", ""))
+    if place.too_old:
+        told.append(("TOO OLD", _RED))
+    ends = [*"," * (len(told) - 1), ""]
+    chunks = [(f"{text}{end}", code) for (text, code), end in zip(told, ends, strict=True)]
+    words = [(word, code) for text, code in chunks for word in ([text] if code else text.split())]
+    return _flowing(f"{head}{place.location}{disk}:", words, width, colour)
+
+
+def _flowing(first: str, words: Sequence[tuple[str, str]], width: int, colour: bool) -> list[str]:
+    """FIRST and WORDS in lines of at most WIDTH characters, those behind the first one indented."""
+    lines, length = [first], len(first)
+    for word, code in words:
+        if length + 1 + len(word) > width:
+            lines.append("  ")
+            length = 2
+        lines[-1] += f" {code}{word}{_PLAIN}" if colour and code else f" {word}"
+        length += 1 + len(word)
     return lines
 
 
-def _short(reason: str, places: Sequence[Place]) -> str:
-    """Destinations by their numbers, filesystems by the beginning of their UUIDs."""
-    for number, place in enumerate(places, 1):
-        reason = re.sub(rf"\b(to|for) {re.escape(place.location)}( \(|,|$)", rf"\1 {number}\2", reason)
-    return re.sub(r"\(filesystem ([0-9a-f]{8})[-0-9a-f]*\)", r"(disk \1)", reason)
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, subsequent_indent="   ", break_long_words=False, break_on_hyphens=False)
 
 
-def _coloured(text: str, colour: bool) -> str:
-    code = _COLOURS.get(text.rstrip()) if colour else None
-    return f"{code}{text}{_PLAIN}" if code else text
+def _partial(each: Partial) -> str:
+    share = f"{min(99, each.bytes * 100 // each.size)} %, " if each.size else ""
+    whole = f" of {size(each.size)}" if each.size else ""
+    since = f", since {each.since:%Y-%m-%d %H:%M}" if each.since else ""
+    return f"{each.snapshot} is partial ({share}{size(each.bytes)}{whole}){since}; the next run goes on"
 
 
-def _standing(place: Place, colour: bool) -> str:
-    parts = ["" if place.reachable else "cannot be looked at"]
-    if place.newest and place.age is not None:
-        known = "newest complete backup" if place.reachable else "newest known backup"
-        parts.append(f"{known} {place.newest}, {age(place.age)} old")
-    else:
-        parts.append("no complete backup")
-    parts.append(f"{plural(len(place.owed), 'snapshot')} owed since {place.owed[0]}" if place.owed else "")
-    line = f"{place.location}: {', '.join(filter(None, parts))}"
-    if place.too_old:
-        line += _coloured_word(": TOO OLD", _RED, colour)
-    return line
-
-
-def _partial(place: Place) -> Iterator[str]:
-    for each in place.parts:
-        share = f"{min(99, each.bytes * 100 // each.size)} %, " if each.size else ""
-        whole = f" of {size(each.size)}" if each.size else ""
-        since = f", since {each.since:%Y-%m-%d %H:%M}" if each.since else ""
-        how_far = f"partial ({share}{size(each.bytes)}{whole}){since}"
-        yield f"{place.location}: {each.snapshot}: {how_far}; the next run goes on"
-
-
-def _coloured_word(text: str, code: str, colour: bool) -> str:
-    return f"{code}{text}{_PLAIN}" if colour else text
+def _short_age(duration: timedelta | None) -> str:
+    """In one unit: `59 min`, `47 h`, `400 d`; nothing for what is not known."""
+    if duration is None:
+        return "-"
+    minutes = int(duration.total_seconds() // 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h" if minutes < 2880 else f"{minutes // 1440} d"
 
 
 def age(duration: timedelta) -> str:

@@ -4,9 +4,9 @@ import os
 import re
 import sys
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from btrfs_backup.errors import Failure
 from btrfs_backup.report.text import size
@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 _LAG = 4_000_000  # bytes that a destination may be behind another one before it is worth telling
 _RECENT = 3.0  # seconds for which the rate is told
-_AT_LINE_START, _CLEAR_LINE = "\r", "\x1b[K"
-# The terminal cuts what does not fit, however it is resized.
-_NO_WRAP, _WRAP = "\x1b[?7l", "\x1b[?7h"
+_AT_LINE_START = "\r"
+# The terminal cuts what does not fit any more. The cursor waits at the beginning of the line: when the terminal gets
+# narrower, many put the rest of the line below it, and all of that is cleared.
+_NO_WRAP, _WRAP, _CLEAR_BELOW = "\x1b[?7l", "\x1b[?7h", "\x1b[J"
 
 _shown = False
 
@@ -53,14 +54,17 @@ def clear() -> None:
     """Take the line away, so that a message can be printed."""
     global _shown
     if _shown:
-        _write(f"{_AT_LINE_START}{_CLEAR_LINE}")
+        _write(f"{_AT_LINE_START}{_CLEAR_BELOW}")
         _shown = False
 
 
 def show(line: str) -> None:
     """Put LINE in place of the one that is shown."""
     global _shown
-    _write(f"{_AT_LINE_START}{_NO_WRAP}{line}{_WRAP}{_CLEAR_LINE}")
+    with suppress(OSError):
+        # The last column stays free: what clears the rest of the line would begin there.
+        line = line[: max(1, os.get_terminal_size(sys.stderr.fileno()).columns - 1)]
+    _write(f"{_AT_LINE_START}{_NO_WRAP}{line}{_WRAP}{_CLEAR_BELOW}{_AT_LINE_START}")
     _shown = True
 
 
@@ -86,17 +90,32 @@ class Rate:
 
 
 class Progress:
-    """Shows a transfer. name: of the snapshot; destinations: in the order of the receivers."""
+    """Shows a transfer. name: of the snapshot; destinations: in the order of the receivers.
 
-    def __init__(self, name: str, destinations: tuple[str, ...]) -> None:
+    waiting: gives the sizes of the streams that come behind it, as far as they are known.
+    """
+
+    def __init__(
+        self, name: str, destinations: tuple[str, ...], waiting: Callable[[], Sequence[int | None]] = lambda: ()
+    ) -> None:
         self._name = name
         self._destinations = destinations
+        self._waiting = waiting
         self._rate = Rate()
 
     def __call__(self, moving: "Moving") -> None:
         rate = self._rate(moving.seconds, max(0, moving.moved - moving.begun))
         delivered = dict(zip(self._destinations, moving.delivered, strict=True))
-        show(progress_line(self._name, moving.moved, rate, moving.size, delivered, moving.arrived))
+        where = f"{self._name} to {_places(delivered)}"
+        show(progress_line(where, moving.moved, rate, moving.size, moving.arrived, self._waiting()))
+
+
+def _places(delivered: Mapping[str, int]) -> str:
+    """The destinations; one that is behind the others with the bytes that it has taken."""
+    ahead = max(delivered.values(), default=0)
+    return ", ".join(
+        f"{place} (at {size(count)})" if ahead - count > _LAG else place for place, count in delivered.items()
+    )
 
 
 def harmless(text: str) -> str:
@@ -105,25 +124,23 @@ def harmless(text: str) -> str:
 
 
 def progress_line(
-    name: str, moved: int, rate: float, total: int | None, delivered: Mapping[str, int], arrived: bool = False
+    what: str, moved: int, rate: float, total: int | None, arrived: bool = False, waiting: Sequence[int | None] = ()
 ) -> str:
-    """How a transfer of NAME gets on. moved: bytes so far, of TOTAL if that is known; rate: bytes a second.
+    """How the transfer of WHAT gets on: first what a narrow terminal has to show.
 
-    delivered: bytes that each destination has taken; one that lags behind the others is named. arrived: all of them
-    have taken all, and their disks still write.
+    moved: bytes so far, of TOTAL if that is known; rate: bytes a second. arrived: all has been taken, and disks still
+    write. waiting: the sizes of what comes behind it, None where they are not known.
     """
-    line = f"{name}: {size(moved)}"
     if arrived:
-        return f"{line}, being written to disk"
-    if total:
-        # What is still to come is an estimate: the data may be compressed.
-        line += f" of {size(total)} ({min(99, moved * 100 // total)} %)"
-    line += f", {size(rate)}/s"
+        return f"{size(moved)} are being written to disk: {what}"
+    # What is still to come is an estimate: the data may be compressed.
+    parts = [f"{min(99, moved * 100 // total)} % of {size(total)}" if total else size(moved), f"{size(rate)}/s"]
     if total and total > moved and rate >= 1:
-        line += f", {_duration((total - moved) / rate)} left"
-    ahead = max(delivered.values(), default=0)
-    behind = [f"{place} at {size(count)}" for place, count in delivered.items() if ahead - count > _LAG]
-    return line + (f"; behind: {', '.join(behind)}" if behind else "")
+        parts.append(f"{_duration((total - moved) / rate)} left")
+        known = [each for each in waiting if each is not None]
+        if waiting and len(known) == len(waiting):
+            parts.append(f"{_duration((total - moved + sum(known)) / rate)} for all {len(waiting) + 1}")
+    return f"{', '.join(parts)}: {what}"
 
 
 def _duration(seconds: float) -> str:
@@ -132,9 +149,9 @@ def _duration(seconds: float) -> str:
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
 
 
-def in_colour() -> bool:
-    """Whether stdout shows colours, and they are wanted (https://no-color.org)."""
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+def in_colour(stream: TextIO) -> bool:
+    """Whether STREAM shows colours, and they are wanted (https://no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def line(text: str) -> None:

@@ -14,6 +14,8 @@ def summary(report: Report) -> list[tuple[bool, str]]:
     source = report.source
     taken = f"took {report.snapshot}" if report.snapshot else "took no snapshot"
     lines = [_line(source, [taken], "snapshot")]
+    if not report.destinations:
+        lines.append((False, f"{source.place}: nothing was backed up: no DEST is given"))
     lines += [_line(outcome, [_sending(outcome)], "backup") for outcome in report.destinations]
     return lines
 
@@ -38,8 +40,9 @@ def _intended(outcome: Outcome) -> Iterator[str]:
     for name in outcome.cleared:
         yield f"would delete {name}, a transfer that was cut off"
     for sent in outcome.sent:
-        how = f"on top of {sent.parent}" if sent.parent else "in full"
+        how = form(sent.parent)
         how += f", on from {size(sent.resumed_from)}" if sent.resumed_from else ""
+        how += f", because {sent.because}" if sent.because else ""
         yield f"would send {sent.snapshot} {how}: {_volume([sent])}"
     if outcome.sent:
         yield f"would send {plural(len(outcome.sent), 'snapshot')}: {_volume(outcome.sent)}{_room(outcome.free)}"
@@ -85,7 +88,9 @@ def restore_intentions(report: Restoration) -> list[str]:
     """What a dry run found that a restore would do."""
     lines = [f"{report.destination}: would restore {report.backup} from {report.source}, {report.intended}"]
     if report.sent:
-        lines.append(f"{report.destination}: would send {_volume([report.sent])}{_room(report.free)}")
+        begun = report.sent.resumed_from
+        on = f", on from {size(begun)}" if begun else ""
+        lines.append(f"{report.destination}: would send {_volume([report.sent])}{on}{_room(report.free)}")
         lines += [f"{report.destination}: {what}" for what in _scarcity([report.sent], report.free)]
     return [*lines, f"{report.destination}: its read-only copy would be {report.copy}"]
 
@@ -167,6 +172,8 @@ def _sending(outcome: Outcome) -> str:
     moved = size(sum(sent.bytes or 0 for sent in outcome.sent))
     before = sum(sent.resumed_from for sent in outcome.sent)
     moved += f", {size(before)} of it before" if before else ""
+    if len(outcome.sent) > 1:
+        moved += f"{',' if before else ''} in {sum(sent.seconds or 0 for sent in outcome.sent):.1f} s"
     return f"sent {plural(len(outcome.sent), 'snapshot')} ({how}{moved})"
 
 
@@ -177,6 +184,11 @@ def size(count: float) -> str:
             return f"{count:.{digits}f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
+
+
+def form(parent: str | None) -> str:
+    """How a snapshot is sent that has that PARENT, or none."""
+    return f"on top of {parent}" if parent else "in full"
 
 
 def pace(count: int, seconds: float) -> str:

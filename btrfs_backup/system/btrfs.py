@@ -106,7 +106,7 @@ def filesystem_show(mount_point: str) -> Argv:
 
 
 def filesystem_among(fsid: str, uuids: Sequence[str]) -> str | None:
-    """Which of UUIDS has the filesystem of which `stat -f -c %i` prints FSID; None when that cannot be told.
+    """Which of UUIDS has the filesystem of which `stat -f -c %i` prints FSID; None when that is not known.
 
     fs/btrfs/super.c, btrfs_statfs: 64 bits, the halves of the UUID by exclusive or, and that with the subvolume's id.
     """

@@ -59,7 +59,7 @@ class Folder:
         return Folder(self.host, self.at(name), replace(self.info, path=join(self.info.path, name), exists=True))
 
     def free(self) -> int | None:
-        """Bytes that are free on its filesystem, None when that cannot be told. Raises Failure."""
+        """Bytes that are free on its filesystem, None when that is not known. Raises Failure."""
         ended = self.host.ended(btrfs.usage(self.info.path))
         return None if ended.status else btrfs.parse_usage(os.fsdecode(ended.stdout))
 
@@ -79,7 +79,7 @@ class Folder:
         return self._identified(self.host.ended_together(*self._identity()))[0]
 
     def mounting(self) -> tuple[str, str]:
-        """The UUID of its filesystem, and what is another one whenever that is mounted anew. Raises Failure."""
+        """The UUID of its filesystem, and what is another one whenever that is mounted again. Raises Failure."""
         if not self.host.connection:
             uuid, number = self._identified([])
             with lacking(f"cannot read '{tools.BOOT_ID}'"), open(tools.BOOT_ID, encoding="ascii") as file:
@@ -128,10 +128,16 @@ class Folder:
         printed = self.host.run(argv, trying) if ended.status else os.fsdecode(ended.stdout)
         return btrfs.parse_filesystem_uuid(printed), ""
 
+    def label(self, filesystem: str) -> str:
+        """The label of the FILESYSTEM of that UUID that it is on; empty when there is none, or on another machine."""
+        with suppress(OSError), open(f"/sys/fs/btrfs/{filesystem}/label", "rb") as file:
+            return "" if self.host.connection else os.fsdecode(file.read()).strip()
+        return ""
+
     def inventory(self, naming: Naming, names_suffice: bool = False) -> Inventory:
         """What it holds under names of NAMING. Raises Failure.
 
-        The number of processes does not depend on how much that is, but for what seems to be cut off. When
+        The number of processes does not depend on how much that is, except for what seems to be cut off. When
         NAMES_SUFFICE, a user without the right to list subvolumes gets them without UUIDs, one process for each.
         """
         if not self.exists:
@@ -223,7 +229,7 @@ class Folder:
         return btrfs.parse_show(printed)
 
     def show_parent(self, name: str) -> Subvolume:
-        """Like `show`, for a snapshot, with the transaction in which it was changed last, where that can be told."""
+        """Like `show`, for a snapshot, with the transaction in which it was changed last, where that is known."""
         shown, begun = self.host.piped_together([btrfs.show(self.at(name))], self._head(name))
         if shown.status:
             raise CommandFailed(shown, f"cannot look at '{self.at(name)}'")
@@ -266,7 +272,7 @@ class Folder:
         for each in proved:
             if each.uuid not in there and each.name in names:
                 what = f"another subvolume has the name '{self.at(each.name)}' by now"
-                failures[each.name] = Failure(what, "Nothing was deleted there; the next run judges it anew.")
+                failures[each.name] = Failure(what, "Nothing was deleted there; the next run judges it again.")
         wanted = [each for each in proved if each.uuid in there]
         if convert_rw:
             return failures | self._delete_by_path([there[each.uuid] for each in wanted], convert_rw)
@@ -444,7 +450,7 @@ def made_at(path: str) -> tuple[str, int]:
             os.close(descriptor)
     except OSError as error:
         raise Failure(
-            f"cannot tell when '{path}' was made: {error.strerror}", "It takes Linux 4.18 or later."
+            f"cannot tell when '{path}' was made: {error.strerror}", "This needs Linux 4.18 or later."
         ) from None
     return uuid_text(bytes(told[296:312])), int.from_bytes(told[392:400], "little")
 

@@ -111,7 +111,7 @@ _RIGHTS = ("Operation not permitted", "Permission denied", "not a valid btrfs fi
 
 
 def package(program: str) -> str:
-    """How to get PROGRAM, empty when that cannot be told."""
+    """How to get PROGRAM, empty when that is not known."""
     return f"Install the package {_PACKAGES[program]}." if program in _PACKAGES else ""
 
 

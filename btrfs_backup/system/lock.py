@@ -28,7 +28,7 @@ _LETTING_GO = 2.0  # seconds for a lock on another machine to be dropped
 
 
 def is_held(host: Host, folder: str) -> bool:
-    """Whether a process holds a lock on FOLDER. Where that cannot be told, none does. Raises Failure."""
+    """Whether a process holds a lock on FOLDER. Where that is not known, none does. Raises Failure."""
     if host.connection:
         return host.has_flock and host.ended(tools.is_held(folder)).status == 1
     try:
@@ -216,7 +216,7 @@ def _held(host: Host, target: str) -> LockHeld:
 
 
 def holder(host: Host, folder: str) -> str:
-    """Who holds the lock on FOLDER, for a message; empty when it cannot be told."""
+    """Who holds the lock on FOLDER, for a message; empty when it is not known."""
     with suppress(Failure):
         descriptors = [f"/proc/{pid}/fd" for pid in parse_locks(host.read("/proc/locks") or "")]
         if not descriptors:

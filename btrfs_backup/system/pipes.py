@@ -255,7 +255,7 @@ class Chain:
                 source.drained += moved
 
     def _limit(self, source: Pipe, target: Pipe) -> None:
-        """A twentieth of a second's worth at a time; what was not used is lost but for a tenth of a second."""
+        """A twentieth of a second's worth at a time; what was not used is lost except for a tenth of a second."""
         due = time.monotonic()
         while not target.broken and _wait(source, [target]):
             moved = _splice(source, target, max(1, self._rate // 20))

@@ -326,7 +326,7 @@ class Connection:
         self._patience = time.monotonic() + login_limit(settings)
         master: tuple[str, ...] = ()
         if not shares_by_itself(given):
-            with process.lacking(f"cannot keep a connection to {self.place.host}, for want of a temporary folder"):
+            with process.lacking(f"cannot keep a connection to {self.place.host}, without a temporary folder"):
                 folder = self._scope.enter_context(_private_folder())
             options = (*options, f"ControlPath={folder}/ssh")
             master = ("ControlMaster=yes", "ControlPersist=no")
@@ -349,7 +349,7 @@ class Connection:
 
 
 def _private_folder() -> "TemporaryDirectory[str]":
-    """A folder for the socket, named after us, so that it can be told when we have died without removing it.
+    """A folder for the socket, named after us, so that it can be seen that we have died without removing it.
 
     Raises OSError.
     """

@@ -61,7 +61,7 @@ class Attempt:
                 return None
         except Failure as failure:
             return failure
-        return Failure("its filesystem was mounted anew while data came in", "The next run sends it again.")
+        return Failure("its filesystem was mounted again while data came in", "The next run sends it again.")
 
     def ask_for_proof(self, parent: str | None) -> None:
         """Ask another machine to write out what has arrived, for what is there then, and for the PARENT of that."""

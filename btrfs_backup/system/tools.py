@@ -83,7 +83,7 @@ def length(path: str) -> Argv:
 
 
 def mounting(uuid: str) -> str:
-    """The path of what has another inode number whenever the filesystem UUID is mounted anew."""
+    """The path of what has another inode number whenever the filesystem UUID is mounted again."""
     return f"{_MOUNTED}/{uuid}"
 
 

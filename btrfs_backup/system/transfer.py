@@ -70,14 +70,16 @@ class Sender:
     """The source of one stream.
 
     pipeline: what writes the stream. estimate: writes it without its data, to learn the size. begin: is called when its
-    stream begins to be moved, watch: a few times a second from then on. expected: what may come from another machine;
-    None when it is from this one.
+    stream begins to be moved, watch: a few times a second from then on. waiting: the estimates of streams that come
+    behind it, each with what is called when their size is known. expected: what may come from another machine; None
+    when it is from this one.
     """
 
     pipeline: Pipeline
     estimate: Command | None = None
     begin: Callable[[], None] = lambda: None
     watch: Callable[[Moving], None] | None = None
+    waiting: Sequence[tuple[Command, Callable[[int | None], None]]] = ()
     expected: Expected | None = None
 
 
@@ -259,6 +261,7 @@ class _Flow:
         self._starter = children
         self._delivered_before: Sequence[int] = ()
         self._measure = Measure()
+        self._measuring: Iterator[None] = iter(())
         inlet.gate = Gate([sender.expected]) if sender.expected else None
         inlet.cutter = cutting.cutter() if cutting else None
         inlet.ahead = cutting.ahead if cutting else None
@@ -277,8 +280,20 @@ class _Flow:
         self._delivered_before = delivered
         self._sender.begin()
         if self._sender.estimate and self._sender.watch:
+            self._measuring = self._measured(self._sender.estimate)
+
+    def _measured(self, estimate: Command) -> Iterator[None]:
+        """Measure the stream, and then those that wait, one after the other; goes on when it is asked for the next."""
+        for command, measure, learn in (
+            (estimate, self._measure, None),
+            *((command, Measure(), learn) for command, learn in self._sender.waiting),
+        ):
             with open(os.devnull, "rb") as nothing:
-                self._starter.start(self._sender.estimate, nothing.fileno(), capture=self._measure.feed)
+                child = self._starter.start(command, nothing.fileno(), capture=measure.feed)
+            while child.running:
+                yield
+            if learn:
+                learn(measure.size)
 
     def drop(self) -> None:
         self.inlet.close_reader()
@@ -294,7 +309,7 @@ class _Flow:
 
     @property
     def ended_well(self) -> bool:
-        """As far as can be told: one in front of a compressor on another machine has no exit status, but words."""
+        """As far as is known: one in front of a compressor on another machine has no exit status, but words."""
         return not any(stage.status or _complains(stage) for stage in _ended(self.children))
 
     def tell(self, delivered: Sequence[int], arrived: bool) -> None:
@@ -302,6 +317,8 @@ class _Flow:
         begun = self._resumed_from
         own = (max(0, count - before) + begun for count, before in zip(delivered, self._delivered_before, strict=True))
         seconds = time.monotonic() - self.started
+        with suppress(Failure):  # what is only shown stops nothing
+            next(self._measuring, None)
         if self._sender.watch:
             self._sender.watch(Moving(self._moved, tuple(own), seconds, self._measure.size, arrived, begun))
         if self._cutting and self.inlet.cutter:
@@ -446,7 +463,7 @@ class _End:
 
 
 def measure(estimate: Command) -> int | None:
-    """Bytes of the stream that ESTIMATE writes without its data; None when that cannot be told. Raises Failure."""
+    """Bytes of the stream that ESTIMATE writes without its data; None when that is not known. Raises Failure."""
     size = Measure()
     with open(os.devnull, "rb") as nothing, Children() as children:
         child = children.start(estimate, nothing.fileno(), capture=size.feed)

@@ -24,6 +24,7 @@ from typing import Any
 TOP = Path(__file__).resolve().parents[2]
 OUTSTANDING, COMPLETED = ".outstanding_transfers", ".completed_transfers"  # in the folder of the snapshots
 LOCK = ".btrfs-backup.lock"  # there, too
+TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d"  # in front of a message
 # A `btrfs` for make_program whose send breaks off.
 FAILING_SEND = """[ "$1" = send ] || exec "$REAL" "$@"
 "$REAL" "$@" | head -c 50000
@@ -32,7 +33,7 @@ exit 1"""
 SHORT = 120.0  # seconds that nothing in the tests takes
 
 # The command is started many times, and to compile all of it each time would take longer than most of what it does.
-if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
+if os.environ.pop("PYTHONDONTWRITEBYTECODE", "") or sys.dont_write_bytecode:
     _compiled = tempfile.mkdtemp(prefix="btrfs-backup-compiled-")
     atexit.register(shutil.rmtree, _compiled)
     Path(_compiled).chmod(0o755)
@@ -107,7 +108,7 @@ class Result:
     """How a run of the command ended."""
 
     def __init__(self, status: int, out: str, err: str) -> None:
-        self.status, self.out, self.err = status, out, err
+        self.status, self.out, self.err = status, out, untimed(err)
 
     def __str__(self) -> str:
         return f"exit {self.status}\n--- stdout\n{self.out}--- stderr\n{self.err}"
@@ -155,7 +156,7 @@ class RealTest(unittest.TestCase):
     def run_command(self, *arguments: object, env: dict[str, str] | None = None, **more: object) -> Result:
         process = self.start(*arguments, env=env, **more)
         out, err = process.communicate(timeout=SHORT)
-        result = Result(process.returncode, out, err)
+        result = Result(process.returncode, out, err or "")
         self.assertNotIn("Traceback", err)
         return result
 
@@ -178,6 +179,11 @@ class RealTest(unittest.TestCase):
             expected = snapshot["Received UUID"] if snapshot["Received UUID"] != "-" else snapshot["UUID"]
             self.assertEqual(backup["Received UUID"], expected)
             self.assert_same(backups / name, snapshots / name)
+
+
+def untimed(messages: str) -> str:
+    """MESSAGES without the time at the beginning of each line."""
+    return re.sub(rf"^{TIME} ", "", messages, flags=re.MULTILINE)
 
 
 def make_program(folder: Path, name: str, script: str) -> Path:

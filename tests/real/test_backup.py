@@ -87,8 +87,9 @@ class FirstBackups(RealTest):
         source, usb = self.source(), self.disk("usb").path
         self.backup(source, usb)
         result = self.backup("-I", source, usb)
-        self.assertIn(f"sending {names(usb)[1]} in full\n", result.err)
+        self.assertIn(f"sending {names(usb)[1]} in full, because of '-I'\n", result.err)
         self.assertNotIn("on top of", result.err)
+        self.assertIn(" in full, because of '-I': ", self.backup("--dry-run", "-I", source, usb).out)
         self.assertFalse(shares(*(usb / name for name in names(usb))))
         self.assert_complete(usb, source / "snapshot", names(source / "snapshot"))
 

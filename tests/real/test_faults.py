@@ -150,7 +150,9 @@ class CutOff(RealTest):
                 _, err = command.communicate(timeout=20)
                 self.assertEqual(command.returncode, 128 + number, err)
                 self.assertNotIn("Traceback", err)
-                self.assertIn(f"error: ended by {number.name}; what is recorded as outstanding is sent by", err)
+                self.assertIn(
+                    f"error: ended by {number.name}; what has arrived of a large transfer is kept, and the", err
+                )
                 self.assertRegex(err.splitlines()[-1], f"{usb}: sent nothing, 1 outstanding")
                 self.assertFalse([pid for pid in children if Path(f"/proc/{pid}").exists()])
                 self.check_cut_off(source, usb)

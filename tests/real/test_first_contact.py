@@ -8,7 +8,7 @@ import sys
 import zipapp
 from pathlib import Path
 
-from tests.real.machine import COMPLETED, OUTSTANDING, TOP, RealTest, Result, names, sh
+from tests.real.machine import COMPLETED, OUTSTANDING, TOP, RealTest, Result, names, sh, untimed
 from tests.real.sshd import SshTest
 
 NOBODY = 65534
@@ -287,8 +287,8 @@ class AbsentDisk(RealTest):
         self.assertIn(
             "error: /backups: the disk is absent: the folder is on the root filesystem, and backups went to another "
             "filesystem\n"
-            "  Mount it. If backups shall go to the root filesystem from now on, use '--remove-locks' once.\n",
-            done.stderr,
+            "  Mount it. If backups are to go to the root filesystem from now on, use '--remove-locks' once.\n",
+            untimed(done.stderr),
         )
         self.assertEqual(done.returncode, 10)
         self.assertFalse((root / "backups").exists())

@@ -624,7 +624,7 @@ class CutOff(Comparing):
 
 class Stopped(Streams):
     def test_a_sender_that_is_stopped_and_continued(self) -> None:
-        """It begins anew, exits with 0, and the checker tells."""
+        """It begins again, exits with 0, and the checker tells."""
         source, found = self.tree("tree"), 0
         Random(source, self.dice).change(200)
         (source / "large").write_bytes(self.dice.randbytes(8 << 20))

@@ -16,6 +16,9 @@ def state_of(folder: Path) -> list[tuple[str, float, bytes]]:
     return [(each.name, each.stat().st_mtime, each.read_bytes()) for each in sorted(folder.iterdir()) if each.is_file()]
 
 
+WIDE = {"COLUMNS": "400"}
+
+
 class Looking(RealTest):
     def setUp(self) -> None:
         super().setUp()
@@ -124,19 +127,19 @@ class Status(Looking):
         self.backup(self.home)
         one, two = names(self.snapshots)
         before = (state_of(self.snapshots), tree(self.usb.path))
-        result = self.backup("--status", "-N", "1", self.home, self.usb.path, env={"COLUMNS": "100"})
-        text = re.sub("disk [0-9a-f]{8}", "disk UUID", result.out.replace(str(self.folder), ""))
+        sh("btrfs", "filesystem", "label", self.usb.path, "my backups")
+        result = self.backup("--status", "-N", "1", self.home, self.usb.path, env=WIDE)
         self.assertEqual(
-            text,
+            result.out.replace(str(self.folder), ""),
             f"""\
 source: /pool/home
 1: /usb
 
-snapshot         source    1         kept because
-{one}  complete  complete  last delivered to 1 (disk UUID)
-{two}  complete  missing   latest 1 of 1
+snapshot         age    1        source
+{one}  0 min  ok       ok; last at 1
+{two}  0 min  missing  ok latest
 
-/usb: newest complete backup {one}, 0 minutes old, 1 snapshot owed since {two}
+1: /usb (disk "my backups"): newest complete backup {one}, 0 minutes old, 1 snapshot to send, since {two}
 """,
         )
         self.assertEqual((state_of(self.snapshots), tree(self.usb.path)), before)
@@ -145,7 +148,7 @@ snapshot         source    1         kept because
         other = self.disk("other")
         self.backup(self.home, self.usb.path, other.path)
         other.unmount()
-        result = self.backup("--status", self.home, status=10)
+        result = self.backup("--status", self.home, status=10, env=WIDE)
         self.assertIn(f"2: {self.usb.path}\n", result.out)
         self.assertIn(f"{other.path}: cannot be looked at, newest known backup ", result.out)
         self.assertIn("the disk is absent", result.err)
@@ -174,8 +177,16 @@ snapshot         source    1         kept because
         result = self.backup("--status", self.home, status=1)
         self.assertIn(f"the snapshot folder '{self.snapshots}' does not exist\n  Take a snapshot first", result.err)
         self.assertFalse(self.snapshots.exists())
-        found = self.document("--status", "-f", "nosuch", self.home, self.usb.path, status=1)
-        self.assertIn("nosuch' does not exist", found["error"]["message"])
+
+    def test_without_a_snapshot_folder(self) -> None:
+        """What a DEST has is shown all the same."""
+        self.backup(self.home, self.usb.path)
+        result = self.backup("--status", "-f", "nosuch", self.home, self.usb.path, status=10)
+        self.assertIn(f"error: {self.home}: the snapshot folder '{self.home}/nosuch' does not exist\n", result.err)
+        self.assertIn(f"{names(self.usb.path)[0]}  0 min  other  -\n", result.out)
+        found = self.document("--status", "-f", "nosuch", self.home, self.usb.path, status=10)
+        self.assertIn("nosuch' does not exist", found["source"]["failures"][0]["message"])
+        self.assertFalse((self.home / "nosuch").exists())
 
     def test_no_destination_is_known(self) -> None:
         self.backup(self.home)
@@ -225,4 +236,4 @@ class OverSsh(SshTest):
         places = (*server.arguments(), f"{server.url}{source}", f"{server.url}{usb}")
         self.assertIn("would send ", self.backup("--dry-run", *places).out)
         self.backup(*places)
-        self.assertIn("newest complete backup", self.backup("--status", *places).out)
+        self.assertIn("newest complete backup", self.backup("--status", *places, env=WIDE).out)

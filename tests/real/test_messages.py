@@ -75,7 +75,8 @@ class SpoiledPrograms(RealTest):
         record.write_text('{"20260101-000000": {"locks": ["ftp://nas/b"]}}')
         result = self.backup("--locked-dests", source, status=10)
         self.assertIn(
-            f"error: {source}: the records name a destination that is none: 'ftp://nas/b': 'ftp://' is not known\n"
+            f"error: {source}: the records name something that is no destination: "
+            "'ftp://nas/b': 'ftp://' is not known\n"
             f"  Correct it with an editor: {record}\n",
             result.err,
         )

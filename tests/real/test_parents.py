@@ -34,7 +34,9 @@ class Parents(SshTest):
     def tries(self, result: Result, place: object, snapshot: str) -> list[str]:
         """How SNAPSHOT was sent to PLACE, each time: on top of which parent, or "full"."""
         found = re.findall(
-            rf"^{re.escape(str(place))}: sending {snapshot} (?:on top of (.*)|in full)$", result.err, re.M
+            rf"^{re.escape(str(place))}: sending {snapshot} (?:on top of (.*)|in full(?:, because .*)?)$",
+            result.err,
+            re.M,
         )
         return [parent or "full" for parent in found]
 

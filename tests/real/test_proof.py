@@ -363,7 +363,7 @@ class SwappedDisks(ProofTest):
         result = self.swapping(f"subvolume?list*{disks[2]}*", disks[1], point)(
             "-S", "-T", "-n", "1", source, point, disks[2], status=10
         )
-        self.assertIn("another filesystem is there by now than the one that was looked at", result.err)
+        self.assertIn("another filesystem is mounted there than when it was looked at", result.err)
         self.assertEqual([identities(disk) for disk in disks[:2]], before[:2])
         self.assertEqual(len(names(disks[2])), 1)
 

@@ -30,6 +30,7 @@ from tests.real.machine import (
     show,
     staged,
     tree,
+    untimed,
     wait_for,
     with_program,
 )
@@ -213,9 +214,11 @@ class Directions(ResumedTest):
         wait_for(lambda: len([*nas.glob(".*.receiving/*")]) > 1)
         wait_for(lambda: "sleep 3" in sh("ps", "-eo", "args").splitlines())
         server.drop_connections()
-        _, said = command.communicate()
+        said = untimed(command.communicate()[1])
         self.assertEqual(command.returncode, 10, said)
-        kept = re.findall(r"on from ([\d.]+ MB)|The connection broke.*\n  ([\d.]+ MB) of it are kept there", said)
+        kept = re.findall(
+            r"on from ([\d.]+ MB)|The connection broke.*\n  ([\d.]+ MB) of it are kept there", untimed(said)
+        )
         self.assertEqual(len({"".join(each) for each in kept}), 1, said)
         _, sent = self.sent(proxy, "-S", *arguments)
         self.assertGreater(sent["resumed_from"], 1e6)
@@ -262,7 +265,7 @@ class Cuts(ResumedTest):
         [name] = names(source / "snapshot")
         self.assertEqual(partial["snapshot"], name)
         self.assertTrue(0 < partial["bytes"] < partial["size"] < 30e6, partial)
-        self.assertRegex(self.backup("--status", source, backups).out, rf"{name}: partial \(\d+ %, [\d.]+ MB of 2\d")
+        self.assertRegex(self.backup("--status", source, backups).out, rf"{name} is partial \(\d+ %, [\d.]+ MB of 2\d")
         dry = self.backup("--dry-run", "-S", source, backups, module=SMALL).out
         self.assertRegex(dry, rf"would send {name} in full, on from [\d.]+ MB: about [\d.]+ MB")
         self.followed(source, backups)
@@ -337,6 +340,16 @@ class Cuts(ResumedTest):
         self.assertEqual(command.returncode, 10, err)
         self.assertRegex(err, r"[\d.]+ MB of it are kept there, and the next run goes on behind that")
         self.followed(source, backups)
+
+    def test_many_small_ones(self) -> None:
+        """The first is too small to be cut, and together they are enough for the disk to be made to write meanwhile."""
+        source, usb = self.source(), self.disk("usb").path
+        self.backup(source)
+        for number in range(4):
+            (source / f"file{number}").write_bytes(os.urandom(1_500_000))
+            self.backup(source)
+        self.backup("-S", source, usb, module=SMALL)
+        self.assert_complete(usb, source / "snapshot", names(source / "snapshot"))
 
     def test_sender_is_killed(self) -> None:
         source, backups = self.grown()
@@ -433,7 +446,7 @@ class Cuts(ResumedTest):
         result = self.backup("-S", source, backups, module=SMALL)
         self.assertIn(f"{first}, which it builds upon, was changed after it was sent", result.err)
         second = names(source / "snapshot")[1]
-        self.assertIn(f"sending {second} in full\n", result.err)
+        self.assertIn(f"sending {second} in full, because no backup there can be used as its parent\n", result.err)
         self.assert_whole(backups / second, source / "snapshot" / second)
 
     def test_another_stream_in_its_second_half(self) -> None:
@@ -564,7 +577,10 @@ class Restored(ResumedTest):
         self.backup("--restore", usb, new / "home", status=1, module=SMALL)
         self.assertEqual(staged(new), kept)
         (new / "home").rmdir()
+        planned = self.backup("--dry-run", "--restore", usb, new / "home", module=SMALL).out
+        self.assertRegex(planned, r"would send about [\d.]+ MB, on from [\d.]+ MB, ")
         result = self.backup("--json", "--restore", usb, new / "home", module=SMALL)
+        self.assertRegex(result.err, r"restoring \S+, in full, on from [\d.]+ MB\n")
         self.assertGreaterEqual(json.loads(result.out)["sent"]["resumed_from"], PART // 2)
 
     def restored(self, source: Path, backup: Path, where: str, url: str, proxy: Proxy, *options: str) -> None:

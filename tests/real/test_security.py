@@ -55,7 +55,7 @@ class Records(RealTest):
         self.assertIn(f"'--locked-dests' runs no shell command that only the records name: shell://{run}\n", result.err)
         self.assertIn("Name it as a DEST if it is yours. Or have it forgotten: name it, with '-S -T ", result.err)
         self.assertIn("'ssh://-oProxyCommand=", result.err)
-        self.assertIn("the records name a destination that is none: '-rf' is not absolute", result.err)
+        self.assertIn("the records name something that is no destination: '-rf' is not absolute", result.err)
         self.assertNotIn("\x1b", result.err)
         self.assertNotIn("usage", result.err)
         self.assertEqual(names(usb), [name])

@@ -54,7 +54,7 @@ class Served(SshTest):
         self.assert_complete(self.served, snapshots, names(snapshots))
         newest = names(snapshots)[-1]
         result = self.backup(*options, "--status", "--max-age", "1h", self.home, self.to)
-        self.assertIn(f"newest complete backup {newest}", result.out)
+        self.assertIn(f"newest complete backup {newest}", " ".join(result.out.split()))
         self.assertIn("no difference", self.backup(*options, "--verify=all", self.home, self.to).err)
         new = self.home.parent / "new"
         for more in ((), ("--compress", "gzip")):

@@ -18,6 +18,7 @@ from btrfs_backup.model.sendstream import Measure
 from btrfs_backup.system import btrfs
 from tests.real.machine import (
     FAILING_SEND,
+    TIME,
     TOP,
     RealTest,
     child_running,
@@ -29,6 +30,7 @@ from tests.real.machine import (
     sh,
     shares,
     staged,
+    untimed,
     wait_for,
 )
 from tests.real.sshd import SshTest
@@ -41,7 +43,7 @@ def written_so_far() -> int:
 
 class Shared(RealTest):
     def sends(self, err: str) -> int:
-        return len(re.findall(r"^debug: running: btrfs send ", err, re.MULTILINE))
+        return len(re.findall(r"^debug: running: btrfs send ", untimed(err), re.MULTILINE))
 
     def test_one_read_for_all(self) -> None:
         source = self.source()
@@ -157,6 +159,22 @@ class InARow(RealTest):
             self.assertEqual(result.err.count(f"{disk}: sending "), 6)
             self.assertEqual(result.err.count(f"{disk}: sent "), 7)
             self.assertIn(f"{disk}: sent 6 snapshots (5 incremental", result.err)
+
+    def test_messages(self) -> None:
+        """One line for each, as what has begun ends; and a last one with the total."""
+        source, usb = self.source(), self.disk("usb").path
+        taken = self.snapshots(source, 6)
+        lines = re.sub(r"[\d.]+ k?B in [\d.]+ s", "SIZE", self.backup("-S", source, usb).err).splitlines()
+        self.assertEqual(
+            lines,
+            [
+                f"{usb}: sending {taken[0]} in full",
+                f"{usb}: sent {taken[0]}: SIZE",
+                *(f"{usb}: sent {new} on top of {old}: SIZE" for old, new in itertools.pairwise(taken)),
+                f"{source}: took no snapshot, 6 snapshots there",
+                f"{usb}: sent 6 snapshots (5 incremental, SIZE), 6 backups there",
+            ],
+        )
 
     def test_recorded_before_they_begin(self) -> None:
         """A kill leaves all of them on record, and the next run sends those that did not arrive."""
@@ -293,7 +311,7 @@ class CompressedData(RealTest):
         self.assertRegex(result.err, r"sent 1 snapshot \(\d+\.\d kB\)|sent 1 snapshot \(\d\.\d MB\)")
         result = self.backup("-v", "debug", "--no-compressed-data", source, plain)
         self.assertNotIn("--compressed-data", result.err)
-        self.assertRegex(result.err, r"sent 3 snapshots \(2 incremental, 1[5-9]\.\d MB\)")
+        self.assertRegex(result.err, r"sent 3 snapshots \(2 incremental, 1[5-9]\.\d MB in ")
         for disk in (kept, plain):
             for name in names(disk):
                 self.assert_same(disk / name, source / "snapshot" / name)
@@ -306,7 +324,7 @@ class CompressedData(RealTest):
 
 
 class Terminal(RealTest):
-    def on_terminal(self, columns: int, *arguments: object) -> str:
+    def on_terminal(self, columns: int, *arguments: object, status: int = 0) -> str:
         """What a terminal of that width gets to show."""
         pid, terminal = pty.fork()
         if pid == 0:
@@ -320,26 +338,55 @@ class Terminal(RealTest):
             except OSError:
                 break
         os.close(terminal)
-        self.assertEqual(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), 0, screen)
+        self.assertEqual(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), status, screen)
         return screen.decode()
 
     def test_progress(self) -> None:
+        """The cursor waits in front of it, and all that a narrower terminal has put below is cleared with it."""
         source, usb = self.source(), self.disk("usb").path
         random_file(source / "large", 10)
         self.backup(source, usb)
         random_file(source / "more", 8)
-        for columns in (40, 200):
+        for columns in (30, 200):
             screen = self.on_terminal(columns, "--rate-limit", "5M", source, usb)
             name = names(usb)[-1]
-            shown = re.findall(rf"\r\x1b\[\?7l({name}: [^\x1b]*)\x1b\[\?7h\x1b\[K", screen)
+            shown = re.findall(r"\r\x1b\[\?7l([^\x1b]*)\x1b\[\?7h\x1b\[J\r", screen)
             self.assertGreaterEqual(len(shown), 2, screen)
-            pace = r"( of [\d.]+ k?M?B \(\d+ %\))?, [\d.]+ k?M?B/s(, \d:\d\d left)?"
+            size = r"[\d.]+ [kMG]?B"
+            moving = rf"({size}|\d+ % of 8.4 MB), {size}/s(, \d:\d\d left)?|{size} are being written to disk"
             for line in shown:
-                self.assertRegex(line, rf"^\S+: [\d.]+ k?M?B({pace}|, being written to disk)$")
-            self.assertTrue(any(" of 8.4 MB (" in line for line in shown), shown)
+                self.assertLess(len(line), columns)
+                self.assertRegex(line, rf"^({moving}): {name} to {usb}$" if columns > 80 else r"^\d")
+            self.assertTrue(any(re.match(r"\d+ % of 8.4 MB", line) for line in shown), shown)
             # Taken away before the next message, so that no message stands behind it.
-            self.assertRegex(screen, rf"\r\x1b\[K\S*{usb}: sent {name}")
+            self.assertRegex(screen, rf"\r\x1b\[J\S*{usb}: sent {name}")
             random_file(source / "more", 8)
+
+    def test_all_that_waits(self) -> None:
+        source, usb = self.source(), self.disk("usb").path
+        for number in range(3):
+            random_file(source / f"large{number}", 8)
+            self.backup(source)
+        screen = self.on_terminal(80, "-S", "--rate-limit", "8M", source, usb)
+        self.assertRegex(screen, r"\d+ % of 8.4 MB, [\d.]+ MB/s, 0:0\d left, 0:0\d for all 3: ")
+
+    def test_errors_are_in_colour(self) -> None:
+        screen = self.on_terminal(80, self.folder / "nowhere", status=1)
+        self.assertRegex(screen, r"^\x1b\[31merror:\x1b\[0m ")
+
+    def test_times_in_logs(self) -> None:
+        """In front of each line, for who reads it later; not in the journal, which has them."""
+        nowhere, log = self.folder / "nowhere", self.folder / "log"
+        _, said = self.start(nowhere).communicate()
+        lines = said.splitlines()
+        self.assertEqual([bool(re.match(rf"{TIME} \S|{TIME}   \S", line)) for line in lines], [True, True], said)
+        self.assertNotIn("\x1b", said)
+        with log.open("w") as file:
+            status = os.fstat(file.fileno())
+            journal = {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}
+            self.start(nowhere, env=journal, stderr=file).wait()
+        self.assertEqual(log.read_text(), untimed(said))
+        self.assertTrue(log.read_text().startswith("error: "))
 
     def test_none(self) -> None:
         source, usb = self.source(), self.disk("usb").path

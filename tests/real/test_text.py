@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from tests.real.machine import TOP, RealTest, make_program, sh
+from tests.real.machine import TOP, RealTest, make_program, sh, untimed
 from tests.real.sshd import SSHD, free_port
 
 NAME = re.compile(r"\d{8}-\d{6}")
@@ -113,7 +113,9 @@ def alike(shown: str, printed: str) -> bool:
 
 def _plain(text: str) -> str:
     """TEXT without what differs from run to run."""
-    text = re.sub(r"\n {20,}", " ", text)  # the last column of a table, however it is wrapped
+    text = re.sub(r"\n {20,}|\n   (?=\S)", " ", text)  # the last column and the last lines of a table
+    text = re.sub(r"\b\d+ (min|h|d|minutes?|hours?|days?)\b( \d+ (minutes?|hours?))?", "AGE", text)
+    text = re.sub(r' \(disk "\w+"\)', "", text)
     text = re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|\b[0-9a-f]{8}(?=\))", "UUID", text)
     text = re.sub(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+Z)?(\+\d\d:\d\d)?", "TIME", text)
     text = re.sub(r"\d{8}-\d{6}", "NAME", text)
@@ -157,7 +159,7 @@ class Machine:
             if line.startswith("=== "):
                 break
             lines.append(line)
-        return "".join(lines).strip("\n")
+        return untimed("".join(lines)).strip("\n")
 
     def perform(self, example: Example) -> str:
         """What its command prints here; names in it are those of the same snapshots here."""

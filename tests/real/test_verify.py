@@ -29,6 +29,7 @@ from tests.real.machine import (
     random_file,
     sh,
     show,
+    untimed,
     wait_for,
     with_program,
 )
@@ -658,4 +659,4 @@ class OtherSide(SshTest, VerifyTest):
         self.assertIn(f"error: {self.url}: cannot read '{self.nas}/{self.name}': find on 127.0.0.1: ", err)
         self.assertIn("The connection broke; run it again.", err)
         self.assertIn(f"error: {self.url}: FAILED, compared nothing", err)
-        self.assertRegex(err, rf"\n{usb}: compared 2 backups \(.*, no difference\n")
+        self.assertRegex(untimed(err), rf"\n{usb}: compared 2 backups \(.*, no difference\n")

@@ -872,7 +872,7 @@ class WordsTest(CommandLineTest):
         ),
         ("--restore", "/b", "/"): (
             "'/', the root folder of a running system, cannot be replaced",
-            "Start a rescue system, mount the disk there and restore to it; the README tells how.",
+            "Start a rescue system, mount the disk there and restore to it: see '--manual restore'.",
         ),
         ("--restore", "/b", "/x/20260101-000000"): (
             "the name of '/x/20260101-000000' is one of a snapshot",

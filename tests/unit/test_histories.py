@@ -88,7 +88,7 @@ def comparable(report: Report) -> Report:
     """Without what is only known afterwards."""
 
     def plain(outcome: Outcome) -> Outcome:
-        sent = tuple(replace(each, bytes=None, seconds=None) for each in outcome.sent)
+        sent = tuple(replace(each, bytes=None, seconds=None, because="") for each in outcome.sent)
         failures: Any = tuple(map(str, outcome.failures))
         return replace(outcome, sent=sent, failures=failures)
 

@@ -61,6 +61,12 @@ class Metadata(unittest.TestCase):
     def test_nothing_else_has_to_be_installed(self) -> None:
         self.assertNotIn("install_requires", metadata())
 
+    def test_nothing_is_built_in_the_clone(self) -> None:
+        """Root may install, and the clone is somebody else's."""
+        options = metadata()["options"]
+        for folder in (options["build"]["build_base"], options["egg_info"]["egg_base"]):
+            self.assertFalse(Path(folder).is_relative_to(TOP), folder)
+
     def test_description_and_licence(self) -> None:
         self.assertEqual(metadata()["long_description"], (TOP / "README.rst").read_text(encoding="utf-8"))
         self.assertEqual(metadata()["license"], "MIT")

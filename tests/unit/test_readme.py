@@ -72,9 +72,11 @@ class Documents(unittest.TestCase):
         self.assertEqual(found, self.described("Run, dry run, verify"))
 
     def test_status(self) -> None:
-        rows = (Row("s", ("complete", "missing"), ("why",)),)
+        rows = (Row("s", ("complete", "missing"), ("why",), (("why",),)),)
         parts = (Partial("s", 1, 2, NOW),)
-        survey = Survey(Outcome("/a"), rows, (Place("/b", True, "s", None, ("s",), False, (FAILURE,), parts),))
+        survey = Survey(
+            Outcome("/a", failures=(FAILURE,)), rows, (Place("/b", True, "s", None, ("s",), False, (FAILURE,), parts),)
+        )
         found = {field.replace("./b", ".*") for field in self.found("status", survey)}
         self.assertEqual(found, self.described("Status of all"))
 

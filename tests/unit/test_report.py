@@ -4,11 +4,12 @@ import signal
 import unittest
 from dataclasses import replace
 from datetime import datetime
+from unittest import mock
 
 from btrfs_backup.errors import Failure, Interrupted, LockHeld, UsageError
 from btrfs_backup.model.manifest import Comparison, Difference
 from btrfs_backup.model.outcome import Outcome, Report, Restoration, Sent, exit_status, plural, span
-from btrfs_backup.report.terminal import progress_line
+from btrfs_backup.report.terminal import Progress, progress_line
 from btrfs_backup.report.text import (
     differences,
     intentions,
@@ -19,6 +20,7 @@ from btrfs_backup.report.text import (
     summary,
     verification_summary,
 )
+from btrfs_backup.system.transfer import Moving
 
 A, B, C = "20260101-120000", "20260102-120000", "20260103-120000"
 FAILURE = Failure("it broke", "Mend it.")
@@ -144,7 +146,7 @@ class IntentionsTest(unittest.TestCase):
             free=5_000_000_000,
         )
         nas = Outcome("ssh://nas/b", absent=True, outstanding=(C,))
-        new = Outcome("/new", (Sent(C, None, None, None),), kept={C: ("keep all",)})
+        new = Outcome("/new", (Sent(C, None, None, None, because="of '-I'"),), kept={C: ("keep all",)})
         small = Outcome("/small", (Sent(B, None, 7_000_000, None), Sent(C, B, None, None)), free=6_999_999)
         idle, bad = Outcome("/idle", kept={A: (), C: ()}), Outcome("/bad", failures=(FAILURE,))
         home = Outcome("/home", deleted=(A,), kept={C: ("latest 1 of 1", "last delivered to /usb")})
@@ -160,7 +162,7 @@ class IntentionsTest(unittest.TestCase):
 /usb: would keep 20260102-120000: latest 2 of 2
 /usb: would keep 20260103-120000: latest 1 of 2
 ssh://nas/b: absent, 1 outstanding (20260103-120000)
-/new: would send 20260103-120000 in full: size not known before
+/new: would send 20260103-120000 in full, because of '-I': size not known before
 /new: would send 1 snapshot: size not known before
 /new: would keep all of 1
 /small: would send 20260102-120000 in full: about 7.0 MB
@@ -192,6 +194,9 @@ ssh://nas/b: absent, 1 outstanding (20260103-120000)
                 f"/home: its read-only copy would be /home/snapshot/{A}",
             ],
         )
+        assert report.sent
+        rest = restore_intentions(replace(report, sent=replace(report.sent, resumed_from=1_000_000)))
+        self.assertEqual(rest[1], "/home: would send about 2.0 MB, on from 1.0 MB, 9.0 MB free there")
         full = "/home: would probably fill the disk: that is more than is free there"
         self.assertIn(full, restore_intentions(replace(report, free=2_000_000)))
 
@@ -221,7 +226,8 @@ class SummaryTest(unittest.TestCase):
         ]
         for report, line in table:
             with self.subTest(line=line):
-                self.assertEqual(summary(report), [line])
+                nothing = (False, "/home: nothing was backed up: no DEST is given")
+                self.assertEqual(summary(report), [line, nothing])
 
     def test_destinations(self) -> None:
         full, increment = Sent(A, None, 1_500_000, 2.0), Sent(B, A, 21_000, 0.1)
@@ -230,7 +236,7 @@ class SummaryTest(unittest.TestCase):
             (Outcome("/b", kept={A: (), B: ()}), (False, "/b: sent nothing, 2 backups there")),
             (Outcome("/b", sent=(full,)), (False, "/b: sent 1 snapshot (1.5 MB)")),
             (Outcome("/b", sent=(increment,)), (False, "/b: sent 1 snapshot (1 incremental, 21.0 kB)")),
-            (Outcome("/b", sent=(full, increment)), (False, "/b: sent 2 snapshots (1 incremental, 1.5 MB)")),
+            (Outcome("/b", sent=(full, increment)), (False, "/b: sent 2 snapshots (1 incremental, 1.5 MB in 2.1 s)")),
             (
                 Outcome("/b", outstanding=(A, B, C, C), failures=(FAILURE,)),
                 (True, f"/b: FAILED, sent nothing, 4 outstanding ({A} to {C})"),
@@ -344,24 +350,38 @@ class PaceTest(unittest.TestCase):
 
 class ProgressTest(unittest.TestCase):
     def test_lines(self) -> None:
-        table: list[tuple[tuple[int, float, int | None, dict[str, int]], str]] = [
-            ((0, 0.0, None, {"/b": 0}), f"{A}: 0 B, 0 B/s"),
-            ((1_500_000, 2e6, None, {"/b": 1_500_000}), f"{A}: 1.5 MB, 2.0 MB/s"),
-            ((5_000_000, 1e6, 20_000_000, {"/b": 5_000_000}), f"{A}: 5.0 MB of 20.0 MB (25 %), 1.0 MB/s, 0:15 left"),
-            ((0, 0.0, 20_000_000, {}), f"{A}: 0 B of 20.0 MB (0 %), 0 B/s"),
-            ((10**9, 1e6, 10**10, {}), f"{A}: 1.0 GB of 10.0 GB (10 %), 1.0 MB/s, 2:30:00 left"),
+        table: list[tuple[tuple[int, float, int | None], str]] = [
+            ((0, 0.0, None), "0 B, 0 B/s: x"),
+            ((1_500_000, 2e6, None), "1.5 MB, 2.0 MB/s: x"),
+            ((5_000_000, 1e6, 20_000_000), "25 % of 20.0 MB, 1.0 MB/s, 0:15 left: x"),
+            ((0, 0.0, 20_000_000), "0 % of 20.0 MB, 0 B/s: x"),
+            ((10**9, 1e6, 10**10), "10 % of 10.0 GB, 1.0 MB/s, 2:30:00 left: x"),
             # An estimate may be too small.
-            ((21_000_000, 1e6, 20_000_000, {}), f"{A}: 21.0 MB of 20.0 MB (99 %), 1.0 MB/s"),
-            (
-                (90_000_000, 1e6, None, {"/b": 90_000_000, "/c": 26_000_000, "/d": 87_000_000}),
-                f"{A}: 90.0 MB, 1.0 MB/s; behind: /c at 26.0 MB",
-            ),
+            ((21_000_000, 1e6, 20_000_000), "99 % of 20.0 MB, 1.0 MB/s: x"),
         ]
-        for (moved, rate, total, delivered), wanted in table:
+        for (moved, rate, total), wanted in table:
             with self.subTest(wanted):
-                self.assertEqual(progress_line(A, moved, rate, total, delivered), wanted)
-        arrived = progress_line(A, 2_000_000, 0, 2_000_000, {}, arrived=True)
-        self.assertEqual(arrived, f"{A}: 2.0 MB, being written to disk")
+                self.assertEqual(progress_line("x", moved, rate, total), wanted)
+        arrived = progress_line("x", 2_000_000, 0, 2_000_000, arrived=True)
+        self.assertEqual(arrived, "2.0 MB are being written to disk: x")
+
+    def test_all_that_waits(self) -> None:
+        """When the sizes of all of them are known."""
+        for waiting, wanted in (
+            ((), ""),
+            ((20_000_000, None), ""),
+            ((20_000_000, 10_000_000), ", 0:45 for all 3"),
+        ):
+            line = progress_line("x", 5_000_000, 1e6, 20_000_000, False, waiting)
+            self.assertEqual(line, f"25 % of 20.0 MB, 1.0 MB/s, 0:15 left{wanted}: x")
+
+    def test_destinations(self) -> None:
+        """All of them, and how far those are that are behind."""
+        shown: list[str] = []
+        with mock.patch("btrfs_backup.report.terminal.show", shown.append):
+            watch = Progress(A, ("/b", "/c", "/d"), lambda: ())
+            watch(Moving(90_000_000, (90_000_000, 26_000_000, 87_000_000), 1.0, None, False))
+        self.assertEqual(shown, [f"90.0 MB, 90.0 MB/s: {A} to /b, /c (at 26.0 MB), /d"])
 
 
 if __name__ == "__main__":

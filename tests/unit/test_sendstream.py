@@ -238,7 +238,7 @@ class Streams(unittest.TestCase):
             self.assertTrue(said)
             seen.add(said.split(",")[0])
         self.assertGreater(fitting, 100)
-        self.assertIn("it begins anew in the middle", seen)
+        self.assertIn("it begins again in the middle", seen)
 
     def test_stored_streams_in_it(self) -> None:
         """Files that hold other streams, and much that looks like the beginning, are no harm."""

@@ -151,7 +151,7 @@ class Stages(unittest.TestCase):
         for found, anew in ((known, False), (("uuid", "boot 2"), True), (("another", "boot 1"), True)):
             with self.subTest(found), patch.object(Folder, "mounting", return_value=found):
                 failure = Attempt(folder(MadeUp()), ENTRY, ATTEMPT, known, Held()).remounted()
-                self.assertEqual("mounted anew while data came in" in str(failure), anew)
+                self.assertEqual("mounted again while data came in" in str(failure), anew)
         with patch.object(Folder, "mounting", side_effect=Failure("the connection broke")):
             self.assertEqual(
                 str(Attempt(folder(MadeUp()), ENTRY, ATTEMPT, known, Held()).remounted()), "the connection broke"

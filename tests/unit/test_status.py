@@ -1,17 +1,19 @@
 """What is where, as a table and as a document."""
 
 import json
+import re
 import unittest
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 
 from btrfs_backup import __version__
 from btrfs_backup.cli import parser as cli
-from btrfs_backup.errors import Failure
+from btrfs_backup.errors import Absent, Failure
 from btrfs_backup.model import world
 from btrfs_backup.model.inventory import Inventory
 from btrfs_backup.model.manifest import Comparison, Difference
-from btrfs_backup.model.outcome import Outcome, Report, Restoration, Row, Sent, Survey
+from btrfs_backup.model.outcome import Outcome, Place, Report, Restoration, Row, Sent, Survey
 from btrfs_backup.model.plan import Target
 from btrfs_backup.model.records import BACKUP, BLOCKED, NEWEST, NONE, OWED, PARENT, STAGED, Fact, Records
 from btrfs_backup.model.snapshot import Subvolume
@@ -178,7 +180,8 @@ class RowsTest(unittest.TestCase):
     def test_other_prefixes_do_not_count(self) -> None:
         theirs = frozenset({Fact(OWED, USB, "other-" + A), Fact(NEWEST, USB, "other-" + B, UUID)})
         rows = survey(looked(known=theirs, there=(A,), seen={})).rows
-        self.assertEqual(rows, (Row(A, ("complete",), ("latest 1 of 3",)),))
+        age = NOW - datetime(2026, 1, 1, 12)
+        self.assertEqual(rows, (Row(A, ("complete",), ("latest 1 of 3",), age=age),))
 
 
 class PlaceTest(unittest.TestCase):
@@ -211,8 +214,38 @@ class PlaceTest(unittest.TestCase):
         self.assertTrue(shown("2d").failed)
 
 
+def many(*options: str) -> Survey:
+    """Forty snapshots, and three destinations: one complete, one of two disks that take turns, and one that is down."""
+    now, disk2 = datetime(2026, 3, 1, 8, 0), "/mnt/disk2/home"
+    names = [(now - timedelta(days=days, hours=3)).strftime("%Y%m%d-%H%M%S") for days in range(40, 0, -1)]
+    known = {
+        Fact(NEWEST, USB, names[-1], UUID),
+        Fact(NEWEST, disk2, names[-4], "x"),
+        Fact(NEWEST, disk2, names[-9], "y"),
+    }
+    known |= {Fact(OWED, NAS, names[-2])}
+    known |= {Fact(PARENT, NAS, names[-3]), Fact(NEWEST, NAS, names[-3], "x")}
+    seen = {
+        USB: Seen(UUID, backups(*names[3:8], *names[15:]), label="backup"),
+        disk2: Seen("y", backups(*names[20:-8], partial=(names[-8],)), label="red"),
+        NAS: Absent("down"),
+    }
+    settings = cli.parse(["--status", *options, "/home", *seen])
+    found = world.begin(settings, now, frozenset(names), frozenset(known))
+    found = found.after(List(), Listed(HOME, snapshots(*names)))
+    return survey(found.after(Look(tuple(seen)), seen))
+
+
 class TableTest(unittest.TestCase):
+    POLICY = ("-N", "10", "-n", "7d 4w 12m", "--max-age", "2d")
+
     def test_golden(self) -> None:
+        for width in (80, 120):
+            golden = Path(__file__).with_name(f"status-{width}.txt").read_text()
+            with self.subTest(width=width):
+                self.assertEqual("\n".join(table(many(*self.POLICY), width, colour=False)) + "\n", golden)
+
+    def test_few(self) -> None:
         self.assertEqual(
             "\n".join(table(shown("3d"), 80, colour=False)),
             """\
@@ -221,45 +254,86 @@ source: /home
 2: ssh://nas/backups
 3: shell://cat > /box
 
-snapshot         source    1         2            3          kept because
-20260101-120000  -         complete  unknown      delivered
-20260102-120000  complete  complete  unknown      missing    latest 3 of 3;
-                                                             parent of one
-                                                             outstanding for 2;
-                                                             last delivered to 1
-                                                             (disk 2d5585c4)
-20260103-120000  complete  partial   outstanding  missing    latest 2 of 3;
-                                                             outstanding for 2
-20260104-120000  complete  foreign   unknown      missing    latest 1 of 3
+snapshot         age   1        2            3          source
+20260101-120000  3 d   ok       unknown      delivered  -
+20260102-120000  2 d   ok       unknown      missing    ok latest; needed by 2;
+                                                        last at 1
+20260103-120000  30 h  partial  outstanding  missing    ok latest; needed by 2
+20260104-120000  6 h   foreign  unknown      missing    ok latest
 
-/mnt/usb/home: newest complete backup 20260102-120000, 2 days 6 hours old, \
-2 snapshots owed since 20260103-120000
-ssh://nas/backups: cannot be looked at, newest known backup 20260101-120000, 3 days 6 hours old, \
-1 snapshot owed since 20260103-120000: TOO OLD
-shell://cat > /box: newest complete backup 20260101-120000, 3 days 6 hours old, \
-3 snapshots owed since 20260102-120000: TOO OLD""",
+1: /mnt/usb/home: newest complete backup 20260102-120000, 2 days 6 hours old, 2
+   snapshots to send, since 20260103-120000
+2: ssh://nas/backups: cannot be looked at, newest known backup 20260101-120000,
+   3 days 6 hours old, 1 snapshot to send, since 20260103-120000, TOO OLD
+3: shell://cat > /box: newest complete backup 20260101-120000, 3 days 6 hours
+   old, 3 snapshots to send, since 20260102-120000, TOO OLD""",
         )
 
-    def test_destinations_by_number(self) -> None:
-        """In each reason that names one."""
-        blocked = looked(known=frozenset({Fact(BLOCKED, NAS, B, "x")}))
-        self.assertIn("not sent to 2, where something else has its name", " ".join(table(survey(blocked), 200, False)))
+    def test_reasons(self) -> None:
+        """In short; a destination is called by its number, a disk only when another one is there."""
+        reasons = {
+            ("keep all",): "ok",
+            ("latest 2 of 3", "day 2026-01-02"): "ok latest",
+            ("year 2026",): "ok year",
+            ("newest",): "ok newest",
+            ("lies in the future",): "ok future",
+            (f"outstanding for {NAS}", f"parent of one outstanding for {USB}"): "ok; needed by 2, 1",
+            (f"last delivered to {USB} (filesystem {UUID})",): "ok; last at 1",
+            (f"last delivered to {USB} (filesystem x)",): "ok; last at 1 (other disk)",
+            (f"not sent to {NAS}, where something else has its name",): "ok; blocked at 2",
+            ("keep all", f"last delivered to {USB}2 (filesystem x)"): "ok; last at another DEST",
+            (): "to delete",
+        }
+        for because, wanted in reasons.items():
+            found = replace(shown(), rows=(Row(B, ("complete",) * 4, because, (("newest that the source has",),) * 3),))
+            found = replace(found, places=(replace(found.places[0], disk=UUID), *found.places[1:]))
+            line = table(found, 200, colour=False)[6]
+            self.assertEqual(line, f"{B}  -    ok common  ok common  ok common  {wanted}")
 
     def test_width(self) -> None:
-        """The grid fits 80 columns with three destinations."""
-        grid = [line for line in table(shown(), 80, colour=False) if line.startswith(("2026", " "))]
-        self.assertLessEqual(max(map(len, grid)), 82)
+        for width in (80, 100, 120):
+            self.assertLessEqual(max(map(len, table(many(*self.POLICY), width, colour=False))), width)
+
+    def test_header_and_destinations_stay_in_sight(self) -> None:
+        """On a terminal of 24 lines, with the newest snapshots."""
+        seen = table(many(*self.POLICY), 80, colour=False)[-23:]
+        self.assertIn("snapshot ", "\n".join(seen))
+        for place in ("1: /mnt/usb/home", "2: /mnt/disk2/home", "3: ssh://nas/backups"):
+            self.assertEqual(sum(line.startswith(place) for line in seen), 1)
+        newest = [line[:15] for line in seen if line.startswith("2026")]
+        self.assertEqual(newest, sorted(newest))
+        self.assertEqual(newest[-1], "20260228-050000")
+        self.assertEqual(sum(line.startswith("snapshot ") for line in table(shown(), 80, colour=False)), 1)
+
+    def test_folded(self) -> None:
+        """Rows that no destination has, when there are at least three of them."""
+        names = [f"2026010{day}-000000" for day in range(1, 8)]
+        states = [("complete", "-"), ("complete", "missing")]
+        for count, state, wanted in (
+            (2, states[0], None),
+            (3, states[0], f"{names[0]} to {names[2]}: 3 at the source, at no destination"),
+            (7, states[1], f"{names[0]} to {names[6]}: 7 at the source, missing at 1"),
+            (3, ("-", "outstanding"), f"{names[0]} to {names[2]}: 3 on record, outstanding at 1"),
+        ):
+            place = Place("/b", True, None, None)
+            lines = table(Survey(Outcome("/a"), tuple(Row(name, state) for name in names[:count]), (place,)), 80, False)
+            self.assertEqual(lines[4:-2], [wanted] if wanted else [f"{name}  -    -  to delete" for name in names[:2]])
+        needed = tuple(Row(name, states[1], ("outstanding for /b",)) for name in names[:3])
+        self.assertEqual(len(table(Survey(Outcome("/a"), needed, (place,)), 80, False)[4:-2]), 3)
 
     def test_colour(self) -> None:
         plain, coloured = (table(shown("3d"), 80, colour) for colour in (False, True))
         self.assertNotIn("\x1b", "".join(plain))
-        self.assertIn("\x1b[32mcomplete\x1b[0m", "".join(coloured))
-        self.assertIn("\x1b[31m: TOO OLD\x1b[0m", "".join(coloured))
+        self.assertEqual(re.sub(r"\x1b\[\d+m", "", "\n".join(coloured)), "\n".join(plain))
+        text = "\n".join(coloured)
+        self.assertRegex(text, r"\x1b\[32mok *\x1b\[0m")
+        for red in ("missing", "partial", "outstanding", "TOO OLD", "cannot be looked at,"):
+            self.assertRegex(text, rf"\x1b\[31m{red} *\x1b\[0m")
 
     def test_no_snapshots_and_no_destinations(self) -> None:
         self.assertEqual(
             table(Survey(Outcome("/home")), 80, colour=False),
-            ["source: /home", "no destination is on record: name those that you want to see behind SOURCE"],
+            ["source: /home", "no destination is on record: name those that you want to see after SOURCE"],
         )
 
     def test_age(self) -> None:
@@ -357,12 +431,14 @@ class DocumentTest(unittest.TestCase):
                     f"parent of one outstanding for {NAS}",
                     f"last delivered to {USB} (filesystem {UUID})",
                 ],
+                "kept": {USB: ["keep all", "newest that the source has, too"], NAS: [], BOX: []},
             },
         )
         self.assertEqual(
             found["destinations"][1],
             {
                 "location": NAS,
+                "label": None,
                 "reachable": False,
                 "newest": A,
                 "age_seconds": 282600,

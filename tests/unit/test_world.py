@@ -510,7 +510,61 @@ class GoingOn(unittest.TestCase):
         [place] = survey(actor.last).places
         self.assertEqual([(each.snapshot, each.bytes, each.size) for each in place.parts], [(B, 100, 400)])
         text = "\n".join(table(survey(actor.last), 80, False))
-        self.assertIn(f"{USB}: {B}: partial (25 %, 100 B of 400 B), since 1970-01-01", text)
+        self.assertIn(f"1: {B} is partial (25 %, 100 B of 400 B), since 1970-01-01", text)
+
+
+class Interrupting(unittest.TestCase):
+    def test_whether_it_goes_on(self) -> None:
+        """What a shell command has got does not."""
+        for place, there in ((USB, seen(A)), (BOX, Seen(listed=False))):
+            now = world.begin(cli.parse(["-S", "/home", place]), NOW, frozenset({A, B}), NONE)
+            now = now.after(List(), Listed(HOME, snapshots(A, B))).after(Look((place,)), {place: there})
+            self.assertFalse(now.can_go_on)
+            step = now.next_step()
+            assert isinstance(step, Send)
+            now = now.begun(step)
+            self.assertEqual(now.can_go_on, place == USB)
+            self.assertFalse(now.after(step, {place: Delivery()}).can_go_on)
+
+
+class InFull(unittest.TestCase):
+    """Why a snapshot is sent in full although there are backups."""
+
+    def found(self, place: str, there: Seen, known: Records, *options: str, twins: bool = False) -> World:
+        begun = world.begin(cli.parse(["-S", *options, "/home", place]), NOW, frozenset({A, B}), known)
+        alike = Inventory({name: Subvolume(name, name, HOME.uuid, "same") for name in (A, B)})
+        begun = begun.after(List(), Listed(HOME, alike if twins else snapshots(A, B)))
+        return begun.after(Look((place,)), {place: there})
+
+    def test_reasons(self) -> None:
+        old, older = "20251231-120000", "20251230-120000"
+        same = Seen("disk", Inventory({A: Subvolume(A, "copy", "", "same")}))
+        cases: dict[str, World] = {
+            "": self.found(USB, seen(), NONE),
+            "of '-I'": self.found(USB, seen(A), NONE, "-I"),
+            "the backup there is not of a snapshot that the source has": self.found(USB, seen(old), NONE),
+            "none of the 2 backups there is of a snapshot that the source has": self.found(USB, seen(older, old), NONE),
+            "the snapshots on both sides share their UUIDs with others": self.found(USB, same, NONE, twins=True),
+        }
+        for wanted, found in cases.items():
+            self.assertEqual(found.in_full_because(USB), wanted)
+        cases = {
+            "": self.found(BOX, Seen(listed=False), NONE),
+            f"the snapshot that was delivered last, {old}, is gone at the source": self.found(
+                BOX, Seen(listed=False), frozenset({Fact(NEWEST, BOX, old)})
+            ),
+        }
+        for wanted, found in cases.items():
+            self.assertEqual(found.in_full_because(BOX), wanted)
+
+    def test_no_parent_is_of_use(self) -> None:
+        begun = self.found(USB, seen(A), NONE)
+        step = begun.next_step()
+        assert isinstance(step, Send)
+        failed = Delivery(failure=Failure("changed", ""), blames_parent=True)
+        begun = begun.begun(step).after(step, {USB: failed})
+        self.assertEqual(begun.next_step(), Send((Batch(B, None, (USB,)),)))
+        self.assertEqual(begun.in_full_because(USB), "no backup there can be used as its parent")
 
 
 class Unwritable(unittest.TestCase):
@@ -625,7 +679,7 @@ class OnRecord(unittest.TestCase):
         words = [each.message for each in report.source.failures]
         self.assertEqual(len(words), 3)
         self.assertIn(f"'--locked-dests' runs no shell command that only the records name: {BOX}", words)
-        self.assertIn("the records name a destination that is none: 'usb' is not absolute", words)
+        self.assertIn("the records name something that is no destination: 'usb' is not absolute", words)
 
     def test_found_complete(self) -> None:
         """It is owed no more, and that is told."""
