@@ -176,8 +176,13 @@ def _task(settings: Settings) -> _Task:
         def about() -> Survey:
             return survey(kept.world) if kept.world else Survey(nothing.source)
 
-        width = shutil.get_terminal_size().columns
-        return _Task("status", work, about, print=lambda: table(about(), width, terminal.in_colour()))
+        def lines() -> list[str]:
+            found = about()
+            # A signal may have come before anything was looked at.
+            nothing = kept.world is not None and kept.world.destinations and not found.places
+            return [] if nothing else table(found, shutil.get_terminal_size().columns, terminal.in_colour())
+
+        return _Task("status", work, about, print=lines)
     if settings.dry_run:
         return _Task("dry-run", work, report, print=lambda: intentions(report()))
     recorded = "ended by {}; what is recorded as outstanding is sent by the next run"

@@ -15,7 +15,9 @@ def survey(world: World) -> Survey:
     kept = {each.name: each.because for each in world.verdict().kept}
     known = (each for each in world.records if each.kind != records.TOLD and each.snapshot in world.naming)
     names = {*world.snapshots, *(each.snapshot for each in known)}
-    for each in world.destinations:
+    # A signal may have come before the others.
+    looked = [each for each in world.destinations if each.looked]
+    for each in looked:
         held = each.holdings
         names |= {*held.complete, *held.partial, *held.foreign, *held.under_way}
     rows = tuple(
@@ -23,13 +25,13 @@ def survey(world: World) -> Survey:
             name,
             (
                 COMPLETE if name in world.snapshots else NOTHING,
-                *(_state(name, each, world) for each in world.destinations),
+                *(_state(name, each, world) for each in looked),
             ),
             tuple(kept.get(name, ())),
         )
         for name in sorted(names)
     )
-    return Survey(world.source, rows, tuple(_place(each, world) for each in world.destinations if each.looked))
+    return Survey(world.source, rows, tuple(_place(each, world) for each in looked))
 
 
 def _place(each: Destination, world: World) -> Place:
