@@ -1,5 +1,10 @@
 """The entry: messages, signals, and the only place that exits."""
 
+from btrfs_backup.system import signals
+
+signals.end_at_once()
+# ruff: noqa: E402 (what follows takes a while to be read)
+
 import gc
 import logging
 import os
@@ -12,11 +17,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
-
-from btrfs_backup.system import hints, process, signals
-
-signals.end_at_once()
-# ruff: noqa: E402 (what follows takes a while to be read)
 
 from btrfs_backup.cli import checks, parser
 from btrfs_backup.errors import Failure, Interrupted
@@ -33,6 +33,7 @@ from btrfs_backup.report.text import (
     summary,
     verification_summary,
 )
+from btrfs_backup.system import hints, process
 
 if TYPE_CHECKING:
     from btrfs_backup.model.world import World
@@ -179,8 +180,13 @@ def _task(settings: Settings) -> _Task:
         def about() -> Survey:
             return survey(kept.world) if kept.world else Survey(nothing.source)
 
-        width = shutil.get_terminal_size().columns
-        return _Task("status", work, about, print=lambda: table(about(), width, terminal.in_colour(sys.stdout)))
+        def lines() -> list[str]:
+            found = about()
+            # A signal may have come before anything was looked at.
+            nothing = kept.world is not None and kept.world.destinations and not found.places
+            return [] if nothing else table(found, shutil.get_terminal_size().columns, terminal.in_colour(sys.stdout))
+
+        return _Task("status", work, about, print=lines)
     if settings.dry_run:
         return _Task("dry-run", work, report, print=lambda: intentions(report()))
 

@@ -74,6 +74,16 @@ def shown(max_age: str = "") -> Survey:
     return survey(looked(*(["--max-age", max_age] if max_age else [])))
 
 
+class InterruptedTest(unittest.TestCase):
+    def test_before_all_was_looked_at(self) -> None:
+        """What is known by then is shown: a signal ends it like anything else."""
+        found = world.begin(cli.parse(["--status", "/home", USB, NAS]), NOW, frozenset([A]), NONE)
+        found = found.after(List(), Listed(HOME, snapshots(A)))
+        self.assertEqual(table(survey(found), 80, False)[:1], ["source: /home"])
+        found = found.after(Look((USB,)), {USB: Seen(UUID, backups(A))})
+        self.assertIn(f"{A}  complete  complete  keep all", table(survey(found), 80, False))
+
+
 class StepsTest(unittest.TestCase):
     def test_order(self) -> None:
         """It lists and looks, and that is all."""
