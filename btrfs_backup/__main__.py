@@ -35,6 +35,7 @@ from btrfs_backup.report.text import (
 )
 
 if TYPE_CHECKING:
+    from btrfs_backup.model.changes import Changes
     from btrfs_backup.model.world import World
 
 log = logging.getLogger("btrfs_backup")
@@ -137,7 +138,7 @@ class _Task:
 
     name: str
     work: Callable[[], None]
-    about: Callable[[], Report | Survey | Restoration]
+    about: "Callable[[], Report | Survey | Restoration | Changes]"
     tell: Callable[[], Iterable[tuple[bool, str]]] | None = None
     print: Callable[[], Iterable[str]] | None = None
     interrupted: Callable[[str], str] = "ended by {}".format
@@ -151,6 +152,8 @@ def _task(settings: Settings) -> _Task:
         return _restoration(settings)
     if settings.verify:
         return _verification(settings)
+    if settings.diff:
+        return _comparison(settings)
     if settings.prune:
         return _pruning(settings)
     nothing = Report(
@@ -222,6 +225,15 @@ def _pruning(settings: Settings) -> _Task:
     if settings.dry_run:
         return _Task("dry-run", work, lambda: reports[0], print=lambda: intentions(reports[0]))
     return _Task("prune", work, lambda: reports[0], lambda: pruned(reports[0]))
+
+
+def _comparison(settings: Settings) -> _Task:
+    from btrfs_backup.commands.diff import diff
+    from btrfs_backup.model.changes import Changes
+    from btrfs_backup.report.changes import changed
+
+    found = deque([Changes(settings.source.identity, settings.destinations[0].identity)], maxlen=1)
+    return _Task("diff", lambda: diff(settings, found.append), lambda: found[0], print=lambda: changed(found[0]))
 
 
 def _restoration(settings: Settings) -> _Task:

@@ -14,6 +14,7 @@ from btrfs_backup.model.settings import Settings
 from btrfs_backup.model.snapshot import is_backup_name
 
 RESTORE_EXAMPLE = "btrfs-backup --restore /mnt/usb/home /home"
+DIFF_EXAMPLE = "btrfs-backup --diff /mnt/usb/home/20261123-042459 /mnt/usb/home/20261124-042501"
 
 
 # Other names of options, which are not like ours.
@@ -106,8 +107,9 @@ def check(settings: Settings) -> None:
     if settings.serve or settings.prune:
         _check_keeper(settings, "--serve" if settings.serve else "--prune")
         return
-    if settings.restore:
-        _check_restore(settings)
+    if settings.restore or settings.diff:
+        _check_unused(settings, "--restore" if settings.restore else "--diff")
+        _check_restore(settings) if settings.restore else _check_diff(settings)
         return
     if settings.verify:
         _check_verification(settings)
@@ -126,11 +128,11 @@ def check(settings: Settings) -> None:
 def _check_task(settings: Settings) -> None:
     """Each of these does something of its own."""
     tasks = {"--status": settings.status, "--verify": bool(settings.verify), "--restore": settings.restore}
-    tasks |= {"--prune": settings.prune, "--serve": settings.serve}
+    tasks |= {"--prune": settings.prune, "--serve": settings.serve, "--diff": settings.diff}
     given = [f"'{option}'" for option, wanted in tasks.items() if wanted]
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)} cannot be used together", "Run one after the other.")
-    if settings.dry_run and (settings.status or settings.verify):
+    if settings.dry_run and (settings.status or settings.verify or settings.diff):
         raise UsageError(f"{given[0]} changes nothing anyway", "Leave out '--dry-run'.")
     if settings.max_age is not None and not settings.status:
         raise UsageError("'--max-age' belongs to '--status'", "Add '--status', or leave it out.")
@@ -148,6 +150,38 @@ def _check_keeper(settings: Settings, option: str) -> None:
         )
 
 
+def _check_unused(settings: Settings, task: str) -> None:
+    """What concerns backups alone."""
+    pointless = {
+        "-N": settings.keep_snapshots != retention.KEEP_ALL,
+        "-n": settings.keep_backups != retention.KEEP_ALL,
+        "-S": not settings.take_snapshot,
+        "-T": not settings.transfer,
+        "--locked-dests": settings.locked_dests,
+        "--remove-locks": settings.remove_locks,
+        "--skip-absent-dests": settings.skip_absent,
+    }
+    if given := [f"'{option}'" for option, is_given in pointless.items() if is_given]:
+        raise UsageError(
+            f"{', '.join(given)} cannot be used with '{task}'",
+            "Leave it out: nothing is taken or pruned.",
+        )
+
+
+def _check_diff(settings: Settings) -> None:
+    if len(settings.destinations) != 1:
+        which = "more are" if settings.destinations else "one is"
+        raise UsageError(f"'--diff' compares two snapshots or backups, and {which} given", f"Example: {DIFF_EXAMPLE}")
+    old, [new] = settings.source, settings.destinations
+    if old == new:
+        raise UsageError(f"'{old}' is given twice", "'--diff' compares two snapshots or backups.")
+    if replace(new, path=old.path) != old:
+        raise UsageError(
+            f"'{old}' and '{new}' are not on one machine",
+            "'--diff' compares two that are; '--verify' compares a backup with its snapshot.",
+        )
+
+
 def _check_restore(settings: Settings) -> None:
     source = settings.source
     above = [part for part in dirname(source.path).split("/") if is_backup_name(part)]
@@ -162,20 +196,6 @@ def _check_restore(settings: Settings) -> None:
     if len(settings.destinations) != 1:
         which = "several are" if settings.destinations else "none is"
         raise UsageError(f"'--restore' makes one subvolume DEST, and {which} given", f"Example: {RESTORE_EXAMPLE}")
-    pointless = {
-        "-N": settings.keep_snapshots != retention.KEEP_ALL,
-        "-n": settings.keep_backups != retention.KEEP_ALL,
-        "-S": not settings.take_snapshot,
-        "-T": not settings.transfer,
-        "--locked-dests": settings.locked_dests,
-        "--remove-locks": settings.remove_locks,
-        "--skip-absent-dests": settings.skip_absent,
-    }
-    if given := [f"'{option}'" for option, is_given in pointless.items() if is_given]:
-        raise UsageError(
-            f"{', '.join(given)} cannot be used with '--restore'",
-            "Leave it out: nothing is taken or pruned.",
-        )
     [destination] = settings.destinations
     if destination.scheme is Scheme.SHELL:
         raise UsageError(

@@ -13,6 +13,7 @@ CHAPTERS = (
     "timers",
     "json",
     "verify",
+    "diff",
     "server",
     "security",
     "speed",

@@ -46,6 +46,7 @@ class Settings:
     max_age: timedelta | None = None  # of the newest complete backup at each destination
     json: bool = False
     restore: bool = False  # instead of a backup: the one DEST is to be made of the backup SOURCE
+    diff: bool = False  # instead of a backup: what changed from the snapshot or backup SOURCE to the one DEST
     prune: bool = False  # instead of a backup: the backups in the folder SOURCE
     serve: bool = False  # instead of a backup: a client of the folder SOURCE
     verify: str = ""  # instead of a backup: which backups to compare with their snapshots, "newest" or "all"; or ""

@@ -3,11 +3,14 @@
 import json
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from btrfs_backup import __version__
 from btrfs_backup.errors import Failure
 from btrfs_backup.model.outcome import Outcome, Place, Report, Restoration, Sent, Survey
+
+if TYPE_CHECKING:  # few runs need it
+    from btrfs_backup.model.changes import Changes
 
 Value = Mapping[str, Any]
 
@@ -18,11 +21,12 @@ def document(
     ended: datetime,
     exit_status: int,
     error: Failure | None,
-    about: Report | Survey | Restoration,
+    about: "Report | Survey | Restoration | Changes",
     interrupted: bool = False,
 ) -> str:
-    """The document for a COMMAND (run, dry-run, status, verify, restore, prune). began, ended: with their time zone.
+    """The document for a COMMAND (run, dry-run, status, verify, restore, prune, diff).
 
+    began, ended: with their time zone.
     error: what ended it before it had done its work, INTERRUPTED when that was a signal.
     """
     fields: dict[str, Any] = {
@@ -36,8 +40,10 @@ def document(
     }
     if isinstance(about, Report):
         fields |= _report(about, "interrupted" if interrupted else "not reached" if error else "ok")
+    elif isinstance(about, Survey):
+        fields |= _survey(about)
     else:
-        fields |= _survey(about) if isinstance(about, Survey) else _restoration(about)
+        fields |= _restoration(about) if isinstance(about, Restoration) else _changes(about)
     return json.dumps(fields, indent=2)
 
 
@@ -143,4 +149,17 @@ def _restoration(report: Restoration) -> Value:
         "next_backup": report.go_on or None,
         "done": report.done,
         "failures": [_failure(failure) for failure in report.failures],
+    }
+
+
+def _changes(found: "Changes") -> Value:
+    return {
+        "old": found.old,
+        "new": found.new,
+        "changes": [
+            {"what": each.what, "path": each.path, "before": each.before or None, "bytes": each.bytes}
+            for each in found.changes
+        ],
+        "bytes": found.bytes,
+        "folders": [{"path": path, "bytes": count} for path, count in found.folders],
     }

@@ -143,10 +143,11 @@ def differences(report: Report) -> Iterator[str]:
     for outcome in report.destinations:
         for comparison in outcome.verified:
             for each in comparison.differences:
-                yield _printable(f"{outcome.place} {comparison.snapshot}: {each.path or '.'}: {each.what}")
+                yield printable(f"{outcome.place} {comparison.snapshot}: {each.path or '.'}: {each.what}")
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """TEXT in one line, a backslash twice."""
     return "".join(
         f"\\x{ord(each) - 0xDC00:02x}"  # a byte that is not UTF-8
         if "\udc80" <= each <= "\udcff"

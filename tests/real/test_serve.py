@@ -62,6 +62,16 @@ class Served(SshTest):
             self.assertEqual((new / "more").read_bytes(), (self.home / "more").read_bytes())
             sh("btrfs", "subvolume", "delete", *new.glob("snapshot/2*"), new)
 
+    def test_what_changed(self) -> None:
+        options = self.serving().arguments()
+        for _ in range(2):
+            (self.home / f"new{len(names(self.served))}").write_bytes(b"x" * 9000)
+            self.backup("-q", *options, self.home, self.to)
+        old, new = (f"{self.to}/{each}" for each in names(self.served))
+        self.assertIn("added       9.0 kB  new1\n", self.backup(*options, "--diff", old, new).out)
+        elsewhere = new.replace(str(self.served), str(self.home / "snapshot"))
+        self.assertIn("refused", self.backup(*options, "--diff", old, elsewhere, status=1).err)
+
     def test_pruned_over_there(self) -> None:
         options = self.serving().arguments()
         for _ in range(3):

@@ -73,6 +73,11 @@ MACHINES = {
     "timers.rst": {"Monitoring": "photos; btrfs-backup /srv/photos /mnt/usb/photos"},
     "json.rst": {"JSON": "photos; btrfs-backup /srv/photos /mnt/usb/photos"},
     "verify.rst": {"Verify": "photos; btrfs-backup /srv/photos /mnt/usb/photos"},
+    "diff.rst": {
+        "What changed": "photos; btrfs-backup /srv/photos /mnt/usb/photos; cd /srv/photos; mkdir 2026; "
+        "mv anna.jpg 2026; rm boat.jpg; head -c 2M /dev/urandom >2026/dog.jpg; chmod 600 cake.jpg; cd /; "
+        "btrfs-backup /srv/photos /mnt/usb/photos"
+    },
     "migration.rst": {
         "Coming from btrbk": "btrfs subvolume create /srv/music; mkdir /srv/btrbk /mnt/usb/old; "
         "btrfs subvolume snapshot -r /srv/music /srv/btrbk/music.20261124T0827; "

@@ -54,6 +54,7 @@ DEFAULTS: dict[str, Any] = {
     "max_age": None,
     "json": False,
     "restore": False,
+    "diff": False,
 }
 
 # Spellings of each option, and what differs from the defaults.
@@ -760,6 +761,8 @@ class WordsTest(CommandLineTest):
     """What is said about a wrong command line, word by word: what is wrong, and what to do."""
 
     KEPT = "Run it where the backups are kept."
+    TWO = "Example: btrfs-backup --diff /mnt/usb/home/20261123-042459 /mnt/usb/home/20261124-042501"
+    NOT_APART = "'--diff' compares two that are; '--verify' compares a backup with its snapshot."
     HELP = "'btrfs-backup --help' explains the options."
     KEEP = "(examples: 5, all, '3 24h 7d 4w 12m 5y')"
     URL = "Example: ssh://root@nas:22/backups or ssh://[::1]/backups"
@@ -832,6 +835,21 @@ class WordsTest(CommandLineTest):
             "'--restore' makes one subvolume DEST, and none is given",
             "Example: btrfs-backup --restore /mnt/usb/home /home",
         ),
+        ("--diff", "/b/1"): ("'--diff' compares two snapshots or backups, and one is given", TWO),
+        ("--diff", "/b/1", "/b/2", "/b/3"): ("'--diff' compares two snapshots or backups, and more are given", TWO),
+        ("--diff", "/b/1", "/b/1/"): ("'/b/1' is given twice", "'--diff' compares two snapshots or backups."),
+        ("--diff", "/b/1", "ssh://nas/b/1"): ("'/b/1' and 'ssh://nas/b/1' are not on one machine", NOT_APART),
+        ("--diff", "/b/1", "shell://cat"): ("'/b/1' and 'shell://cat' are not on one machine", NOT_APART),
+        ("--diff", "-n3", "/b/1", "/b/2"): (
+            "'-n' cannot be used with '--diff'",
+            "Leave it out: nothing is taken or pruned.",
+        ),
+        ("--diff", "--verify", "/b/1", "/b/2"): (
+            "'--verify' and '--diff' cannot be used together",
+            "Run one after the other.",
+        ),
+        ("--diff", "--dry-run", "/b/1", "/b/2"): ("'--diff' changes nothing anyway", "Leave out '--dry-run'."),
+        ("--diff",): ("no SOURCE is given", f"{TWO}; see 'btrfs-backup --help'."),
         ("--restore", "-S", "-N1", "/b", "/src"): (
             "'-N', '-S' cannot be used with '--restore'",
             "Leave it out: nothing is taken or pruned.",
