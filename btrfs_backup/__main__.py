@@ -36,6 +36,7 @@ from btrfs_backup.report.text import (
 
 if TYPE_CHECKING:
     from btrfs_backup.model.changes import Changes
+    from btrfs_backup.model.versions import Versions
     from btrfs_backup.model.world import World
 
 log = logging.getLogger("btrfs_backup")
@@ -138,7 +139,7 @@ class _Task:
 
     name: str
     work: Callable[[], None]
-    about: "Callable[[], Report | Survey | Restoration | Changes]"
+    about: "Callable[[], Report | Survey | Restoration | Changes | Versions]"
     tell: Callable[[], Iterable[tuple[bool, str]]] | None = None
     print: Callable[[], Iterable[str]] | None = None
     interrupted: Callable[[str], str] = "ended by {}".format
@@ -154,6 +155,8 @@ def _task(settings: Settings) -> _Task:
         return _verification(settings)
     if settings.diff:
         return _comparison(settings)
+    if settings.find:
+        return _search(settings)
     if settings.prune:
         return _pruning(settings)
     nothing = Report(
@@ -236,8 +239,20 @@ def _comparison(settings: Settings) -> _Task:
     return _Task("diff", lambda: diff(settings, found.append), lambda: found[0], print=lambda: changed(found[0]))
 
 
+def _search(settings: Settings) -> _Task:
+    from btrfs_backup.commands.find import find
+    from btrfs_backup.model.versions import Versions
+    from btrfs_backup.report.versions import listed
+
+    found = deque([Versions(settings.find)], maxlen=1)
+    return _Task("find", lambda: find(settings, found.append), lambda: found[0], print=lambda: listed(found[0]))
+
+
 def _restoration(settings: Settings) -> _Task:
-    from btrfs_backup.commands.restore import restore
+    if settings.restores_inside:
+        from btrfs_backup.commands.files import restore
+    else:
+        from btrfs_backup.commands.restore import restore
 
     nothing = Restoration(settings.source.identity, settings.destinations[0].identity)
     reports: deque[Restoration] = deque([nothing], maxlen=1)

@@ -3,8 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from posixpath import basename, dirname
-from shlex import quote
+from posixpath import basename
 
 from btrfs_backup.cli.argfiles import Written
 from btrfs_backup.errors import UsageError
@@ -113,6 +112,11 @@ def check(settings: Settings) -> None:
         return
     if settings.verify:
         _check_verification(settings)
+    if settings.find:
+        from btrfs_backup.model.versions import Wanted
+
+        Wanted.read(settings.find, settings.source.path)
+        _check_unused(settings, "--find")
     if settings.remove_locks and not settings.destinations and not settings.locked_dests:
         raise UsageError("'--remove-locks' needs a DEST", "Name those whose records are to be dropped.")
     folder = replace(settings.source, path=settings.folder_path)
@@ -129,10 +133,11 @@ def _check_task(settings: Settings) -> None:
     """Each of these does something of its own."""
     tasks = {"--status": settings.status, "--verify": bool(settings.verify), "--restore": settings.restore}
     tasks |= {"--prune": settings.prune, "--serve": settings.serve, "--diff": settings.diff}
+    tasks["--find"] = bool(settings.find)
     given = [f"'{option}'" for option, wanted in tasks.items() if wanted]
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)} cannot be used together", "Run one after the other.")
-    if settings.dry_run and (settings.status or settings.verify or settings.diff):
+    if settings.dry_run and (settings.status or settings.verify or settings.diff or settings.find):
         raise UsageError(f"{given[0]} changes nothing anyway", "Leave out '--dry-run'.")
     if settings.max_age is not None and not settings.status:
         raise UsageError("'--max-age' belongs to '--status'", "Add '--status', or leave it out.")
@@ -159,7 +164,7 @@ def _check_unused(settings: Settings, task: str) -> None:
         "-T": not settings.transfer,
         "--locked-dests": settings.locked_dests,
         "--remove-locks": settings.remove_locks,
-        "--skip-absent-dests": settings.skip_absent,
+        "--skip-absent-dests": settings.skip_absent and task != "--find",
     }
     if given := [f"'{option}'" for option, is_given in pointless.items() if is_given]:
         raise UsageError(
@@ -183,16 +188,6 @@ def _check_diff(settings: Settings) -> None:
 
 
 def _check_restore(settings: Settings) -> None:
-    source = settings.source
-    above = [part for part in dirname(source.path).split("/") if is_backup_name(part)]
-    if above and not is_backup_name(basename(source.path)):
-        host = f"{source.user}@{source.host}" if source.user else source.host
-        port = f"-P {source.port} " if source.port else ""
-        copy = f"scp -rp {port}{quote(f'{host}:{source.path}')}" if host else f"cp -a {quote(source.path)}"
-        raise UsageError(
-            f"'{source}' is something in the backup {above[-1]}, and '--restore' brings back whole subvolumes",
-            f"A backup is an ordinary folder. Copy files out of it: {copy} DEST",
-        )
     if len(settings.destinations) != 1:
         which = "several are" if settings.destinations else "none is"
         raise UsageError(f"'--restore' makes one subvolume DEST, and {which} given", f"Example: {RESTORE_EXAMPLE}")
@@ -201,6 +196,8 @@ def _check_restore(settings: Settings) -> None:
         raise UsageError(
             f"DEST cannot be a shell command with '--restore', as '{destination}' is", "It is the subvolume to create."
         )
+    if settings.restores_inside:
+        return
     if destination.path == "/":
         raise UsageError(
             f"'{destination}', the root folder of a running system, cannot be replaced",

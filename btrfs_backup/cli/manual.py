@@ -13,6 +13,7 @@ CHAPTERS = (
     "timers",
     "json",
     "verify",
+    "find",
     "diff",
     "server",
     "security",

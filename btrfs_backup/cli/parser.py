@@ -90,6 +90,8 @@ _OPTIONS = {
         "--verify=all": "the same for all backups",
         "--restore": "make the new, writable subvolume DEST of the backup SOURCE, or of the newest one in the folder "
         "SOURCE; a read-only copy goes to its snapshot folder (-f, relative to DEST), for increments later on",
+        "--find PATH": "print which versions of a file or folder the snapshots and each DEST have; PATH is relative to "
+        "SOURCE, and may hold * ? [ ]",
         "--diff": "print what changed from the snapshot or backup SOURCE to DEST, another one on the same filesystem",
     },
     "on a machine that keeps backups": {

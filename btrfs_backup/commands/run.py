@@ -348,7 +348,7 @@ def open_source(settings: Settings, hosts: Hosts) -> Source:
     if not there.exists and settings.fs_checks:
         source.refuse_backups(settings.naming)
     # Who watches the backups has to hear of a folder that is misspelled or not mounted.
-    if not there.exists and (settings.status or settings.verify or not settings.take_snapshot):
+    if not there.exists and (settings.status or settings.verify or settings.find or not settings.take_snapshot):
         raise Failure(
             f"the snapshot folder '{there.path}' does not exist", "Take a snapshot first, or correct the option '-f'."
         )

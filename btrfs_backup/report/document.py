@@ -9,8 +9,9 @@ from btrfs_backup import __version__
 from btrfs_backup.errors import Failure
 from btrfs_backup.model.outcome import Outcome, Place, Report, Restoration, Sent, Survey
 
-if TYPE_CHECKING:  # few runs need it
+if TYPE_CHECKING:  # few runs need them
     from btrfs_backup.model.changes import Changes
+    from btrfs_backup.model.versions import Versions
 
 Value = Mapping[str, Any]
 
@@ -21,10 +22,10 @@ def document(
     ended: datetime,
     exit_status: int,
     error: Failure | None,
-    about: "Report | Survey | Restoration | Changes",
+    about: "Report | Survey | Restoration | Changes | Versions",
     interrupted: bool = False,
 ) -> str:
-    """The document for a COMMAND (run, dry-run, status, verify, restore, prune, diff).
+    """The document for a COMMAND (run, dry-run, status, verify, restore, prune, diff, find).
 
     began, ended: with their time zone.
     error: what ended it before it had done its work, INTERRUPTED when that was a signal.
@@ -42,8 +43,12 @@ def document(
         fields |= _report(about, "interrupted" if interrupted else "not reached" if error else "ok")
     elif isinstance(about, Survey):
         fields |= _survey(about)
+    elif isinstance(about, Restoration):
+        fields |= _restoration(about)
     else:
-        fields |= _restoration(about) if isinstance(about, Restoration) else _changes(about)
+        from btrfs_backup.model.changes import Changes
+
+        fields |= _changes(about) if isinstance(about, Changes) else _versions(about)
     return json.dumps(fields, indent=2)
 
 
@@ -162,4 +167,31 @@ def _changes(found: "Changes") -> Value:
         ],
         "bytes": found.bytes,
         "folders": [{"path": path, "bytes": count} for path, count in found.folders],
+    }
+
+
+def _versions(about: "Versions") -> Value:
+    return {
+        "path": about.path,
+        "places": [
+            {
+                "location": each.place,
+                "names": list(each.names),
+                "failures": [_failure(failure) for failure in [each.failure] if failure],
+            }
+            for each in about.looks
+        ],
+        "versions": [
+            {
+                "first": each.first,
+                "last": each.last,
+                "path": each.found.path,
+                "bytes": None if each.found.is_folder else each.found.size,
+                "modified": datetime.fromtimestamp(each.found.modified // 10**9).astimezone().isoformat(),
+                "places": [about.looks[number].place for number in each.places],
+                "copy": each.copy,
+                "note": each.note,
+            }
+            for each in about.all
+        ],
     }

@@ -87,13 +87,16 @@ def restore_intentions(report: Restoration) -> list[str]:
     if report.sent:
         lines.append(f"{report.destination}: would send {_volume([report.sent])}{_room(report.free)}")
         lines += [f"{report.destination}: {what}" for what in _scarcity([report.sent], report.free)]
-    return [*lines, f"{report.destination}: its read-only copy would be {report.copy}"]
+    copy = f"{report.destination}: its read-only copy would be {report.copy}"
+    return [*lines, copy] if report.copy else lines
 
 
 def restored(report: Restoration) -> list[tuple[bool, str]]:
     """What was restored, and how to go on; nothing when it was not."""
     if not report.done:
         return []
+    if not report.copy:
+        return [(False, f"{report.destination}: copied {report.source}")]
     taken = f", taken {report.taken:%Y-%m-%d %H:%M:%S}," if report.taken else ""
     sent = report.sent
     moved = pace((sent.bytes or 0) - sent.resumed_from, sent.seconds or 0) if sent else "nothing had to be sent"

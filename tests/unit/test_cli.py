@@ -55,6 +55,7 @@ DEFAULTS: dict[str, Any] = {
     "json": False,
     "restore": False,
     "diff": False,
+    "find": "",
 }
 
 # Spellings of each option, and what differs from the defaults.
@@ -480,6 +481,13 @@ class RestoreTest(CommandLineTest):
     def test_folder_of_snapshots_as_source(self) -> None:
         self.assertTrue(cli.parse(("--restore", "/home.old/snapshot", "/home")).restore)
 
+    def test_one_file(self) -> None:
+        """It may have any name, also at the new place."""
+        for source in ("/b/20260101-000000/x", "ssh://nas/b/home-20260101-000000/etc/my file"):
+            self.assertTrue(cli.parse(("--restore", source, "/x/20260101-000000")).restores_inside)
+        for source in ("/b", "/b/20260101-000000", "/b/20260101-000000/"):
+            self.assertFalse(cli.parse(("--restore", source, "/x")).restores_inside)
+
     def test_refusals(self) -> None:
         table: dict[tuple[str, ...], str] = {
             ("/b",): "none is given",
@@ -799,16 +807,15 @@ class WordsTest(CommandLineTest):
             "'ssh://me@nas:/b' has ':' without a port",
             f"Write 'ssh://me@nas/b'. {URL}",
         ),
-        ("--restore", "/mnt/home-20260101-000000/etc/my file", "/x"): (
-            "'/mnt/home-20260101-000000/etc/my file' is something in the backup home-20260101-000000, and '--restore' "
-            "brings back whole subvolumes",
-            "A backup is an ordinary folder. Copy files out of it: cp -a '/mnt/home-20260101-000000/etc/my file' DEST",
+        ("--find", "../x", "/src"): (
+            "'../x' is no path of a file or folder in '/src'",
+            "Give it relative to SOURCE, or in full.",
         ),
-        ("--restore", "ssh://me@nas:22/b/20260101-000000/x", "/x"): (
-            "'ssh://me@nas:22/b/20260101-000000/x' is something in the backup 20260101-000000, and '--restore' "
-            "brings back whole subvolumes",
-            "A backup is an ordinary folder. Copy files out of it: scp -rp -P 22 me@nas:/b/20260101-000000/x DEST",
+        ("--find", "x", "-N3", "/src"): (
+            "'-N' cannot be used with '--find'",
+            "Leave it out: nothing is taken or pruned.",
         ),
+        ("--find", "x", "--dry-run", "/src"): ("'--find' changes nothing anyway", "Leave out '--dry-run'."),
         ("-n", "x", "/src"): (
             "argument -n/--num-backups: 'x' is not a KEEP policy: 'x' is not a number, optionally followed by one of "
             f"h d w m y {KEEP}",
