@@ -25,6 +25,7 @@ from btrfs_backup.model.settings import Settings
 from btrfs_backup.report import terminal
 from btrfs_backup.report.terminal import harmless
 from btrfs_backup.report.text import (
+    copied,
     differences,
     intentions,
     pruned,
@@ -165,10 +166,15 @@ def _task(settings: Settings) -> _Task:
     from btrfs_backup.commands.run import Real, Supposed, run
 
     kept = _Kept()
+    actor: type[Real] = Supposed if settings.dry_run or settings.status else Real
+    if settings.copy:
+        from btrfs_backup.commands.copy import Copy, SupposedCopy
+
+        actor = SupposedCopy if settings.dry_run else Copy
 
     def work() -> None:
         with ExitStack() as scope:
-            run((Supposed if settings.dry_run or settings.status else Real)(settings, scope), kept)
+            run(actor(settings, scope), kept)
 
     def report() -> Report:
         return kept.world.report() if kept.world else nothing
@@ -186,6 +192,9 @@ def _task(settings: Settings) -> _Task:
         return _Task("status", work, about, print=lambda: table(about(), width, terminal.in_colour()))
     if settings.dry_run:
         return _Task("dry-run", work, report, print=lambda: intentions(report()))
+    if settings.copy:
+        goes_on = "ended by {}; the same command goes on"
+        return _Task("copy", work, report, lambda: copied(report()), interrupted=goes_on.format)
     recorded = "ended by {}; what is recorded as outstanding is sent by the next run"
     return _Task("run", work, report, lambda: summary(report()), interrupted=recorded.format)
 

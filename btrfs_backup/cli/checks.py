@@ -13,6 +13,7 @@ from btrfs_backup.model.settings import Settings
 from btrfs_backup.model.snapshot import is_backup_name
 
 RESTORE_EXAMPLE = "btrfs-backup --restore /mnt/usb/home /home"
+COPY_EXAMPLE = "btrfs-backup --copy /mnt/usb/home /mnt/new/home"
 DIFF_EXAMPLE = "btrfs-backup --diff /mnt/usb/home/20261123-042459 /mnt/usb/home/20261124-042501"
 
 
@@ -112,6 +113,12 @@ def check(settings: Settings) -> None:
         return
     if settings.verify:
         _check_verification(settings)
+    if settings.copy:
+        _check_unused(settings, "--copy")
+        strange = [each for each in settings.destinations if each.scheme is Scheme.SHELL]
+        if strange or not settings.destinations:
+            which = f"not '{strange[0]}'" if strange else "and none is given"
+            raise UsageError(f"'--copy' needs folders to copy to, {which}", f"Example: {COPY_EXAMPLE}")
     if settings.find:
         from btrfs_backup.model.versions import Wanted
 
@@ -133,7 +140,7 @@ def _check_task(settings: Settings) -> None:
     """Each of these does something of its own."""
     tasks = {"--status": settings.status, "--verify": bool(settings.verify), "--restore": settings.restore}
     tasks |= {"--prune": settings.prune, "--serve": settings.serve, "--diff": settings.diff}
-    tasks["--find"] = bool(settings.find)
+    tasks |= {"--find": bool(settings.find), "--copy": settings.copy and not settings.verify}
     given = [f"'{option}'" for option, wanted in tasks.items() if wanted]
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)} cannot be used together", "Run one after the other.")
@@ -159,12 +166,13 @@ def _check_unused(settings: Settings, task: str) -> None:
     """What concerns backups alone."""
     pointless = {
         "-N": settings.keep_snapshots != retention.KEEP_ALL,
-        "-n": settings.keep_backups != retention.KEEP_ALL,
+        "-n": settings.keep_backups != retention.KEEP_ALL and task != "--copy",
         "-S": not settings.take_snapshot,
         "-T": not settings.transfer,
         "--locked-dests": settings.locked_dests,
         "--remove-locks": settings.remove_locks,
-        "--skip-absent-dests": settings.skip_absent and task != "--find",
+        "--skip-absent-dests": settings.skip_absent and task not in ("--find", "--copy"),
+        "-f": settings.snapshot_folder != "snapshot" and task == "--copy",
     }
     if given := [f"'{option}'" for option, is_given in pointless.items() if is_given]:
         raise UsageError(

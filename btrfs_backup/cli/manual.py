@@ -13,6 +13,7 @@ CHAPTERS = (
     "timers",
     "json",
     "verify",
+    "copy",
     "find",
     "diff",
     "server",

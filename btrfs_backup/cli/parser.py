@@ -47,6 +47,8 @@ examples:
   btrfs-backup --restore /mnt/usb/home /home
   btrfs-backup --status /home
   btrfs-backup --verify /home /mnt/usb/home
+  btrfs-backup --find letters/tax.odt /home /mnt/usb/home
+  btrfs-backup --copy /mnt/usb/home /mnt/new/home
   btrfs-backup --prune -n "7d 4w 12m" /srv/backups/laptop
   btrfs-backup /home 'shell://zstd > /mnt/box/$BTRFS_BACKUP_SNAPSHOT.btrfs.zst'
 """
@@ -90,6 +92,8 @@ _OPTIONS = {
         "--verify=all": "the same for all backups",
         "--restore": "make the new, writable subvolume DEST of the backup SOURCE, or of the newest one in the folder "
         "SOURCE; a read-only copy goes to its snapshot folder (-f, relative to DEST), for increments later on",
+        "--copy": "copy the backups in the folder SOURCE, with their history, to each DEST, such as a new disk; "
+        "SOURCE is not written to",
         "--find PATH": "print which versions of a file or folder the snapshots and each DEST have; PATH is relative to "
         "SOURCE, and may hold * ? [ ]",
         "--diff": "print what changed from the snapshot or backup SOURCE to DEST, another one on the same filesystem",

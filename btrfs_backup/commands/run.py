@@ -295,7 +295,7 @@ class Supposed(Real):
             case Take():
                 return Taken()
             case List():
-                return self._listed(super()._list(), now.taken)
+                return self._listed(self._list(), now.taken)
             case Look() | Measure():
                 return super().perform(step, now)
             case Clear():
@@ -338,6 +338,8 @@ def _as_written(ready: Sequence[Reception], endings: Sequence[Ending]) -> list[E
 def open_source(settings: Settings, hosts: Hosts) -> Source:
     """The source, checked, with its snapshot folder, which a run may have to make. Raises Failure."""
     host = hosts.at(settings.source)
+    if settings.copy:
+        return Source(host, settings.source.path, destination.keeping(host, settings.source).path)
     source = Source(host, settings.source.path, settings.folder_path)
     source.ask()
     if settings.fs_checks:

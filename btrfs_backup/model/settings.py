@@ -48,6 +48,7 @@ class Settings:
     restore: bool = False  # instead of a backup: the one DEST is to be made of the backup SOURCE
     diff: bool = False  # instead of a backup: what changed from the snapshot or backup SOURCE to the one DEST
     find: str = ""  # instead of a backup: the path of a file or folder, of which versions are looked for; or ""
+    copy: bool = False  # instead of a backup: the backups in the folder SOURCE are to be copied
     prune: bool = False  # instead of a backup: the backups in the folder SOURCE
     serve: bool = False  # instead of a backup: a client of the folder SOURCE
     verify: str = ""  # instead of a backup: which backups to compare with their snapshots, "newest" or "all"; or ""

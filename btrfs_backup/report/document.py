@@ -25,7 +25,7 @@ def document(
     about: "Report | Survey | Restoration | Changes | Versions",
     interrupted: bool = False,
 ) -> str:
-    """The document for a COMMAND (run, dry-run, status, verify, restore, prune, diff, find).
+    """The document for a COMMAND (run, dry-run, status, verify, restore, prune, diff, find, copy).
 
     began, ended: with their time zone.
     error: what ended it before it had done its work, INTERRUPTED when that was a signal.

@@ -18,6 +18,12 @@ def summary(report: Report) -> list[tuple[bool, str]]:
     return lines
 
 
+def copied(report: Report) -> list[tuple[bool, str]]:
+    """One line for each place that backups were copied to, with whether it reports a failure."""
+    source = [(True, f"{report.source.place}: FAILED")] if report.source.failed else []
+    return source + [_line(outcome, [_sending(outcome)], "backup") for outcome in report.destinations]
+
+
 def pruned(report: Report) -> list[tuple[bool, str]]:
     """One line for a folder of backups that was pruned, with whether it reports a failure."""
     return [_line(report.source, [] if report.source.deleted else ["deleted nothing"], "backup")]

@@ -72,6 +72,17 @@ class Served(SshTest):
         elsewhere = new.replace(str(self.served), str(self.home / "snapshot"))
         self.assertIn("refused", self.backup(*options, "--diff", old, elsewhere, status=1).err)
 
+    def test_copies(self) -> None:
+        """Of backups that are there, and to there."""
+        usb = self.disk("usb").path
+        for _ in range(2):
+            self.backup("-q", self.home, usb / "1")
+        options = self.serving().arguments()
+        self.backup(*options, "--copy", usb / "1", self.to)
+        self.backup(*options, "--copy", self.to, usb / "2")
+        for folder in (self.served, usb / "2"):
+            self.assert_complete(folder, self.home / "snapshot", names(self.home / "snapshot"))
+
     def test_versions(self) -> None:
         """Are found, with what they were called, and copied from there; and nothing else is."""
         options = self.serving().arguments()

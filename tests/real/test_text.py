@@ -73,6 +73,10 @@ MACHINES = {
     "timers.rst": {"Monitoring": "photos; btrfs-backup /srv/photos /mnt/usb/photos"},
     "json.rst": {"JSON": "photos; btrfs-backup /srv/photos /mnt/usb/photos"},
     "verify.rst": {"Verify": "photos; btrfs-backup /srv/photos /mnt/usb/photos"},
+    "copy.rst": {
+        "A new disk in place of an old one": "photos; for each in 1 2; do btrfs-backup /srv/photos /mnt/usb/photos; "
+        "done; mkdir /mnt/disk2/photos"
+    },
     "find.rst": {
         "Versions of a file": "photos; echo 1 2 3 >/srv/photos/todo.txt; touch -d '2026-11-24 08:46:55' "
         "/srv/photos/todo.txt; backup() { btrfs-backup /srv/photos /mnt/usb/photos; }; backup; backup; "

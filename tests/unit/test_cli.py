@@ -56,6 +56,7 @@ DEFAULTS: dict[str, Any] = {
     "restore": False,
     "diff": False,
     "find": "",
+    "copy": False,
 }
 
 # Spellings of each option, and what differs from the defaults.
@@ -770,6 +771,7 @@ class WordsTest(CommandLineTest):
 
     KEPT = "Run it where the backups are kept."
     TWO = "Example: btrfs-backup --diff /mnt/usb/home/20261123-042459 /mnt/usb/home/20261124-042501"
+    COPY = "Example: btrfs-backup --copy /mnt/usb/home /mnt/new/home"
     NOT_APART = "'--diff' compares two that are; '--verify' compares a backup with its snapshot."
     HELP = "'btrfs-backup --help' explains the options."
     KEEP = "(examples: 5, all, '3 24h 7d 4w 12m 5y')"
@@ -806,6 +808,16 @@ class WordsTest(CommandLineTest):
         ("/src", "ssh://me@nas:/b"): (
             "'ssh://me@nas:/b' has ':' without a port",
             f"Write 'ssh://me@nas/b'. {URL}",
+        ),
+        ("--copy", "/b"): ("'--copy' needs folders to copy to, and none is given", COPY),
+        ("--copy", "/b", "shell://cat"): ("'--copy' needs folders to copy to, not 'shell://cat'", COPY),
+        ("--copy", "-f", "x", "-N2", "/b", "/c"): (
+            "'-N', '-f' cannot be used with '--copy'",
+            "Leave it out: nothing is taken or pruned.",
+        ),
+        ("--copy", "--status", "/b", "/c"): (
+            "'--status' and '--copy' cannot be used together",
+            "Run one after the other.",
         ),
         ("--find", "../x", "/src"): (
             "'../x' is no path of a file or folder in '/src'",
