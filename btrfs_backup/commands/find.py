@@ -54,7 +54,7 @@ def find(settings: Settings, publish: Callable[[Versions], None]) -> None:
 
 def _look(place: str, there: Folder, settings: Settings, wanted: Wanted, snapshots: bool = False) -> Look:
     """What is in the folder THERE. Raises Failure."""
-    held = there.inventory(settings.naming)
+    held = there.inventory(settings.naming, names_suffice=snapshots)
     names = tuple((inventory.snapshots(held) if snapshots else inventory.backups(held, {})).complete)
     things: dict[str, dict[str, Found]] = {} if wanted.rest else {"/".join(wanted.start): {}}
     for (name, path), found in _found(there, names, wanted).items():
