@@ -74,9 +74,9 @@ class Changes:
             while folder != _TOP and _folder(folder) not in held:
                 folder = _folder(folder)
                 held[folder] = 0
-        found = []
+        found, least = [], max(1, self.bytes / _SHARE)
         for folder in sorted(held, key=_depth, reverse=True):
-            if held[folder] * _SHARE >= self.bytes > 0:
+            if held[folder] >= least:
                 found.append((folder, held[folder]))
             elif folder != _TOP:
                 held[_folder(folder)] += held[folder]

@@ -3,11 +3,12 @@
 import json
 import os
 import re
+import signal
 from datetime import datetime
 from pathlib import Path
 
 from btrfs_backup.system import hints
-from tests.real.machine import RealTest, extent, names, sh, with_program
+from tests.real.machine import RealTest, extent, names, sh, wait_for, with_program
 from tests.real.sshd import SshTest
 
 ODD = os.fsdecode(b"-\xff\n [1]'.txt")
@@ -276,6 +277,17 @@ class OneFile(Tree):
             self.assertIn(words, self.backup("--restore", newest / "file", to, env=fails, status=1).err)
         self.assertEqual(list(self.home.glob(".restoring*")), [])
         self.assertFalse(to.exists())
+
+    def test_ended(self) -> None:
+        """Nothing of it is left."""
+        slow = with_program(self.folder / "bin", "cp", f'$REAL "$@"; touch {self.folder}/begun; sleep 60')
+        command = self.start("--restore", self.snapshot / "folder", self.home / "new", env=slow)
+        wait_for((self.folder / "begun").exists)
+        command.send_signal(signal.SIGINT)
+        _, err = command.communicate(timeout=30)
+        self.assertEqual(command.returncode, 128 + signal.SIGINT, err)
+        self.assertIn(f"{self.home / 'new'}: ended by SIGINT; it is not restored; run the same command again", err)
+        self.assertEqual([*self.home.glob(".restoring*"), *self.home.glob("new")], [])
 
 
 class OneFileOverSsh(SshTest, Tree):

@@ -188,6 +188,19 @@ class Folders(unittest.TestCase):
         self.assertEqual(changes.folders, [("a/b", 65), (".", 35)])
         self.assertEqual(Changes("1", "2", [Change(REMOVED, "a/b/c")]).folders, [])
 
+    def test_many(self) -> None:
+        """What has to be done does not grow with the number of changes times that of folders."""
+        sums = []
+
+        class Counted(Changes):
+            @property
+            def bytes(self) -> int:
+                sums.append(1)
+                return super().bytes
+
+        self.assertEqual(len(Counted("1", "2", [Change(ADDED, f"{n}/x", bytes=1) for n in range(100)]).folders), 1)
+        self.assertEqual(len(sums), 1)
+
 
 @dataclass
 class Receiver:
