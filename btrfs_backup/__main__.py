@@ -25,6 +25,7 @@ from btrfs_backup.model.settings import Settings
 from btrfs_backup.report import terminal
 from btrfs_backup.report.terminal import harmless
 from btrfs_backup.report.text import (
+    copied,
     differences,
     intentions,
     pruned,
@@ -36,6 +37,8 @@ from btrfs_backup.report.text import (
 from btrfs_backup.system import hints, process
 
 if TYPE_CHECKING:
+    from btrfs_backup.model.changes import Changes
+    from btrfs_backup.model.versions import Versions
     from btrfs_backup.model.world import World
 
 log = logging.getLogger("btrfs_backup")
@@ -141,7 +144,7 @@ class _Task:
 
     name: str
     work: Callable[[], None]
-    about: Callable[[], Report | Survey | Restoration]
+    about: "Callable[[], Report | Survey | Restoration | Changes | Versions]"
     tell: Callable[[], Iterable[tuple[bool, str]]] | None = None
     print: Callable[[], Iterable[str]] | None = None
     interrupted: Callable[[str], str] = "ended by {}".format
@@ -155,6 +158,10 @@ def _task(settings: Settings) -> _Task:
         return _restoration(settings)
     if settings.verify:
         return _verification(settings)
+    if settings.diff:
+        return _comparison(settings)
+    if settings.find:
+        return _search(settings)
     if settings.prune:
         return _pruning(settings)
     nothing = Report(
@@ -163,10 +170,15 @@ def _task(settings: Settings) -> _Task:
     from btrfs_backup.commands.run import Real, Supposed, run
 
     kept = _Kept()
+    actor: type[Real] = Supposed if settings.dry_run or settings.status else Real
+    if settings.copy:
+        from btrfs_backup.commands.copy import Copy, SupposedCopy
+
+        actor = SupposedCopy if settings.dry_run else Copy
 
     def work() -> None:
         with ExitStack() as scope:
-            run((Supposed if settings.dry_run or settings.status else Real)(settings, scope), kept)
+            run(actor(settings, scope), kept)
 
     def report() -> Report:
         return kept.world.report() if kept.world else nothing
@@ -189,6 +201,9 @@ def _task(settings: Settings) -> _Task:
         return _Task("status", work, about, print=lines)
     if settings.dry_run:
         return _Task("dry-run", work, report, print=lambda: intentions(report()))
+    if settings.copy:
+        goes_on = "ended by {}; the same command goes on"
+        return _Task("copy", work, report, lambda: copied(report()), interrupted=goes_on.format)
 
     def interrupted(name: str) -> str:
         if kept.world and kept.world.can_go_on:
@@ -238,8 +253,29 @@ def _pruning(settings: Settings) -> _Task:
     return _Task("prune", work, lambda: reports[0], lambda: pruned(reports[0]))
 
 
+def _comparison(settings: Settings) -> _Task:
+    from btrfs_backup.commands.diff import diff
+    from btrfs_backup.model.changes import Changes
+    from btrfs_backup.report.changes import changed
+
+    found = deque([Changes(settings.source.identity, settings.destinations[0].identity)], maxlen=1)
+    return _Task("diff", lambda: diff(settings, found.append), lambda: found[0], print=lambda: changed(found[0]))
+
+
+def _search(settings: Settings) -> _Task:
+    from btrfs_backup.commands.find import find
+    from btrfs_backup.model.versions import Versions
+    from btrfs_backup.report.versions import listed
+
+    found = deque([Versions(settings.find)], maxlen=1)
+    return _Task("find", lambda: find(settings, found.append), lambda: found[0], print=lambda: listed(found[0]))
+
+
 def _restoration(settings: Settings) -> _Task:
-    from btrfs_backup.commands.restore import restore
+    if settings.restores_inside:
+        from btrfs_backup.commands.files import restore
+    else:
+        from btrfs_backup.commands.restore import restore
 
     nothing = Restoration(settings.source.identity, settings.destinations[0].identity)
     reports: deque[Restoration] = deque([nothing], maxlen=1)

@@ -111,6 +111,14 @@ def ask(location: Location, hosts: Hosts, learning: bool) -> None:
         hosts.at(location).ask(*folder.asking(location.path), *(LEARNING if learning else ()))
 
 
+def keeping(host: Host, location: Location) -> Folder:
+    """The folder of backups at LOCATION, which is not a destination. Raises Failure."""
+    there = folder.look(host, location.path)
+    if not (there.exists and there.info.is_directory and there.info.on_btrfs):
+        raise Failure(f"'{location}' is not a folder on btrfs", "Is the disk mounted, and the path right?")
+    return there
+
+
 def stand(host: Host, location: Location, settings: Settings, known: Records) -> tuple[Folder, str]:
     """The folder at LOCATION, which need not exist, and the UUID of its filesystem, empty when that is no btrfs.
 

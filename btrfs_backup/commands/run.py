@@ -317,7 +317,7 @@ class Supposed(Real):
             case Take():
                 return Taken()
             case List():
-                return self._listed(super()._list(), now.taken)
+                return self._listed(self._list(), now.taken)
             case Look() | Measure():
                 return super().perform(step, now)
             case Clear():
@@ -360,6 +360,8 @@ def no_folder(there: Folder) -> Failure:
 def open_source(settings: Settings, hosts: Hosts) -> Source:
     """The source, checked, with its snapshot folder, which a run may have to make. Raises Failure."""
     host = hosts.at(settings.source)
+    if settings.copy:
+        return Source(host, settings.source.path, destination.keeping(host, settings.source).path)
     source = Source(host, settings.source.path, settings.folder_path)
     source.ask()
     if settings.fs_checks:
@@ -370,7 +372,8 @@ def open_source(settings: Settings, hosts: Hosts) -> Source:
     if not there.exists and settings.fs_checks:
         source.refuse_backups(settings.naming)
     # Who watches the backups has to hear of a folder that is misspelled or not mounted.
-    needed = settings.verify or not settings.take_snapshot or (settings.status and not settings.destinations)
+    needed = settings.verify or settings.find or not settings.take_snapshot
+    needed = needed or (settings.status and not settings.destinations)
     if not there.exists and needed:
         raise no_folder(there)
     if settings.take_snapshot and settings.fs_checks:

@@ -149,3 +149,12 @@ def prefix_of(name: str) -> str:
 def is_backup_name(name: str) -> bool:
     """Whether NAME is of the form PREFIX + YYYYMMDD-HHMMSS, with whatever prefix."""
     return name in Naming(prefix_of(name))
+
+
+def inside(path: str) -> tuple[str, str]:
+    """The backup that PATH is in, and its path there; both are empty when it is in none, or a backup itself."""
+    names = path.split("/")
+    at = max((number for number, name in enumerate(names) if is_backup_name(name)), default=-1)
+    if at < 0 or is_backup_name(names[-1]):
+        return "", ""
+    return "/".join(names[: at + 1]), "/".join(names[at + 1 :])
