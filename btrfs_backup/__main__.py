@@ -164,9 +164,11 @@ def _task(settings: Settings) -> _Task:
         return _search(settings)
     if settings.prune:
         return _pruning(settings)
-    nothing = Report(
-        Outcome(settings.source.identity), None, tuple(Outcome(each.identity) for each in settings.destinations)
-    )
+    return _backup(settings)
+
+
+def _backup(settings: Settings) -> _Task:
+    """A run, and what looks like one: a dry run, a look at how things stand, a copy."""
     from btrfs_backup.commands.run import Real, Supposed, run
 
     kept = _Kept()
@@ -181,24 +183,11 @@ def _task(settings: Settings) -> _Task:
             run(actor(settings, scope), kept)
 
     def report() -> Report:
-        return kept.world.report() if kept.world else nothing
+        nothing = tuple(Outcome(each.identity) for each in settings.destinations)
+        return kept.world.report() if kept.world else Report(Outcome(settings.source.identity), None, nothing)
 
     if settings.status:
-        import shutil
-
-        from btrfs_backup.model.survey import survey
-        from btrfs_backup.report.table import table
-
-        def about() -> Survey:
-            return survey(kept.world) if kept.world else Survey(nothing.source)
-
-        def lines() -> list[str]:
-            found = about()
-            # A signal may have come before anything was looked at.
-            nothing = kept.world is not None and kept.world.destinations and not found.places
-            return [] if nothing else table(found, shutil.get_terminal_size().columns, terminal.in_colour(sys.stdout))
-
-        return _Task("status", work, about, print=lines)
+        return _status(settings, work, kept)
     if settings.dry_run:
         return _Task("dry-run", work, report, print=lambda: intentions(report()))
     if settings.copy:
@@ -211,6 +200,24 @@ def _task(settings: Settings) -> _Task:
         return f"ended by {name}; what is recorded as outstanding is sent by the next run"
 
     return _Task("run", work, report, lambda: summary(report()), interrupted=interrupted)
+
+
+def _status(settings: Settings, work: Callable[[], None], kept: "_Kept") -> _Task:
+    import shutil
+
+    from btrfs_backup.model.survey import survey
+    from btrfs_backup.report.table import table
+
+    def about() -> Survey:
+        return survey(kept.world) if kept.world else Survey(Outcome(settings.source.identity))
+
+    def lines() -> list[str]:
+        found = about()
+        # A signal may have come before anything was looked at.
+        nothing = kept.world is not None and kept.world.destinations and not found.places
+        return [] if nothing else table(found, shutil.get_terminal_size().columns, terminal.in_colour(sys.stdout))
+
+    return _Task("status", work, about, print=lines)
 
 
 class _Kept:

@@ -313,27 +313,34 @@ def _status(child: Child) -> int:
 
 def requests() -> Iterator[Request]:
     """All that is served, besides streams that are compressed on their way."""
-    look, backup, attempt, a_stage, mount = Kind.LOOK, Kind.BACKUP, Kind.ATTEMPT, Kind.STAGE, Kind.MOUNT
+    yield from _looks()
+    yield from _coming_in()
+    yield from _going_out()
 
-    def fixed(argv: Argv, serve: Serve = _run) -> Request:
-        return Request(lambda: argv, (), serve)
 
-    # What is there?
-    yield from map(fixed, (btrfs.VERSION, tools.MOUNTED, tools.PROBE_FLOCK, tools.PROBE_ATTRIBUTES, *_ZIPS, *_UNZIPS))
-    yield from (fixed(tools.read(path)) for path in (btrfs.STREAM_VERSION, tools.BOOT_ID))
-    yield fixed(tools.read(mounts.MOUNTINFO), _tell_mounts)
+def _fixed(argv: Argv, serve: Serve = _run) -> Request:
+    return Request(lambda: argv, (), serve)
+
+
+def _looks() -> Iterator[Request]:
+    look, backup, mount = Kind.LOOK, Kind.BACKUP, Kind.MOUNT
+    yield from map(_fixed, (btrfs.VERSION, tools.MOUNTED, tools.PROBE_FLOCK, tools.PROBE_ATTRIBUTES, *_ZIPS, *_UNZIPS))
+    yield from (_fixed(tools.read(path)) for path in (btrfs.STREAM_VERSION, tools.BOOT_ID))
+    yield _fixed(tools.read(mounts.MOUNTINFO), _tell_mounts)
     by_tools = (tools.look, tools.resolve, tools.filesystem_id, tools.entries)
     by_btrfs = (btrfs.show, btrfs.usage, btrfs.commit, btrfs.sync)
     yield from (Request(build, (look,), _run) for build in (*by_tools, *by_btrfs))
     yield from (Request(build, (mount,), _run) for build in (tools.inode, btrfs.filesystem_show))
     yield from (Request(partial(btrfs.list_children, readonly_only=each), (look,), _list) for each in (False, True))
     yield from (Request(partial(tools.find, what=each), (backup,), _run) for each in tools.LISTS)
-    # And what is in the backups?
     yield Request(tools.versions, (Kind.NUMBER, Kind.PATTERN, Kind.PATTERN), _run, rest=Kind.INSIDE)
     yield Request(tools.resolve_all, (), _run, rest=Kind.INSIDE)
     yield Request(btrfs.resolve_inode, (Kind.NUMBER, backup), _run)
     yield Request(tools.pack, (Kind.INSIDE, Kind.NAME), _run)
-    # Backups come in.
+
+
+def _coming_in() -> Iterator[Request]:
+    look, attempt, a_stage, mount = Kind.LOOK, Kind.ATTEMPT, Kind.STAGE, Kind.MOUNT
     yield Request(tools.make_folder, (Kind.FOLDER,), _run)
     yield Request(tools.make_stage, (Kind.NEW_STAGE, attempt), _make_stage)
     yield Request(tools.is_held, (a_stage,), _run)
@@ -348,7 +355,11 @@ def requests() -> Iterator[Request]:
     yield Request(btrfs.delete_by_id, (Kind.NUMBER, mount), _delete)
     yield Request(tools.remove_tree, (attempt,), _clear)
     yield from (Request(tools.remove_folder, (kind,), _clear) for kind in (attempt, a_stage))
-    # And go out.
+
+
+def _going_out() -> Iterator[Request]:
+    """Streams; backups are not deleted."""
+    look, backup = Kind.LOOK, Kind.BACKUP
     for debug, compressed, data in (
         (False, False, True),
         (True, False, True),
@@ -360,8 +371,7 @@ def requests() -> Iterator[Request]:
         yield Request(partial(send, parent=None), (backup,), _send)
         yield Request(send, (backup, backup), _send)
     yield Request(partial(btrfs.send, parent=None, data=False), (Kind.STAGED,), _send)
-    # But not away.
-    yield fixed(btrfs.PROBE_DELETE, _decline)
+    yield _fixed(btrfs.PROBE_DELETE, _decline)
     yield from (Request(partial(btrfs.make_writable, force=each), (look,), _decline) for each in (False, True))
 
 

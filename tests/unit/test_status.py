@@ -81,7 +81,7 @@ class InterruptedTest(unittest.TestCase):
         found = found.after(List(), Listed(HOME, snapshots(A)))
         self.assertEqual(table(survey(found), 80, False)[:1], ["source: /home"])
         found = found.after(Look((USB,)), {USB: Seen(UUID, backups(A))})
-        self.assertIn(f"{A}  complete  complete  keep all", table(survey(found), 80, False))
+        self.assertIn(f"{A}  3 d  ok  ok", table(survey(found), 80, False))
 
 
 class StepsTest(unittest.TestCase):
