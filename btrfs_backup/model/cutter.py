@@ -24,6 +24,8 @@ _CLONE, _END = int(Command.CLONE), int(Command.END)
 _SPECIAL = frozenset(map(int, (Command.HEADER, Command.SUBVOL, Command.SNAPSHOT, Command.CLONE, Command.END)))
 _EARLY = frozenset(map(int, Command)) - _SPECIAL
 _DIGEST = 32  # hexadecimal digits of a hash that are kept
+_PART = re.compile(r"(part|far)(\d)-(\d{1,20})-([0-9a-f]{32})-([0-9a-f]{16})", re.ASCII)
+_MARK = re.compile(r"written-([0-9a-f]{16})-\d{1,9}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Part:
 
     @classmethod
     def named(cls, name: str) -> "Part | None":
-        match = re.fullmatch(r"(part|far)(\d)-(\d{1,20})-([0-9a-f]{32})-([0-9a-f]{16})", name, re.ASCII)
+        match = _PART.fullmatch(name)
         return cls(int(match[3]), match[4], match[5], match[1] == "far", int(match[2])) if match else None
 
     @property
@@ -88,7 +90,7 @@ def mark(salt: str, number: int) -> str:
 
 def salt_of_mark(name: str) -> str:
     """Empty when it is none."""
-    match = re.fullmatch(r"written-([0-9a-f]{16})-\d{1,9}", name, re.ASCII)
+    match = _MARK.fullmatch(name)
     return match[1] if match else ""
 
 
@@ -102,7 +104,8 @@ class Checkpoint:
     """A place in a stream where a cut-off transfer can go on. source: the UUID of the subvolume that holds what is
     before it. head: bytes of the stream before its first part; version: of its protocol.
 
-    ranges: of a stream from another machine, lengths and proofs of all that is between the two, in that order.
+    ranges: of a stream from another machine, lengths and proofs of all that is between the two, in that order. Both are
+    known of the last one only.
     """
 
     offset: int
@@ -122,25 +125,31 @@ def checkpoints(found: Iterable[Subvolume], far: bool = False) -> list[Checkpoin
     It was not changed since then, as far as that is known.
     """
     found = list(found)
-    written = {each.name: _written(found, part.salt) for each in found if (part := Part.named(each.name))}
+    written = _written(found)
     parts = {each.uuid: (each, part) for each in found if (part := Part.named(each.name)) and part.far == far}
     borders = {}
     for each, part in parts.values():
         before, its = parts.get(each.parent_uuid, (each, part))
         unchanged = (before.changed_transid or 0) <= (each.made_transid or 1 << 64)
-        believed = _is_whole(before, its) and each.id < written[each.name] and unchanged
+        believed = _is_whole(before, its) and each.id < written.get(part.salt, 0) and unchanged
         if believed and its.offset < part.offset:
-            head, ranges = _ranges(before.uuid, part, parts)
-            borders[part.offset, part.proof] = Checkpoint(
-                part.offset, part.proof, before.uuid, part.version, head, ranges
-            )
-    return [borders[key] for key in sorted(borders)]
+            borders[part.offset, part.proof] = before.uuid, part
+    known = [Checkpoint(part.offset, part.proof, uuid, part.version) for _, (uuid, part) in sorted(borders.items())]
+    if known:
+        # A stream goes on at the last one; there may be many thousands before it.
+        uuid, part = borders[known[-1].offset, known[-1].proof]
+        head, ranges = _ranges(uuid, part, parts)
+        known[-1] = replace(known[-1], head=head, ranges=ranges)
+    return known
 
 
-def _written(found: Sequence[Subvolume], salt: str) -> int:
-    """What has a lower number, and is of the transfer with that SALT, is on the disk."""
-    marks = sorted(each.id for each in found if salt_of_mark(each.name) == salt)
-    return marks[-2] if len(marks) > 1 else 0
+def _written(found: Iterable[Subvolume]) -> dict[str, int]:
+    """What has a lower number, and is of the transfer with that salt, is on the disk."""
+    marks: dict[str, list[int]] = {}
+    for each in found:
+        if salt := salt_of_mark(each.name):
+            marks.setdefault(salt, []).append(each.id)
+    return {salt: sorted(numbers)[-2] for salt, numbers in marks.items() if len(numbers) > 1}
 
 
 def _is_whole(each: Subvolume, part: Part) -> bool:

@@ -287,7 +287,10 @@ class Folder:
         if commit and wanted:
             # Seen: several 'btrfs subvolume delete -c' at once wait half a minute for each other's commit.
             self.host.ended(btrfs.commit(self.path), [[btrfs.list_children(self.path)]])
-        return failures | self._not_deleted(wanted, said)
+        try:
+            return failures | self._not_deleted(wanted, said)
+        except Failure as failure:
+            return failures | {each.name: failure for each in wanted}
 
     def ask_before_deletion(self) -> None:
         """Ask another machine for what `filesystem` and `delete` begin with."""

@@ -1,6 +1,6 @@
 """Samples of the soaks: runs are killed at any moment, or disturbed by people, and the next one brings all right."""
 
-from tests import identity, soak
+from tests import breaks, identity, soak
 from tests.real.machine import RealTest
 
 
@@ -10,6 +10,11 @@ class KilledAnywhere(RealTest):
 
     def test_over_ssh(self) -> None:
         soak.soak(self, kills=5, seed=2, ssh=True)
+
+
+class BrokenAnywhere(RealTest):
+    def test_connection(self) -> None:
+        self.assertGreater(breaks.soak(self, breaks=8, seed=1), 3)
 
 
 class People(RealTest):

@@ -1,11 +1,14 @@
 """Streams in parts, as a receiver puts them together again; and where a transfer that was cut off goes on."""
 
+import itertools
 import random
 import unittest
 from dataclasses import replace
 from functools import lru_cache
 from hashlib import sha256
+from unittest import mock
 
+from btrfs_backup.model import cutter as module
 from btrfs_backup.model.cutter import (
     Checkpoint,
     Cutter,
@@ -324,6 +327,19 @@ class Believed(unittest.TestCase):
             (written(SALT, 3, 4, 5), True),
         ):
             self.assertEqual(bool(checkpoints([self.FIRST, self.NEXT, *marks])), good, marks)
+
+    def test_each_is_looked_at_once(self) -> None:
+        """A transfer that takes days has many thousands of parts."""
+        parts = [Part(100 * number, f"{number:032}", SALT) for number in range(1, 50)]
+        held = [Subvolume(each.name, f"uuid-{each.offset}", "", each.uuid, id=1) for each in parts]
+        chain = [replace(each, parent_uuid=before.uuid) for before, each in itertools.pairwise(held)]
+        found = [held[0], *chain, *self.MARKS]
+        with (
+            mock.patch.object(module, "salt_of_mark", side_effect=module.salt_of_mark) as asked,
+            mock.patch.object(module, "_ranges", side_effect=module._ranges) as followed,
+        ):
+            self.assertEqual(len(checkpoints(found)), 48)
+        self.assertEqual((asked.call_count, followed.call_count), (len(found), 1))
 
     def test_not_believed(self) -> None:
         first, after = self.FIRST, self.NEXT

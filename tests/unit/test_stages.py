@@ -9,7 +9,7 @@ from unittest.mock import patch
 from btrfs_backup.errors import Failure, LockHeld
 from btrfs_backup.model.snapshot import Subvolume
 from btrfs_backup.model.stage import Stage
-from btrfs_backup.system import paths, stages
+from btrfs_backup.system import btrfs, paths, stages
 from btrfs_backup.system.btrfs import Argv
 from btrfs_backup.system.folder import Folder
 from btrfs_backup.system.host import Host
@@ -112,6 +112,10 @@ class Deleting(unittest.TestCase):
         host = MadeUp(held=dict(held), stuck=(UUIDS[NAME],))
         words = {NAME: "'btrfs subvolume delete' did not fail, but what it deleted is still there, in '/usb'"}
         self.assertEqual((self.delete(host, NAME, OTHER), list(host.held)), (words, [f"usb/{NAME}"]))
+        host = MadeUp(held=dict(held))
+        listed = host.ended(btrfs.list_children("/usb")).stdout.decode()
+        with patch.object(MadeUp, "run", side_effect=[listed, Failure("the connection broke")]):
+            self.assertEqual(self.delete(host, NAME, OTHER), dict.fromkeys((NAME, OTHER), "the connection broke"))
         host = MadeUp(failing=("btrfs subvolume list",), held=dict(held))
         failures = self.delete(host, NAME, OTHER)
         self.assertEqual((list(failures), host.ran), ([NAME, OTHER], []))
