@@ -1,5 +1,6 @@
 """Reads all that snapshots and backups hold, several of them at the same time, by the file tools of their hosts."""
 
+import errno
 import heapq
 import marshal
 import os
@@ -23,6 +24,7 @@ _SSH_FAILED = 255
 _LONGEST = 16 << 20  # bytes of an item; what goes on is none
 _IN_MEMORY = 8 << 20  # bytes that are held before they go to the temporary file
 _FILES_OF_READING, _FILES_OF_TREE = 6, 9  # that are open at the same time; of a tree here 5
+_LEFT_FREE = 20  # the share of the disk with the temporary file that is left free is one in so many
 _BLOCK = 500  # records that are read from there at once
 
 
@@ -51,6 +53,10 @@ class Spool:
         try:
             if not self._file:
                 self._file = self._scope.enter_context(tempfile.TemporaryFile(buffering=0))  # noqa: SIM115
+            room = os.fstatvfs(self._file.fileno())
+            if room.f_bavail < room.f_blocks // _LEFT_FREE:
+                # Others need it, too; and another machine may print as much as it likes.
+                raise OSError(errno.ENOSPC, "nearly all of that disk is full")
             for start in range(0, len(self._records), _BLOCK):
                 block = marshal.dumps(self._records[start : start + _BLOCK])
                 self._runs[-1].append((len(block), self._file.tell()))

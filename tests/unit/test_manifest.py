@@ -1,9 +1,11 @@
 """How two trees differ, and how what find, sha256sum and getfattr print becomes records."""
 
+import os
 import random
 import unittest
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 from btrfs_backup.errors import Failure
@@ -249,6 +251,16 @@ class SpoolTest(unittest.TestCase):
                 self.assertRaisesRegex(Failure, "cannot write a temporary file in '.*': No space left on device"),
             ):
                 spool.add(bytes(1 << 20))
+
+    def test_a_disk_that_is_nearly_full(self) -> None:
+        """It is not filled by what another machine prints."""
+        nearly = SimpleNamespace(f_bavail=49, f_blocks=1000)
+        with (
+            ExitStack() as scope,
+            mock.patch.object(os, "fstatvfs", return_value=nearly),
+            self.assertRaisesRegex(Failure, "cannot write a temporary file in '.*': nearly all of that disk is full"),
+        ):
+            Spool(scope, 10).add(bytes(1 << 20))
 
     def test_descriptors(self) -> None:
         """However much there is, one is enough."""
