@@ -180,10 +180,11 @@ class BackupFolder:
             held = self.folder.inventory(self.settings.naming)
         here, there = (self.host, self.folder.info.mount.device), (source.host, source.info.mount.device)
         free = self.folder.free() if self.settings.dry_run else None
+        prunes = self.folder.declines_deletion
         if self.settings.transfer and not (self.settings.status or self.settings.dry_run):
             self.host.learn(self.settings.compressed_data)
         label = self.folder.label(self.filesystem) if self.settings.status else ""
-        return Seen(self.filesystem, held, beside_source=here == there, free=free, label=label)
+        return Seen(self.filesystem, held, beside_source=here == there, free=free, label=label, prunes=prunes)
 
     def clear(self, step: Clear, known: Destination) -> None:
         held = known.seen.inventory.subvolumes

@@ -80,6 +80,12 @@ def target(
     )
 
 
+def newer_only(target: Target) -> Target:
+    """TARGET at a place that deletes backups by itself: what it had before its newest one, it has deleted."""
+    newest = max(target.common, default="")
+    return replace(target, missing=tuple(name for name in target.missing if name > newest))
+
+
 def going_on(target: Target, begun: Iterable[str]) -> Target:
     """TARGET, which has parts of those BEGUN: they go on.
 

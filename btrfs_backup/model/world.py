@@ -67,7 +67,7 @@ class Seen:
 
     filesystem: the UUID of its filesystem, empty for a shell command; listed: it can be looked into.
     beside_source: it is on the filesystem of the source. free, label: bytes that are free there, and the label of the
-    filesystem, where that was asked.
+    filesystem, where that was asked. prunes: its host deletes backups by itself, and not for others.
     """
 
     filesystem: str = ""
@@ -76,6 +76,7 @@ class Seen:
     beside_source: bool = False
     free: int | None = None
     label: str = ""
+    prunes: bool = False
 
 
 @dataclass(frozen=True)
@@ -485,7 +486,7 @@ class World:
         if self.settings.adopt and strangers:
             adopted = f"adopted {plural(len(strangers), 'backup')}: {span(sorted(strangers))}"
             world, strangers = world._telling("info", destination, adopted), frozenset()
-        target, parts = self._lacking(destination, holdings, strangers, stages)
+        target, parts = self._lacking(destination, seen, holdings, strangers)
         known = {*self.snapshots, *recorded}
         left = tuple(
             each
@@ -523,13 +524,14 @@ class World:
         return world
 
     def _lacking(
-        self, destination: str, holdings: Holdings, strangers: frozenset[str], stages: Sequence[Stage]
+        self, destination: str, seen: Seen, holdings: Holdings, strangers: frozenset[str]
     ) -> tuple[Target, Parts]:
-        """What DESTINATION lacks, and those STAGES that hold a part of it."""
+        """What DESTINATION lacks, and those stages that hold a part of it."""
         ours = {name: each for name, each in holdings.complete.items() if name not in strangers}
         own, keep = replace(holdings, complete=ours), self.settings.keep_backups
         target = plan.target(destination, own, self.snapshots, self.naming, keep, self.moment)
-        parts = self._parts(target, ours, stages)
+        target = plan.newer_only(target) if seen.prunes else target
+        parts = self._parts(target, ours, seen.inventory.stages)
         taken = holdings.complete.keys() | holdings.foreign.keys() | holdings.under_way.keys()
         target = plan.going_on(target, parts.keys() - taken)
         return target, {name: parts[name] for name in target.partial}

@@ -481,8 +481,8 @@ def _identity(path: str) -> list[Argv]:
 
 
 def asking(path: str) -> list[list[Argv]]:
-    """What `look` at PATH on another machine, and then `filesystem` and `inventory` there, ask for in turn."""
-    return [[argv] for argv in (*paths.asked(path), *_identity(path), *_listing(path))]
+    """What `look` at PATH on another machine, `filesystem`, `inventory` and `declines_deletion` ask for, in turn."""
+    return [[argv] for argv in (*paths.asked(path), *_identity(path), *_listing(path), btrfs.PROBE_DELETE)]
 
 
 def _transid(head: Ended) -> int | None:

@@ -121,6 +121,13 @@ class Served(SshTest):
             self.assertIn(f"would keep all of {len(held)}", result.out)
         self.assertEqual(self.backup(*options, "-S", "-q", "-n1", self.home, self.to).err, "")
         self.assertEqual(names(self.served), held)
+        # What was deleted there does not come again, where it would count as new.
+        self.backup("--prune", "-n", "1", self.served)
+        for more in ((), ("-n", "2")):
+            self.backup(*options, "-S", *more, self.home, self.to)
+            self.assertEqual(names(self.served), held[-1:])
+        self.backup(*options, self.home, self.to)
+        self.assertEqual(names(self.served), names(self.home / "snapshot")[-2:])
 
     def test_cut_off(self) -> None:
         """What is left of it is cleared by the next run of the client."""

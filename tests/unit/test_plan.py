@@ -40,6 +40,14 @@ def holdings(
     return Holdings(copies, tuple(partial), foreign or {})
 
 
+class NewerOnly(unittest.TestCase):
+    def test_what_was_deleted_does_not_go_again(self) -> None:
+        """Nothing is older than the newest one there that the source has, too."""
+        for common, missing in (([], [A, B, C]), ([B], [C]), ([C], []), ([A], [B, C])):
+            wanted = plan.target("/nas", holdings(common), source(A, B, C), NAMING, retention.KEEP_ALL, NOW)
+            self.assertEqual(plan.newer_only(wanted).missing, tuple(missing))
+
+
 class UnlistedTargetTest(unittest.TestCase):
     def test_all_that_is_newer_than_the_newest_delivered(self) -> None:
         table: list[tuple[list[str], list[str], list[str]]] = [
