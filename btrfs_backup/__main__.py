@@ -1,5 +1,10 @@
 """The entry: messages, signals, and the only place that exits."""
 
+from btrfs_backup.system import signals
+
+signals.end_at_once()
+# ruff: noqa: E402 (what follows takes a while to be read)
+
 import gc
 import logging
 import os
@@ -13,11 +18,6 @@ from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
-from btrfs_backup.system import hints, process, signals
-
-signals.end_at_once()
-# ruff: noqa: E402 (what follows takes a while to be read)
-
 from btrfs_backup.cli import checks, parser
 from btrfs_backup.errors import Failure, Interrupted
 from btrfs_backup.model.outcome import Exit, Outcome, Report, Restoration, Survey, exit_status
@@ -25,6 +25,7 @@ from btrfs_backup.model.settings import Settings
 from btrfs_backup.report import terminal
 from btrfs_backup.report.terminal import harmless
 from btrfs_backup.report.text import (
+    copied,
     differences,
     intentions,
     pruned,
@@ -33,8 +34,11 @@ from btrfs_backup.report.text import (
     summary,
     verification_summary,
 )
+from btrfs_backup.system import hints, process
 
 if TYPE_CHECKING:
+    from btrfs_backup.model.changes import Changes
+    from btrfs_backup.model.versions import Versions
     from btrfs_backup.model.world import World
 
 log = logging.getLogger("btrfs_backup")
@@ -140,7 +144,7 @@ class _Task:
 
     name: str
     work: Callable[[], None]
-    about: Callable[[], Report | Survey | Restoration]
+    about: "Callable[[], Report | Survey | Restoration | Changes | Versions]"
     tell: Callable[[], Iterable[tuple[bool, str]]] | None = None
     print: Callable[[], Iterable[str]] | None = None
     interrupted: Callable[[str], str] = "ended by {}".format
@@ -154,35 +158,41 @@ def _task(settings: Settings) -> _Task:
         return _restoration(settings)
     if settings.verify:
         return _verification(settings)
+    if settings.diff:
+        return _comparison(settings)
+    if settings.find:
+        return _search(settings)
     if settings.prune:
         return _pruning(settings)
-    nothing = Report(
-        Outcome(settings.source.identity), None, tuple(Outcome(each.identity) for each in settings.destinations)
-    )
+    return _backup(settings)
+
+
+def _backup(settings: Settings) -> _Task:
+    """A run, and what looks like one: a dry run, a look at how things stand, a copy."""
     from btrfs_backup.commands.run import Real, Supposed, run
 
     kept = _Kept()
+    actor: type[Real] = Supposed if settings.dry_run or settings.status else Real
+    if settings.copy:
+        from btrfs_backup.commands.copy import Copy, SupposedCopy
+
+        actor = SupposedCopy if settings.dry_run else Copy
 
     def work() -> None:
         with ExitStack() as scope:
-            run((Supposed if settings.dry_run or settings.status else Real)(settings, scope), kept)
+            run(actor(settings, scope), kept)
 
     def report() -> Report:
-        return kept.world.report() if kept.world else nothing
+        nothing = tuple(Outcome(each.identity) for each in settings.destinations)
+        return kept.world.report() if kept.world else Report(Outcome(settings.source.identity), None, nothing)
 
     if settings.status:
-        import shutil
-
-        from btrfs_backup.model.survey import survey
-        from btrfs_backup.report.table import table
-
-        def about() -> Survey:
-            return survey(kept.world) if kept.world else Survey(nothing.source)
-
-        width = shutil.get_terminal_size().columns
-        return _Task("status", work, about, print=lambda: table(about(), width, terminal.in_colour(sys.stdout)))
+        return _status(settings, work, kept)
     if settings.dry_run:
         return _Task("dry-run", work, report, print=lambda: intentions(report()))
+    if settings.copy:
+        goes_on = "ended by {}; the same command goes on"
+        return _Task("copy", work, report, lambda: copied(report()), interrupted=goes_on.format)
 
     def interrupted(name: str) -> str:
         if kept.world and kept.world.can_go_on:
@@ -190,6 +200,24 @@ def _task(settings: Settings) -> _Task:
         return f"ended by {name}; what is recorded as outstanding is sent by the next run"
 
     return _Task("run", work, report, lambda: summary(report()), interrupted=interrupted)
+
+
+def _status(settings: Settings, work: Callable[[], None], kept: "_Kept") -> _Task:
+    import shutil
+
+    from btrfs_backup.model.survey import survey
+    from btrfs_backup.report.table import table
+
+    def about() -> Survey:
+        return survey(kept.world) if kept.world else Survey(Outcome(settings.source.identity))
+
+    def lines() -> list[str]:
+        found = about()
+        # A signal may have come before anything was looked at.
+        nothing = kept.world is not None and kept.world.destinations and not found.places
+        return [] if nothing else table(found, shutil.get_terminal_size().columns, terminal.in_colour(sys.stdout))
+
+    return _Task("status", work, about, print=lines)
 
 
 class _Kept:
@@ -232,8 +260,29 @@ def _pruning(settings: Settings) -> _Task:
     return _Task("prune", work, lambda: reports[0], lambda: pruned(reports[0]))
 
 
+def _comparison(settings: Settings) -> _Task:
+    from btrfs_backup.commands.diff import diff
+    from btrfs_backup.model.changes import Changes
+    from btrfs_backup.report.changes import changed
+
+    found = deque([Changes(settings.source.identity, settings.destinations[0].identity)], maxlen=1)
+    return _Task("diff", lambda: diff(settings, found.append), lambda: found[0], print=lambda: changed(found[0]))
+
+
+def _search(settings: Settings) -> _Task:
+    from btrfs_backup.commands.find import find
+    from btrfs_backup.model.versions import Versions
+    from btrfs_backup.report.versions import listed
+
+    found = deque([Versions(settings.find)], maxlen=1)
+    return _Task("find", lambda: find(settings, found.append), lambda: found[0], print=lambda: listed(found[0]))
+
+
 def _restoration(settings: Settings) -> _Task:
-    from btrfs_backup.commands.restore import restore
+    if settings.restores_inside:
+        from btrfs_backup.commands.files import restore
+    else:
+        from btrfs_backup.commands.restore import restore
 
     nothing = Restoration(settings.source.identity, settings.destinations[0].identity)
     reports: deque[Restoration] = deque([nothing], maxlen=1)

@@ -25,9 +25,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from tests.real.machine import TOP, Disk, fast_folder, names, random_file, sh
-from tests.real.sshd import Sshd
+from tests.real.sshd import Proxy, Sshd
 
 Way = Callable[[], object]
+
+TRIP = 0.1  # seconds
 
 THROTTLE = Path("/sys/fs/cgroup/blkio/blkio.throttle.write_bps_device")
 
@@ -78,9 +80,12 @@ def measure(ways: dict[str, Way], clean: Way, rounds: int) -> dict[str, dict[str
 
 
 def print_table(case: str, figures: dict[str, dict[str, float]]) -> None:
-    print(f"{case}\n  {'':34}{'seconds':>9}{'ratio':>8}{'least':>8}{'most':>8}")
+    """In the case `trips` with the time beyond the first way, in round trips."""
+    title, first = f"{'trips':>8}" if case == "trips" else "", next(iter(figures.values()), {})
+    print(f"{case}\n  {'':34}{'seconds':>9}{'ratio':>8}{'least':>8}{'most':>8}{title}")
     for name, row in figures.items():
-        print(f"  {name:34}{row['seconds']:9.3f}{row['ratio']:8.2f}{row['least']:8.2f}{row['most']:8.2f}")
+        beyond = f"{(row['seconds'] - first['seconds']) / TRIP:8.1f}" if title else ""
+        print(f"  {name:34}{row['seconds']:9.3f}{row['ratio']:8.2f}{row['least']:8.2f}{row['most']:8.2f}{beyond}")
     sys.stdout.flush()
 
 
@@ -144,7 +149,7 @@ class Bench:
     def ours(self, *arguments: object) -> Way:
         words = [sys.executable, "-m", "btrfs_backup", "-q", "-S", *map(str, arguments)]
         environment = {**os.environ, "PYTHONPATH": str(TOP)}
-        return lambda: subprocess.run(words, check=True, env=environment)
+        return lambda: subprocess.run(words, check=True, env=environment, stdout=subprocess.DEVNULL)
 
     def plain(self, name: str, parent: str | None = None) -> dict[str, Way]:
         """A shell pipe; the same with all of it on disk at the end, as after a run; through programs that buffer."""
@@ -304,6 +309,46 @@ def over_ssh(bench: Bench) -> dict[str, Way]:
     return ways
 
 
+def trips(bench: Bench) -> dict[str, Way]:
+    """Small transfers to and from a machine that is TRIP seconds away, forth and back."""
+    server = Sshd(bench.folder / "sshd")
+    bench.cleanup.callback(server.stop)
+    proxy = Proxy(server.port, delay=TRIP / 2)
+    bench.cleanup.callback(proxy.close)
+    server.know(proxy.port)
+    nas, usb, far = bench.destinations[0], bench.disk("d1"), f"ssh://{server.address}:{proxy.port}"
+    login = [word for option in server.options for word in ("-o", option)] + ["-p", str(proxy.port), server.address]
+    stamps = itertools.count()
+    push = bench.ours(*server.arguments(), bench.home, f"{far}{nas}")
+    pull = bench.ours(*server.arguments(), f"{far}{bench.home}", usb)
+
+    def snapshots(count: int) -> Callable[[], None]:
+        def take() -> None:
+            for _ in range(count):
+                (bench.home / "file").write_bytes(os.urandom(1000))
+                bench.snapshot(next(stamps))
+
+        return take
+
+    def sent() -> None:
+        push()
+        pull()
+
+    steps: dict[str, tuple[Callable[[], None], Way]] = {
+        "ssh true": (sent, lambda: subprocess.run(["ssh", *login, "true"], check=True)),
+        "nothing, pushed": (sent, push),
+        "nothing, pulled": (sent, pull),
+        "--status": (sent, bench.ours("--status", *server.arguments(), bench.home, f"{far}{nas}")),
+        "an increment, pushed": (snapshots(1), push),
+        "an increment, pulled": (snapshots(1), pull),
+        "ten increments, pushed": (snapshots(10), push),
+    }
+    snapshots(1)()
+    preparing = itertools.cycle([prepare for prepare, _ in steps.values()])
+    bench.clean = lambda: next(preparing)()  # type: ignore[method-assign]
+    return {name: way for name, (_, way) in steps.items()}
+
+
 CASES: dict[str, Callable[[Bench], dict[str, Way]]] = {
     "full-large": full_large,
     "full-small": full_small,
@@ -316,6 +361,7 @@ CASES: dict[str, Callable[[Bench], dict[str, Way]]] = {
     "idle": idle,
     "compressed": compressed,
     "ssh": over_ssh,
+    "trips": trips,
 }
 
 

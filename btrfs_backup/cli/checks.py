@@ -3,8 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from posixpath import basename, dirname
-from shlex import quote
+from posixpath import basename
 
 from btrfs_backup.cli.argfiles import Written
 from btrfs_backup.errors import UsageError
@@ -14,6 +13,8 @@ from btrfs_backup.model.settings import Settings
 from btrfs_backup.model.snapshot import is_backup_name
 
 RESTORE_EXAMPLE = "btrfs-backup --restore /mnt/usb/home /home"
+COPY_EXAMPLE = "btrfs-backup --copy /mnt/usb/home /mnt/new/home"
+DIFF_EXAMPLE = "btrfs-backup --diff /mnt/usb/home/20261123-042459 /mnt/usb/home/20261124-042501"
 
 
 # Other names of options, which are not like ours.
@@ -106,11 +107,23 @@ def check(settings: Settings) -> None:
     if settings.serve or settings.prune:
         _check_keeper(settings, "--serve" if settings.serve else "--prune")
         return
-    if settings.restore:
-        _check_restore(settings)
+    if settings.restore or settings.diff:
+        _check_unused(settings, "--restore" if settings.restore else "--diff")
+        _check_restore(settings) if settings.restore else _check_diff(settings)
         return
     if settings.verify:
         _check_verification(settings)
+    if settings.copy:
+        _check_unused(settings, "--copy")
+        strange = [each for each in settings.destinations if each.scheme is Scheme.SHELL]
+        if strange or not settings.destinations:
+            which = f"not '{strange[0]}'" if strange else "and none is given"
+            raise UsageError(f"'--copy' needs folders to copy to, {which}", f"Example: {COPY_EXAMPLE}")
+    if settings.find:
+        from btrfs_backup.model.versions import Wanted
+
+        Wanted.read(settings.find, settings.source.path)
+        _check_unused(settings, "--find")
     if settings.remove_locks and not settings.destinations and not settings.locked_dests:
         raise UsageError("'--remove-locks' needs a DEST", "Name those whose records are to be dropped.")
     folder = replace(settings.source, path=settings.folder_path)
@@ -126,11 +139,12 @@ def check(settings: Settings) -> None:
 def _check_task(settings: Settings) -> None:
     """Each of these does something of its own."""
     tasks = {"--status": settings.status, "--verify": bool(settings.verify), "--restore": settings.restore}
-    tasks |= {"--prune": settings.prune, "--serve": settings.serve}
+    tasks |= {"--prune": settings.prune, "--serve": settings.serve, "--diff": settings.diff}
+    tasks |= {"--find": bool(settings.find), "--copy": settings.copy and not settings.verify}
     given = [f"'{option}'" for option, wanted in tasks.items() if wanted]
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)} cannot be used together", "Run one after the other.")
-    if settings.dry_run and (settings.status or settings.verify):
+    if settings.dry_run and (settings.status or settings.verify or settings.diff or settings.find):
         raise UsageError(f"{given[0]} changes nothing anyway", "Leave out '--dry-run'.")
     if settings.max_age is not None and not settings.status:
         raise UsageError("'--max-age' belongs to '--status'", "Add '--status', or leave it out.")
@@ -148,39 +162,50 @@ def _check_keeper(settings: Settings, option: str) -> None:
         )
 
 
-def _check_restore(settings: Settings) -> None:
-    source = settings.source
-    above = [part for part in dirname(source.path).split("/") if is_backup_name(part)]
-    if above and not is_backup_name(basename(source.path)):
-        host = f"{source.user}@{source.host}" if source.user else source.host
-        port = f"-P {source.port} " if source.port else ""
-        copy = f"scp -rp {port}{quote(f'{host}:{source.path}')}" if host else f"cp -a {quote(source.path)}"
-        raise UsageError(
-            f"'{source}' is something in the backup {above[-1]}, and '--restore' brings back whole subvolumes",
-            f"A backup is an ordinary folder. Copy files out of it: {copy} DEST",
-        )
-    if len(settings.destinations) != 1:
-        which = "several are" if settings.destinations else "none is"
-        raise UsageError(f"'--restore' makes one subvolume DEST, and {which} given", f"Example: {RESTORE_EXAMPLE}")
+def _check_unused(settings: Settings, task: str) -> None:
+    """What concerns backups alone."""
     pointless = {
         "-N": settings.keep_snapshots != retention.KEEP_ALL,
-        "-n": settings.keep_backups != retention.KEEP_ALL,
+        "-n": settings.keep_backups != retention.KEEP_ALL and task != "--copy",
         "-S": not settings.take_snapshot,
         "-T": not settings.transfer,
         "--locked-dests": settings.locked_dests,
         "--remove-locks": settings.remove_locks,
-        "--skip-absent-dests": settings.skip_absent,
+        "--skip-absent-dests": settings.skip_absent and task not in ("--find", "--copy"),
+        "-f": settings.snapshot_folder != "snapshot" and task == "--copy",
     }
     if given := [f"'{option}'" for option, is_given in pointless.items() if is_given]:
         raise UsageError(
-            f"{', '.join(given)} cannot be used with '--restore'",
+            f"{', '.join(given)} cannot be used with '{task}'",
             "Leave it out: nothing is taken or pruned.",
         )
+
+
+def _check_diff(settings: Settings) -> None:
+    if len(settings.destinations) != 1:
+        which = "more are" if settings.destinations else "one is"
+        raise UsageError(f"'--diff' compares two snapshots or backups, and {which} given", f"Example: {DIFF_EXAMPLE}")
+    old, [new] = settings.source, settings.destinations
+    if old == new:
+        raise UsageError(f"'{old}' is given twice", "'--diff' compares two snapshots or backups.")
+    if replace(new, path=old.path) != old:
+        raise UsageError(
+            f"'{old}' and '{new}' are not on one machine",
+            "'--diff' compares two that are; '--verify' compares a backup with its snapshot.",
+        )
+
+
+def _check_restore(settings: Settings) -> None:
+    if len(settings.destinations) != 1:
+        which = "several are" if settings.destinations else "none is"
+        raise UsageError(f"'--restore' makes one subvolume DEST, and {which} given", f"Example: {RESTORE_EXAMPLE}")
     [destination] = settings.destinations
     if destination.scheme is Scheme.SHELL:
         raise UsageError(
             f"DEST cannot be a shell command with '--restore', as '{destination}' is", "It is the subvolume to create."
         )
+    if settings.restores_inside:
+        return
     if destination.path == "/":
         raise UsageError(
             f"'{destination}', the root folder of a running system, cannot be replaced",

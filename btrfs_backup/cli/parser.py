@@ -47,6 +47,8 @@ examples:
   btrfs-backup --restore /mnt/usb/home /home
   btrfs-backup --status /home
   btrfs-backup --verify /home /mnt/usb/home
+  btrfs-backup --find letters/tax.odt /home /mnt/usb/home
+  btrfs-backup --copy /mnt/usb/home /mnt/new/home
   btrfs-backup --prune -n "7d 4w 12m" /srv/backups/laptop
   btrfs-backup /home 'shell://zstd > /mnt/box/$BTRFS_BACKUP_SNAPSHOT.btrfs.zst'
 """
@@ -90,6 +92,11 @@ _OPTIONS = {
         "--verify=all": "the same for all backups",
         "--restore": "make the new, writable subvolume DEST of the backup SOURCE, or of the newest one in the folder "
         "SOURCE; a read-only copy goes to its snapshot folder (-f, relative to DEST), for increments later on",
+        "--copy": "copy the backups in the folder SOURCE, with their history, to each DEST, such as a new disk; "
+        "SOURCE is not written to",
+        "--find PATH": "print which versions of a file or folder the snapshots and each DEST have; PATH is relative to "
+        "SOURCE, and may hold * ? [ ]",
+        "--diff": "print what changed from the snapshot or backup SOURCE to DEST, another one on the same filesystem",
     },
     "on a machine that keeps backups": {
         "--prune": "delete the backups in the folder SOURCE that -n does not keep, judged by when each one arrived "
@@ -147,7 +154,8 @@ def parser() -> argparse.ArgumentParser:
     """
     parser = _Parser(
         prog="btrfs-backup",
-        usage="%(prog)s [options] SOURCE [DEST ...]\n       %(prog)s [options] --restore BACKUP DEST",
+        usage="%(prog)s [options] SOURCE [DEST ...]\n       %(prog)s [options] --restore BACKUP DEST\n"
+        "       %(prog)s [options] --diff OLD NEW",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -259,7 +267,8 @@ def _lines_about(message: str, desk: argparse.ArgumentParser, argv: Sequence[str
 
 def _settings(arguments: argparse.Namespace, cwd: str, desk: argparse.ArgumentParser) -> Settings:
     if arguments.source is None:
-        example = checks.RESTORE_EXAMPLE if arguments.restore else "btrfs-backup /home /mnt/usb/home"
+        examples = ((arguments.restore, checks.RESTORE_EXAMPLE), (arguments.diff, checks.DIFF_EXAMPLE))
+        example = next((each for given, each in examples if given), "btrfs-backup /home /mnt/usb/home")
         raise UsageError("no SOURCE is given", f"Example: {example}; see 'btrfs-backup --help'.")
     words = (arguments.source, *arguments.destinations)
     policy = (arguments.keep_snapshots, arguments.keep_backups) != (retention.KEEP_ALL, retention.KEEP_ALL)

@@ -36,7 +36,7 @@ _DECLINED = Declined("pruned over there")
 
 
 class Reception(Protocol):
-    """A destination that is ready for the streams of a Send. disk: what is the same for all on one filesystem."""
+    """A destination that is ready for the streams of a Send."""
 
     def receiver(self, cutting: Cutting | None) -> Receiver:
         """What takes the streams, of which the first is cut like that. Raises Failure."""
@@ -44,7 +44,9 @@ class Reception(Protocol):
     @property
     def host(self) -> Host: ...
     @property
-    def disk(self) -> object: ...
+    def upon(self) -> str:
+        """The UUID of the parent there, when it has to be named by that."""
+
     @property
     def keeps_parts(self) -> bool:
         """Whether what has arrived of a stream that is cut off can be of use."""
@@ -107,6 +109,14 @@ def ask(location: Location, hosts: Hosts, learning: bool) -> None:
     """Ask another machine for what `find` and a look at the destination take; LEARNING: and see Host.learn."""
     if location.scheme is Scheme.SSH:
         hosts.at(location).ask(*folder.asking(location.path), *(LEARNING if learning else ()))
+
+
+def keeping(host: Host, location: Location) -> Folder:
+    """The folder of backups at LOCATION, which is not a destination. Raises Failure."""
+    there = folder.look(host, location.path)
+    if not (there.exists and there.info.is_directory and there.info.on_btrfs):
+        raise Failure(f"'{location}' is not a folder on btrfs", "Is the disk mounted, and the path right?")
+    return there
 
 
 def stand(host: Host, location: Location, settings: Settings, known: Records) -> tuple[Folder, str]:
@@ -187,11 +197,14 @@ class BackupFolder:
         known = now.at(self.location.identity)
         if not (self.folder.exists or known.outcome.sent):
             log.info("%s: created", self.location)
-        foreign = frozenset(each.entry for each in known.seen.inventory.stages if each.foreign)
+        name = step.batches[0].snapshot
+        stream_uuid = now.snapshots[name].stream_uuid
+        left = (each for each in known.seen.inventory.stages if each.name == name)
+        taken = frozenset(each.entry for each in left if each.foreign or not each.is_of(stream_uuid))
         earlier = step.resumed.subvolumes if step.resumed else ()
         ahead = cutter.checkpoints(earlier, self.settings.far)
         useless = cutter.useless(earlier, ahead[-1]) if ahead else []
-        opened = stages.opened(there, step.batches[0].snapshot, foreign, step.resumed, useless)
+        opened = stages.opened(there, name, taken, step.resumed, useless, stream_uuid)
         attempt = scope.enter_context(opened)
         parent = step.batches[0].parent
         plain = there.plain(parent) if parent and self.settings.far else lambda path: True
@@ -237,8 +250,9 @@ class FolderReception:
         return self.at.host
 
     @property
-    def disk(self) -> object:
-        return self.at.host, self.at.filesystem
+    def upon(self) -> str:
+        [first, *_] = self.batches
+        return self.held[first.parent].uuid if first.named and first.parent else ""
 
     @property
     def keeps_parts(self) -> bool:
@@ -267,6 +281,8 @@ class FolderReception:
         if done.unproved is not None and self.attempt.earlier and ending.failure:
             return self._unproved(self.attempt.earlier, done.unproved, ending.failure)
         ending = replace(ending, unwritten=ending.unwritten or self.attempt.remounted())
+        if ending.let_go and not ending.unwritten:
+            return Delivery(let_go=True)
         arrival = self._arrival(done.streams, ending)
         verdict = arrival.verdict()
         found = {} if isinstance(arrival.found, Failure) else arrival.found.subvolumes
@@ -331,7 +347,8 @@ class FolderReception:
             Sent(batch.snapshot, batch.parent, streamed.bytes, streamed.seconds, streamed.resumed_from)
             for batch, streamed in zip(arrived, streams, strict=False)
         )
-        return Delivery(sent, tuple(there[name] for name in names), verdict.failure, verdict.blames_parent)
+        published = tuple(there[name] for name in names)
+        return Delivery(sent, published, verdict.failure, verdict.blames_parent, verdict.mistakes_parent)
 
     def _unproved(self, earlier: Stage, proved: Sequence[Checkpoint], failure: Failure) -> Delivery:
         """The stream is another one than EARLIER has parts of, except for those PROVED."""
@@ -398,7 +415,7 @@ class ShellCommand:
         [batch] = step.batches
         prefix, source = self.settings.naming.prefix, self.settings.source.identity
         command = self.shell.receiver(batch.snapshot, batch.parent, prefix, source)
-        return ShellReception(batch, command, self.host, self.location)
+        return ShellReception(batch, command, self.host)
 
     def delete(self, step: Delete) -> Deleted:
         return Deleted()
@@ -413,8 +430,8 @@ class ShellReception:
     batch: Batch
     command: Command
     host: Host
-    disk: object
     plain: Callable[[bytes], bool] = lambda path: True
+    upon: str = ""
 
     def receiver(self, cutting: Cutting | None) -> Receiver:
         return Receiver((self.command,), checked=True)

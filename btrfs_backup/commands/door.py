@@ -64,6 +64,7 @@ class Door:
         self._flush = flush
         self._attempt = attempt
         self._receiver = receiver
+        self._sources: dict[str, list[str]] = {}  # the paths of what was found here by its UUID
         self._begun: dict[str, str] = {}  # the UUIDs of the streams, by the paths of what is made of them
 
     def admit(self, beginning: Beginning) -> Expected:
@@ -74,7 +75,13 @@ class Door:
         parents = self._parents(beginning.parent) if beginning.parent else []
         self._begun[join(self._attempt, name)] = beginning.uuid
         plain = partial(self._is_plain, parents)
-        return Expected(beginning.name, beginning.uuid, beginning.parent, plain)
+        return Expected(beginning.name, beginning.uuid, beginning.parent, plain, self._source)
+
+    def _source(self, uuid: str) -> Callable[[bytes], bool]:
+        """Like Expected.others: a part of a stream takes data from what the first one was built upon."""
+        if uuid not in self._sources:
+            self._sources[uuid] = self._parents(uuid)
+        return partial(self._is_plain, self._sources[uuid])
 
     def _parents(self, uuid: str) -> list[str]:
         """The paths of all that `btrfs receive` may take for UUID: it looks for that on the whole filesystem."""

@@ -25,9 +25,7 @@ _AHEAD = timedelta(hours=1)
 def prune(settings: Settings, publish: Callable[[Report], None]) -> None:
     """Delete the backups that are not to be kept, and PUBLISH what came of it. Raises Failure when nothing is done."""
     place, now = settings.source.identity, datetime.now()
-    there = folder.look(Host(), settings.source.path)
-    if not (there.exists and there.info.is_directory and there.info.on_btrfs):
-        raise Failure(f"'{place}' is not a folder on btrfs", "Is the disk mounted, and the path right?")
+    there = destination.keeping(Host(), settings.source)
     held = inventory.backups(there.inventory(settings.naming), {})
     for name, why in held.foreign.items():
         log.info("%s: leaving %s alone: %s", place, name, why)

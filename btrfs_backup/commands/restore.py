@@ -12,7 +12,7 @@ from btrfs_backup.commands.places import Backup, Place
 from btrfs_backup.commands.streaming import Streaming
 from btrfs_backup.errors import Failure
 from btrfs_backup.model import cutter, records, restoration
-from btrfs_backup.model.arrival import Found, Streamed
+from btrfs_backup.model.arrival import Flaw, Found, Streamed
 from btrfs_backup.model.outcome import Restoration, Sent
 from btrfs_backup.model.restoration import Arrival, Plan, Progress, Receive
 from btrfs_backup.model.settings import Settings
@@ -150,25 +150,30 @@ class _Restore:
             found = tuple(attempt.contents().subvolumes.values()) if blames else ()
             return Arrival(sent, failed, blames, ending.spoiled, done.unproved, found=found)
         held = attempt.contents()
-        wrong = self._wrong(step, streamed, held)
-        if not wrong:
+        flaw = self._flaw(step, streamed, held)
+        if not flaw:
             moved = pace(streamed.bytes - begun, streamed.seconds)
             log.info("%s: received %s: %s", self.place.location, self.plan.name, moved)
-        return Arrival(sent, wrong=wrong, found=tuple(held.subvolumes.values()))
+        what, mistaken = (flaw.what, flaw.mistaken) if flaw else ("", False)
+        return Arrival(sent, wrong=what, mistaken=mistaken, found=tuple(held.subvolumes.values()))
 
-    def _wrong(self, step: Receive, stream: Streamed, found: Found) -> str:
-        """What is wrong with what was FOUND; empty when nothing is. Raises Failure."""
+    def _flaw(self, step: Receive, stream: Streamed, found: Found) -> Flaw | None:
+        """What is wrong with what was FOUND. Raises Failure."""
         if strange := found.strange([self.plan.name], stream.cut):
-            return strange
-        parent = self.place.held(step.parent, self.backup).uuid if step.parent else ""
-        flaw = found.flaw(self.backup.chosen, parent, stream.cut)
-        return flaw.what if flaw else self._changed(step.parent, stream)
+            return Flaw(strange)
+        flaw = found.flaw(self.backup.chosen, self._upon(step), stream.cut)
+        changed = "" if flaw else self._changed(step.parent, stream)
+        return Flaw(changed, True) if changed else flaw
+
+    def _upon(self, step: Receive) -> str:
+        """The UUID of the parent at the destination, empty when there is none. Raises Failure."""
+        return self.place.held(step.parent, self.backup).uuid if step.parent else ""
 
     def _changed(self, parent: str | None, stream: Streamed) -> str:
         if not parent or parent == self.plan.name:
             return ""
-        held = self.place.folder.show_parent(parent)
-        if not held.was_changed and stream.fits(self.backup.beside.complete[parent], held.sent_transid):
+        held, sent = self.place.folder.show_parent(parent), self.backup.folder.show(parent)
+        if not held.was_changed and stream.fits(sent, held.sent_transid):
             return ""
         return f"{parent}, which it builds upon, was changed after it was sent"
 
@@ -177,7 +182,7 @@ class _Restore:
         backup, name, host = self.backup, step.parent, self.place.host
         takers = {self.place.location.identity: self.place}
         compressed_data = self.streaming.compressed_data(backup.folder.host, takers, step.ahead)
-        cutting = self.streaming.cutting([host], backup.far, step.ahead)
+        cutting = self.streaming.cutting([host], backup.far, step.ahead, self._upon(step) if step.named else "")
         parent = {**backup.beside.complete, backup.chosen.name: backup.chosen}[name] if name else None
         there = backup.folder if name == backup.chosen.name else self.place.folder
         plain = there.plain(name) if name and backup.far else lambda path: True

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from datetime import datetime
 from typing import Protocol
@@ -12,7 +12,6 @@ from btrfs_backup.commands.destination import Endpoint, Reception
 from btrfs_backup.commands.streaming import Streaming
 from btrfs_backup.errors import Failure, MissingProgram
 from btrfs_backup.model import cutter, records, world
-from btrfs_backup.model.arrival import Ending
 from btrfs_backup.model.cutter import Checkpoint
 from btrfs_backup.model.outcome import Sent
 from btrfs_backup.model.plan import Batch
@@ -217,6 +216,7 @@ class Real:
     # --- sending ---
 
     def _send(self, step: Send, now: World, scope: ExitStack) -> Mapping[str, Delivery]:
+        now = replace(now, snapshots={**now.snapshots, **self._received_parent(step.batches[0], now)})
         ahead = cutter.checkpoints(step.resumed.subvolumes, self.settings.far) if step.resumed else []
         takes = {each: self._endpoints[each] for each in step.destinations}
         compressed_data = self._streaming.compressed_data(self._source.host, takes, ahead)
@@ -245,8 +245,8 @@ class Real:
             return came | dict.fromkeys(ready, Delivery(failure=failure))
         for each in ready.values():
             each.ask_for_proof()
-        endings = _as_written(list(ready.values()), done.endings)
-        for (name, reception), ending in zip(ready.items(), endings, strict=True):
+        for (name, reception), end in zip(ready.items(), done.endings, strict=True):
+            ending = replace(end, unwritten=end.unwritten or reception.written_out())
             came[name] = reception.arrived(done, ending)
             for number, sent in enumerate(came[name].arrived):
                 # Those behind the first one are small, and were begun without a message.
@@ -255,11 +255,20 @@ class Real:
                 log.info("%s: sent %s: %s", name, what, pace(moved, sent.seconds or 0))
         return came
 
+    def _received_parent(self, batch: Batch, now: World) -> Mapping[str, Subvolume]:
+        """The parent of BATCH if it was itself received, with what tells whether it was changed since."""
+        parent = now.snapshots[batch.parent] if batch.parent else None
+        if not parent or not parent.received_uuid:
+            return {}
+        with suppress(Failure):
+            return {parent.name: replace(self._source.folder.show(parent.name), name=parent.name)}
+        return {}
+
     def _cutting(self, ready: Sequence[Reception], ahead: Sequence[Checkpoint]) -> Cutting | None:
-        """How the first stream is cut; not when that is of no use, or a receiver could take the parts of another."""
-        if not all(each.keeps_parts for each in ready) or len({each.disk for each in ready}) < len(ready):
+        """How the first stream is cut; not when that is of no use."""
+        if not all(each.keeps_parts for each in ready):
             return None
-        return self._streaming.cutting([each.host for each in ready], self.settings.far, ahead)
+        return self._streaming.cutting([each.host for each in ready], self.settings.far, ahead, ready[0].upon)
 
     def _sender(
         self,
@@ -308,7 +317,7 @@ class Supposed(Real):
             case Take():
                 return Taken()
             case List():
-                return self._listed(super()._list(), now.taken)
+                return self._listed(self._list(), now.taken)
             case Look() | Measure():
                 return super().perform(step, now)
             case Clear():
@@ -341,17 +350,6 @@ class Supposed(Real):
         return replace(listed, folder=replace(listed.folder, subvolumes=imagined))
 
 
-def _as_written(ready: Sequence[Reception], endings: Sequence[Ending]) -> list[Ending]:
-    """The ENDINGS with all reasons why the data may not be on disk.
-
-    What one on the same filesystem was told counts for all: the kernel tells it once.
-    """
-    unwritten = [end.unwritten or each.written_out() for each, end in zip(ready, endings, strict=True)]
-    told = {each.disk: failure for each, failure in zip(ready, unwritten, strict=True) if failure}
-    ended = zip(ready, endings, unwritten, strict=True)
-    return [replace(end, unwritten=failure or told.get(each.disk)) for each, end, failure in ended]
-
-
 def no_folder(there: Folder) -> Failure:
     """The folder of the snapshots is not THERE."""
     return Failure(
@@ -362,6 +360,8 @@ def no_folder(there: Folder) -> Failure:
 def open_source(settings: Settings, hosts: Hosts) -> Source:
     """The source, checked, with its snapshot folder, which a run may have to make. Raises Failure."""
     host = hosts.at(settings.source)
+    if settings.copy:
+        return Source(host, settings.source.path, destination.keeping(host, settings.source).path)
     source = Source(host, settings.source.path, settings.folder_path)
     source.ask()
     if settings.fs_checks:
@@ -372,7 +372,8 @@ def open_source(settings: Settings, hosts: Hosts) -> Source:
     if not there.exists and settings.fs_checks:
         source.refuse_backups(settings.naming)
     # Who watches the backups has to hear of a folder that is misspelled or not mounted.
-    needed = settings.verify or not settings.take_snapshot or (settings.status and not settings.destinations)
+    needed = settings.verify or settings.find or not settings.take_snapshot
+    needed = needed or (settings.status and not settings.destinations)
     if not there.exists and needed:
         raise no_folder(there)
     if settings.take_snapshot and settings.fs_checks:

@@ -49,7 +49,10 @@ class Kind(Enum):
     ATTEMPT = "an attempt in a stage"
     STAGED = "a subvolume in an attempt"
     MOUNT = "a mount point on the way to the folder"
-    NUMBER = "the number of a subvolume"
+    INSIDE = "a path in a backup"
+    NAME = "the name of a file or folder"
+    PATTERN = "a pattern for names"
+    NUMBER = "a number"
 
     @property
     def example(self) -> str:
@@ -57,7 +60,11 @@ class Kind(Enum):
 
 
 _LEVELS = {Kind.STAGED: 3, Kind.ATTEMPT: 2, Kind.STAGE: 1, Kind.NEW_STAGE: 1}
-_PATTERNS = {Kind.NUMBER: "[0-9]{1,19}"}
+_PATTERNS = {
+    Kind.NUMBER: "[0-9]{1,19}",
+    Kind.NAME: r"(?!\.{1,2}\Z)[^/]+",
+    Kind.PATTERN: "(?s:.*)",
+}
 
 
 @dataclass(frozen=True)
@@ -88,14 +95,14 @@ class Ground:
         elif kind is Kind.MOUNT:
             good = word in self.mounts
         else:
-            good = self._is_good(kind, self.located(word))
+            good = self._is_good(kind, self.located(word, any_name=kind is Kind.INSIDE))
         if not good:
             raise ValueError(f"{word[:200]!r} is not {kind.value}")
 
-    def located(self, path: str) -> str:
-        """PATH from here on. Raises ValueError when it is not here, or not for certain."""
+    def located(self, path: str, any_name: bool = False) -> str:
+        """PATH from here on. Raises ValueError when it is not here, or not for certain; ANY_NAME may be in it."""
         top = next((top for top in (self.spelled, self.real) if f"{path}/".startswith(f"{top.rstrip('/')}/")), None)
-        if top is None or path != normalise(path) or stage.UNPRINTABLE.search(path):
+        if top is None or path != normalise(path) or (stage.UNPRINTABLE.search(path) and not any_name):
             raise ValueError(f"{path[:200]!r} is not in the folder that is served")
         below = path[len(top) :].strip("/")
         if not is_plain(self.real, os.fsencode(below)):
@@ -111,6 +118,10 @@ class Ground:
             )
         if kind is Kind.LOOK:
             return level < _LEVELS[Kind.STAGED]
+        if kind is Kind.INSIDE:
+            names = below.split("/")
+            tops = (join(self.real, *names[: at + 1]) for at, name in enumerate(names) if is_backup_name(name))
+            return not level and any(map(is_complete, tops))
         if level or kind is Kind.FOLDER:
             return not level
         named = bool(below) and is_backup_name(basename(below))
@@ -129,22 +140,36 @@ Serve = Callable[[Ground, Argv, Sequence[str]], int]
 class Request:
     """An argument list that is served: what BUILDs it of words of those KINDS, and what SERVEs it.
 
-    serve: is given the ground, the argument list and those words, and returns an exit status.
+    serve: is given the ground, the argument list and those words, and returns an exit status. rest: the kind of all
+    further words, of which there may be any number.
     """
 
     build: Callable[..., Argv]
     kinds: tuple[Kind, ...]
     serve: Serve
+    rest: Kind | None = None
 
     def words(self, argv: Argv) -> list[str] | None:
         """The words that ARGV was built of, None when it was not built by this."""
         examples = [f"{kind.example}{number}" for number, kind in enumerate(self.kinds)]
+        if self.rest:
+            more = len(argv) - len(self.build(*examples))
+            examples += [f"{self.rest.example}{number}" for number in range(len(examples), len(examples) + more)]
         template, found = self.build(*examples), []
+        places = {word: at for at, word in enumerate(template)}
         for example in examples:
-            at, shown = next((at, word.split(example)) for at, word in enumerate(template) if example in word)
+            at = (
+                places[example]
+                if example in places
+                else next(at for at, each in enumerate(template) if example in each)
+            )
+            shown = template[at].split(example)
             word = argv[at] if at < len(argv) else ""
             found.append(word.removeprefix(shown[0]).removesuffix(shown[1]))
         return found if self.build(*found) == argv else None
+
+    def kinds_of(self, words: Sequence[str]) -> tuple[Kind, ...]:
+        return (*self.kinds, *[self.rest] * (len(words) - len(self.kinds))) if self.rest else self.kinds
 
 
 # --- what is served --------------------------------------------------------------------------------------------------
@@ -288,22 +313,34 @@ def _status(child: Child) -> int:
 
 def requests() -> Iterator[Request]:
     """All that is served, besides streams that are compressed on their way."""
-    look, backup, attempt, a_stage, mount = Kind.LOOK, Kind.BACKUP, Kind.ATTEMPT, Kind.STAGE, Kind.MOUNT
+    yield from _looks()
+    yield from _coming_in()
+    yield from _going_out()
 
-    def fixed(argv: Argv, serve: Serve = _run) -> Request:
-        return Request(lambda: argv, (), serve)
 
-    # What is there?
-    yield from map(fixed, (btrfs.VERSION, tools.MOUNTED, tools.PROBE_FLOCK, tools.PROBE_ATTRIBUTES, *_ZIPS, *_UNZIPS))
-    yield from (fixed(tools.read(path)) for path in (btrfs.STREAM_VERSION, tools.BOOT_ID))
-    yield fixed(tools.read(mounts.MOUNTINFO), _tell_mounts)
+def _fixed(argv: Argv, serve: Serve = _run) -> Request:
+    return Request(lambda: argv, (), serve)
+
+
+def _looks() -> Iterator[Request]:
+    look, backup, mount = Kind.LOOK, Kind.BACKUP, Kind.MOUNT
+    yield from map(_fixed, (btrfs.VERSION, tools.MOUNTED, tools.PROBE_FLOCK, tools.PROBE_ATTRIBUTES, *_ZIPS, *_UNZIPS))
+    yield from (_fixed(tools.read(path)) for path in (btrfs.STREAM_VERSION, tools.BOOT_ID))
+    yield _fixed(tools.read(mounts.MOUNTINFO), _tell_mounts)
     by_tools = (tools.look, tools.resolve, tools.filesystem_id, tools.entries)
     by_btrfs = (btrfs.show, btrfs.usage, btrfs.commit, btrfs.sync)
     yield from (Request(build, (look,), _run) for build in (*by_tools, *by_btrfs))
     yield from (Request(build, (mount,), _run) for build in (tools.inode, btrfs.filesystem_show))
     yield from (Request(partial(btrfs.list_children, readonly_only=each), (look,), _list) for each in (False, True))
     yield from (Request(partial(tools.find, what=each), (backup,), _run) for each in tools.LISTS)
-    # Backups come in.
+    yield Request(tools.versions, (Kind.NUMBER, Kind.PATTERN, Kind.PATTERN), _run, rest=Kind.INSIDE)
+    yield Request(tools.resolve_all, (), _run, rest=Kind.INSIDE)
+    yield Request(btrfs.resolve_inode, (Kind.NUMBER, backup), _run)
+    yield Request(tools.pack, (Kind.INSIDE, Kind.NAME), _run)
+
+
+def _coming_in() -> Iterator[Request]:
+    look, attempt, a_stage, mount = Kind.LOOK, Kind.ATTEMPT, Kind.STAGE, Kind.MOUNT
     yield Request(tools.make_folder, (Kind.FOLDER,), _run)
     yield Request(tools.make_stage, (Kind.NEW_STAGE, attempt), _make_stage)
     yield Request(tools.is_held, (a_stage,), _run)
@@ -318,7 +355,11 @@ def requests() -> Iterator[Request]:
     yield Request(btrfs.delete_by_id, (Kind.NUMBER, mount), _delete)
     yield Request(tools.remove_tree, (attempt,), _clear)
     yield from (Request(tools.remove_folder, (kind,), _clear) for kind in (attempt, a_stage))
-    # And go out.
+
+
+def _going_out() -> Iterator[Request]:
+    """Streams; backups are not deleted."""
+    look, backup = Kind.LOOK, Kind.BACKUP
     for debug, compressed, data in (
         (False, False, True),
         (True, False, True),
@@ -330,8 +371,7 @@ def requests() -> Iterator[Request]:
         yield Request(partial(send, parent=None), (backup,), _send)
         yield Request(send, (backup, backup), _send)
     yield Request(partial(btrfs.send, parent=None, data=False), (Kind.STAGED,), _send)
-    # But not away.
-    yield fixed(btrfs.PROBE_DELETE, _decline)
+    yield _fixed(btrfs.PROBE_DELETE, _decline)
     yield from (Request(partial(btrfs.make_writable, force=each), (look,), _decline) for each in (False, True))
 
 
@@ -425,7 +465,7 @@ def _known(ground: Ground, argv: Argv) -> tuple[Request, list[str]]:
     for request in requests() if max(map(len, argv), default=0) <= _LONGEST_WORD else ():
         if (words := request.words(argv)) is not None:
             try:
-                for kind, word in zip(request.kinds, words, strict=True):
+                for kind, word in zip(request.kinds_of(words), words, strict=True):
                     ground.judge(kind, word)
             except ValueError as error:
                 wrong = error

@@ -125,13 +125,18 @@ class Streaming:
         finally:
             terminal.clear()
 
-    def cutting(self, hosts: Sequence[Host], far: bool, checkpoints: Sequence[Checkpoint] = ()) -> Cutting:
-        """How a stream is cut that goes to HOSTS, on from CHECKPOINTS; FAR when it comes from another machine."""
+    def cutting(
+        self, hosts: Sequence[Host], far: bool, checkpoints: Sequence[Checkpoint] = (), upon: str = ""
+    ) -> Cutting:
+        """How a stream is cut that goes to HOSTS, on from CHECKPOINTS; FAR when it comes from another machine.
+
+        UPON: see Cutter.
+        """
         slow = far or any(host.connection for host in hosts)
         salt = cutter.salt(time.time(), secrets.token_hex(4))
         if slow:
-            return Cutting(_SLOW_PART, _SLOW_SECONDS, salt, tuple(checkpoints), far, _SLOW_SECONDS)
-        return Cutting(_PART, _SECONDS, salt, tuple(checkpoints), far)
+            return Cutting(_SLOW_PART, _SLOW_SECONDS, salt, tuple(checkpoints), far, _SLOW_SECONDS, upon)
+        return Cutting(_PART, _SECONDS, salt, tuple(checkpoints), far, upon=upon)
 
     def _compression(self, host: Host) -> str:
         """How streams are compressed on their way from or to HOST. Raises Failure when it cannot be reached."""

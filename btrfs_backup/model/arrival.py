@@ -27,14 +27,14 @@ class Streamed:
     def fits(self, parent: Subvolume, sent_transid: int | None) -> bool:
         """Whether its PARENT is what it was when it was sent: SENT_TRANSID is told by its copy, None where it is not.
 
-        `btrfs receive` does not look at that. Seen: the number of a subvolume that was itself received still grows
-        behind its reception, so that it tells nothing; a copy of a copy tells the number that the first copy had, which
-        does not matter when PARENT was never changed since it was made.
+        `btrfs receive` does not look at that. Seen: a copy of a copy tells the number that the first copy had, which
+        does not matter when PARENT was never changed since it was made; the number of what was itself received still
+        grows behind its reception, so that it tells nothing, but that of a read-only snapshot of that does not.
         """
-        if parent.received_uuid or sent_transid is None or not self.beginning:
+        if sent_transid is None or not self.beginning:
             return True
         changed = self.beginning.parent_transid
-        return changed in (0, sent_transid) or changed <= (parent.made_transid or 0)
+        return changed in (0, sent_transid) or changed <= (parent.made_transid or 0) or not parent.was_made_whole
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,13 @@ class Ending:
     """The end of a transfer at one receiver. failure: what went wrong with the last stream that it got, or None.
 
     unwritten: why what it got may not be on its disk, or None. spoiled: no part of that stream is of use.
+    let_go: it held up the others, which went on without it.
     """
 
     failure: Failure | None
     unwritten: Failure | None = None
     spoiled: bool = False
+    let_go: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,22 +80,28 @@ class Found:
             parts = (each for name, each in self.subvolumes.items() if cutter.is_ours(name))
             entry = replace(entry, parent_uuid=cutter.origin(entry, [*self.earlier, *parts]))
         wrong = inventory.received(entry, source, parent)
-        return Flaw(wrong, bool(parent) and entry.parent_uuid != parent) if wrong else None
+        mistaken = bool(parent) and entry.parent_uuid != parent
+        return Flaw(wrong, mistaken, mistaken) if wrong else None
 
 
 @dataclass(frozen=True)
 class Flaw:
-    """A reason why something that has arrived does not count. of_parent: it is due to its parent there."""
+    """A reason why something that has arrived does not count. of_parent: it is due to its parent there.
+
+    mistaken: another subvolume was taken for that.
+    """
 
     what: str
     of_parent: bool = False
+    mistaken: bool = False
 
 
 @dataclass(frozen=True)
 class Verdict:
     """The verdict on what has arrived: the first COUNT of the batches have.
 
-    failure: what to tell of the next one; blames_parent: that is due to its parent there.
+    failure: what to tell of the next one; blames_parent: that is due to its parent there; mistakes_parent: another
+    subvolume was taken for it.
     stays: what has come of it is of use, as far as is known up to the checkpoint KEPT.
     """
 
@@ -102,6 +110,7 @@ class Verdict:
     blames_parent: bool = False
     stays: bool = False
     kept: Checkpoint | None = None
+    mistakes_parent: bool = False
 
 
 @dataclass(frozen=True)
@@ -135,10 +144,10 @@ class Arrival:
             blamed = self.blamed or any(map(self._was_changed, sent[count : count + 1], self.streams[count:]))
             kept = None if ending.spoiled or blamed or count else self._kept
             failure = failed_to_send(sent[count : count + 1] if count < len(sent) else sent, ending.failure)
-            return Verdict(count, failure, blamed, bool(kept) or self._stays, None if self._stays else kept)
+            return Verdict(count, failure, blamed, bool(kept) or self._stays, kept)
         if flaw:
             failure = Failure(f"{sent[count].snapshot} has arrived, but {flaw.what}", "Nothing of it is kept.")
-            return Verdict(count, failure, flaw.of_parent, self._stays)
+            return Verdict(count, failure, flaw.of_parent, self._stays, mistakes_parent=flaw.mistaken)
         return Verdict(count)
 
     @property

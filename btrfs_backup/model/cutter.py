@@ -50,7 +50,7 @@ class Part:
     @property
     def uuid(self) -> str:
         """The received UUID that it gets."""
-        return uuid_text(sha256(self.name.encode()).digest()[:16])
+        return _uuid_of(self.name)
 
     @classmethod
     def named(cls, name: str) -> "Part | None":
@@ -61,6 +61,21 @@ class Part:
     def since(self) -> int:
         """When the attempt began, in seconds since 1970."""
         return int(self.salt[:8], 16)
+
+
+def _uuid_of(name: str) -> str:
+    """The UUID under which a stream hands over a subvolume of ours that has that name nowhere else."""
+    return uuid_text(sha256(name.encode()).digest()[:16])
+
+
+def base(salt: str) -> str:
+    """The name of a snapshot of the parent: where others have the received UUID of that, it has one of its own."""
+    return f"base-{salt}"
+
+
+def is_base(name: str) -> bool:
+    """Whether that is the NAME of one."""
+    return bool(re.fullmatch(r"base-[0-9a-f]{16}", name, re.ASCII))
 
 
 def mark(salt: str, number: int) -> str:
@@ -79,7 +94,7 @@ def salt_of_mark(name: str) -> str:
 
 def is_ours(name: str) -> bool:
     """Whether a subvolume of that NAME is in a stage for the sake of going on."""
-    return bool(Part.named(name) or salt_of_mark(name))
+    return bool(Part.named(name) or salt_of_mark(name) or is_base(name))
 
 
 @dataclass(frozen=True)
@@ -173,6 +188,7 @@ def useless(found: Sequence[Subvolume], kept: Checkpoint) -> list[Subvolume]:
 
 def origin(entry: Subvolume, found: Iterable[Subvolume]) -> str:
     """The UUID of what the first of the parts FOUND was built upon that lead to ENTRY; empty for a full stream."""
+    found = list(found)
     parts = {each.uuid: (each, part) for each in found if (part := Part.named(each.name))}
     parent, before = entry.parent_uuid, 1 << 70
     while parent in parts:
@@ -180,7 +196,8 @@ def origin(entry: Subvolume, found: Iterable[Subvolume]) -> str:
         if not _is_whole(each, part) or part.offset >= before:
             break
         parent, before = each.parent_uuid, part.offset
-    return parent
+    bases = (each for each in found if is_base(each.name) and each.received_uuid == _uuid_of(each.name))
+    return next((each.parent_uuid for each in bases if each.uuid == parent and each.readonly), parent)
 
 
 def salt(now: float, token: str) -> str:
@@ -208,15 +225,20 @@ class Cutter:
     stream in a part, may be changed at any time. salt: see the function `salt`. part: the one that is being made.
     CHECKPOINTS: nothing of what is before the last one is handed over, and it goes on there; of a FAR stream it is the
     only one, has been proved, and only what is before its head and behind it comes in.
+    UPON: the UUID of the parent there, when a receiver could take another subvolume for it. It looks for the data that
+    it clones by received UUIDs only, so that a snapshot of the parent which has one of its own comes first.
     dropping: what comes in is before the last checkpoint.
     """
 
-    def __init__(self, limit: int, salt: str, checkpoints: Sequence[Checkpoint] = (), far: bool = False) -> None:
+    def __init__(
+        self, limit: int, salt: str, checkpoints: Sequence[Checkpoint] = (), far: bool = False, upon: str = ""
+    ) -> None:
         self.limit = limit
         self.part: Part | None = None
         self.dropping = bool(checkpoints) and not far
         self._salt = salt
         self._far = far
+        self._upon = upon
         self._ahead = [] if far else list(checkpoints)
         self._proved = list(checkpoints) if far else []
         self._shift = 0  # bytes of the stream that did not come in
@@ -229,9 +251,9 @@ class Cutter:
         self._checked = not (far and checkpoints)  # the first frame behind the checkpoint is one
 
     @property
-    def resumes(self) -> bool:
-        """Whether it was given checkpoints."""
-        return bool(self._ahead or self._proved)
+    def needed(self) -> bool:
+        """Whether the stream has to go through it however small it is."""
+        return bool(self._ahead or self._proved or self._upon)
 
     @property
     def resumed_from(self) -> int:
@@ -315,8 +337,11 @@ class Cutter:
         self.dropping = not kept
         if command == _CLONE and kept and self.part:
             first, last = walker.attributes(start, end).get(Attribute.CLONE_UUID, (0, 0))
-            if walker.buffer[first:last] == uuid_bytes(self._true.uuid):
-                body = walker.buffer[start + FRAME_HEAD : first] + uuid_bytes(self.part.uuid) + walker.buffer[last:end]
+            sources = {self._true.uuid: self.part.uuid}
+            if self._upon:
+                sources[self._true.parent] = _uuid_of(base(self._salt))
+            if source := sources.get(uuid_text(walker.buffer[first:last])):
+                body = walker.buffer[start + FRAME_HEAD : first] + uuid_bytes(source) + walker.buffer[last:end]
                 before, kept = before + frame(Command.CLONE, body), False
         elif command == _END and kept and self.part:
             true = replace(self._true, parent=self.part.uuid, parent_transid=self._true.transid)
@@ -339,7 +364,11 @@ class Cutter:
         source, transid, ended = true.parent, true.parent_transid, b""
         if self.part:
             source, transid, ended = self.part.uuid, true.transid, frame(Command.END)
-        elif self._proved:
+        elif self._upon:
+            name = base(self._salt)
+            copy = Beginning(name.encode(), _uuid_of(name), true.transid, self._upon, true.parent_transid)
+            source, transid, ended = copy.uuid, true.transid, self._header + copy.frame() + frame(Command.END)
+        if self._proved and not self.part:
             source, transid = self._proved[-1].source, true.transid
         proof = self._proved[-1].proof if self._far and self._proved and not self.part else self._proof()
         self.part = Part(offset, proof, self._salt, self._far, self._walker.version)

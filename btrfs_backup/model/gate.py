@@ -4,7 +4,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from btrfs_backup.model.sendstream import Attribute, Beginning, BrokenStream, Command, Found, Piece, Walker, uuid_bytes
+from btrfs_backup.model.sendstream import (
+    Attribute,
+    Beginning,
+    BrokenStream,
+    Command,
+    Found,
+    Piece,
+    Walker,
+    uuid_bytes,
+    uuid_text,
+)
 
 # What each command of a transfer has to have, and after a bar what it may have besides.
 _SHAPES = """
@@ -51,13 +61,15 @@ class Expected:
     """The stream that a Gate lets through: of which subvolume, and upon which parent (see Beginning).
 
     plain: tells whether a path in the parent leads to its end without a symlink on its way. `btrfs receive` follows
-    those when it clones from the parent, also out of the folder that -C confines it to.
+    those when it clones from the parent, also out of the folder that -C confines it to. others: gives the same for what
+    has another UUID, or raises BrokenStream; None where nothing may be cloned from that.
     """
 
     name: bytes
     uuid: str
     parent: str
     plain: Callable[[bytes], bool]
+    others: Callable[[str], Callable[[bytes], bool]] | None = None
 
 
 class Gate:
@@ -76,7 +88,7 @@ class Gate:
         self._walker = Walker(_ANY_NUMBER if admit else len(expected))
         self._shapes = _shapes()
         self._fresh = False  # the header of a stream has passed, and nothing else of it
-        self._plain: bytes | None = None  # the path in the parent that was found plain last
+        self._plain: tuple[bytes, bytes] | None = None  # the UUID and the path there that was found plain last
         self._released = self._judging = 0  # bytes of what is in the walker
 
     def feed(self, piece: Piece) -> memoryview:
@@ -140,11 +152,15 @@ class Gate:
         expected = self._expected[len(self.begun) - 1]
         if source == uuid_bytes(expected.uuid):
             return
-        if not expected.parent or source != uuid_bytes(expected.parent):
+        if expected.parent and source == uuid_bytes(expected.parent):
+            plain = expected.plain
+        elif expected.others:
+            plain = expected.others(uuid_text(source))
+        else:
             raise BrokenStream("it takes data from another subvolume than itself and its parent")
-        if path != self._plain and not expected.plain(path):
+        if (source, path) != self._plain and not plain(path):
             raise BrokenStream(f"{path[:500]!r} leads through a symlink in the parent")
-        self._plain = path
+        self._plain = source, path
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ class Inventory:
     subvolumes: by name, in the order of names.
     others: names of entries that are no subvolumes (files, plain directories).
     stages: what is in the place of stages, in the order of their names.
+    elsewhere: received UUIDs that other subvolumes of its filesystem have, too, as far as the look has shown these.
     exists: whether the folder is there at all.
     """
 
@@ -33,6 +34,7 @@ class Inventory:
     others: frozenset[str] = frozenset()
     stages: tuple[Stage, ...] = ()
     exists: bool = True
+    elsewhere: frozenset[str] = frozenset()
 
     @property
     def names(self) -> frozenset[str]:
@@ -79,15 +81,24 @@ def backups(
         name: judge(each, sources.get(name), old and name in begun, name in marks)
         for name, each in inventory.subvolumes.items()
     }
-    cut_off = {each.name for each in inventory.stages if each.attempts and not each.holder and not each.foreign}
+    cut_off = {
+        each.name
+        for each in inventory.stages
+        if each.attempts and not (each.holder or each.foreign or is_of_another(each, sources))
+    }
     parts = {name for name, (state, _) in states.items() if state is State.PARTIAL}
     complete = {name: inventory.subvolumes[name] for name, (state, _) in states.items() if state is State.COMPLETE}
     return Holdings(
         complete,
-        tuple(sorted(parts.union(cut_off - complete.keys()))),
+        tuple(sorted(parts.union(cut_off - inventory.names))),
         {name: why for name, (state, why) in states.items() if state is State.FOREIGN} | _no_subvolumes(inventory),
         {each.name: each.holder for each in inventory.stages if each.holder},
     )
+
+
+def is_of_another(stage: Stage, sources: Mapping[str, Subvolume]) -> bool:
+    """Whether a stage is of another snapshot than the one of that name among those of the source."""
+    return stage.name in sources and not stage.is_of(sources[stage.name].stream_uuid)
 
 
 def judge(entry: Subvolume, source: Subvolume | None, begun: bool = False, marked: bool = False) -> tuple[State, str]:

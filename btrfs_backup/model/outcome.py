@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 from btrfs_backup.errors import Failure, Interrupted, LockHeld, UsageError
 
-if TYPE_CHECKING:  # few runs need it
+if TYPE_CHECKING:  # few runs need them
+    from btrfs_backup.model.changes import Changes
     from btrfs_backup.model.manifest import Comparison
+    from btrfs_backup.model.versions import Versions
 
 
 class Exit(IntEnum):
@@ -168,7 +170,9 @@ class Restoration:
         return bool(self.failures)
 
 
-def exit_status(outcome: Report | Survey | Restoration | None, ended_by: BaseException | None) -> int:
+def exit_status(
+    outcome: "Report | Survey | Restoration | Changes | Versions | None", ended_by: BaseException | None
+) -> int:
     """The status of a command that came to OUTCOME, or was ended by an error before it had done its work."""
     if isinstance(ended_by, Interrupted):
         return Exit.SIGNAL + ended_by.signum

@@ -25,6 +25,8 @@ class Target:
     occupied: names that would have to be sent but are taken by something foreign, with what it is; under_way: that
     somebody sends already, with who does;
     unusable: those in common that the destination turned out not to be able to use as a parent;
+    named: those that have to be named by their UUIDs there when they are parents, since a receiver could take others;
+    alone: another destination is on its filesystem, where a receiver could take parts of one stream for each other's;
     one_by_one: it cannot take several streams one behind the other. partial: those of which a part is there, so that
     they go on in a stream of their own.
     """
@@ -35,6 +37,8 @@ class Target:
     occupied: Mapping[str, str] = field(default_factory=dict)
     under_way: Mapping[str, str] = field(default_factory=dict)
     unusable: frozenset[str] = frozenset()
+    named: frozenset[str] = frozenset()
+    alone: bool = False
     one_by_one: bool = False
     partial: frozenset[str] = frozenset()
 
@@ -49,11 +53,15 @@ class Target:
 
 @dataclass(frozen=True)
 class Batch:
-    """A stream that is to be sent: SNAPSHOT, on top of PARENT or in full, to each of the DESTINATIONS."""
+    """A stream that is to be sent: SNAPSHOT, on top of PARENT or in full, to each of the DESTINATIONS.
+
+    named: it names its parent by the UUID that it has at the only destination.
+    """
 
     snapshot: str
     parent: str | None
     destinations: tuple[str, ...]
+    named: bool = False
 
 
 def target(
@@ -146,7 +154,7 @@ def without_parent(target: Target, parent: str) -> Target:
 
 def next_batch(targets: Sequence[Target], lineage: "Lineage | None", shared: bool = True) -> Batch | None:
     """The oldest missing snapshot, for all the TARGETS that lack it and would get it from the same parent; when not
-    SHARED for the first of them. Those that have a part of theirs wait.
+    SHARED, or when that one needs a stream of its own, for the first of them. Those that have a part of theirs wait.
 
     lineage: None to send everything in full. Returns None when nothing is left to send. A target that failed is not
     to be among TARGETS.
@@ -160,9 +168,12 @@ def next_batch(targets: Sequence[Target], lineage: "Lineage | None", shared: boo
         for target in waiting
         if target.missing[0] == snapshot
     }
-    parent = next(iter(parents.values()))
-    alike = tuple(name for name, its in parents.items() if its == parent)
-    return Batch(snapshot, parent, alike if shared else alike[:1])
+    named = {target.destination for target in waiting if parents.get(target.destination) in target.named}
+    alone = named.union(target.destination for target in waiting if target.alone)
+    first, parent = next(iter(parents.items()))
+    if first in alone or not shared:
+        return Batch(snapshot, parent, (first,), first in named)
+    return Batch(snapshot, parent, tuple(name for name, its in parents.items() if its == parent and name not in alone))
 
 
 def next_batches(
@@ -175,10 +186,10 @@ def next_batches(
     """
     batches: list[Batch] = []
     while len(batches) < most and (batch := next_batch(targets, lineage, shared)):
-        if batches and batch.destinations != batches[0].destinations:
+        if batches and (batch.named or batch.destinations != batches[0].destinations):
             break
         batches.append(batch)
-        if any(target.one_by_one for target in targets if target.destination in batch.destinations):
+        if batch.named or any(target.one_by_one for target in targets if target.destination in batch.destinations):
             break
         targets = after(batch, targets)
     return tuple(batches)

@@ -165,12 +165,14 @@ class Receive:
     """Receive the backup into the stage, on top of PARENT or in full, on from the checkpoints AHEAD.
 
     useless: what is deleted there before. because: what went wrong the time before, None when there was none.
+    named: the parent is named by its UUID there.
     """
 
     parent: str | None
     ahead: tuple[Checkpoint, ...] = ()
     useless: tuple[Subvolume, ...] = ()
     because: Failure | None = None
+    named: bool = False
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,8 @@ class Arrival:
 
     failure: why not all of it is there and on disk; blames_parent: its parent is of no use; spoiled: no part of it is.
     unproved: the stream is not the one that was cut off; the checkpoints that it does agree with.
-    wrong: why what has come is not what was expected, empty when it is. found: what is in the stage of that which came.
+    wrong: why what has come is not what was expected, empty when it is; mistaken: since another subvolume was taken for
+    the parent. found: what is in the stage of that which came.
     """
 
     sent: Sent
@@ -188,6 +191,7 @@ class Arrival:
     spoiled: bool = False
     unproved: tuple[Checkpoint, ...] | None = None
     wrong: str = ""
+    mistaken: bool = False
     found: tuple[Subvolume, ...] = ()
 
 
@@ -217,6 +221,10 @@ class Progress:
             gone = cutter.useless(self.earlier, came.unproved[-1]) if came.unproved else self.earlier
             return self._once_more(Receive(step.parent, came.unproved, tuple(gone), came.failure))
         name = self.report.backup
+        if came.mistaken and not step.named:
+            hint = "Sending it again, so that the parent is named by its UUID there."
+            again = Failure(f"another subvolume was taken for {step.parent}", hint)
+            return self._once_more(Receive(step.parent, (), (*self.earlier, *came.found), again, named=True))
         if step.parent and (why := came.wrong or (came.blames_parent and came.failure)):
             useless = Failure(f"restoring {name} failed: {why}", "Sending it in full.")
             return self._once_more(Receive(None, (), (*self.earlier, *came.found), useless))

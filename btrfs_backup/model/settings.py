@@ -6,7 +6,7 @@ from posixpath import join
 
 from btrfs_backup.model.location import Location, Scheme, normalise, overwrites_itself
 from btrfs_backup.model.retention import KEEP_ALL, Policy
-from btrfs_backup.model.snapshot import Naming
+from btrfs_backup.model.snapshot import Naming, inside
 
 _UNPREFIXED = Naming()
 
@@ -46,9 +46,17 @@ class Settings:
     max_age: timedelta | None = None  # of the newest complete backup at each destination
     json: bool = False
     restore: bool = False  # instead of a backup: the one DEST is to be made of the backup SOURCE
+    diff: bool = False  # instead of a backup: what changed from the snapshot or backup SOURCE to the one DEST
+    find: str = ""  # instead of a backup: the path of a file or folder, of which versions are looked for; or ""
+    copy: bool = False  # instead of a backup: the backups in the folder SOURCE are to be copied
     prune: bool = False  # instead of a backup: the backups in the folder SOURCE
     serve: bool = False  # instead of a backup: a client of the folder SOURCE
     verify: str = ""  # instead of a backup: which backups to compare with their snapshots, "newest" or "all"; or ""
+
+    @property
+    def restores_inside(self) -> bool:
+        """Whether one file or folder of a backup is to be brought back."""
+        return self.restore and bool(inside(self.source.path)[0])
 
     @property
     def far(self) -> bool:

@@ -58,7 +58,12 @@ class Subvolume:
         is no snapshot of that got its content after it was made, and tells nothing.
         """
         made, changed = self.made_transid or 0, self.changed_transid or 0
-        return 0 < made < changed and (not self.received_uuid or 0 < (self.received_transid or 0) < made)
+        return 0 < made < changed and self.was_made_whole
+
+    @property
+    def was_made_whole(self) -> bool:
+        """Whether it is known that it had its content when it was made: as a snapshot, also of what was received."""
+        return not self.received_uuid or 0 < (self.received_transid or 0) < (self.made_transid or 0)
 
 
 @lru_cache(1 << 14)
@@ -144,3 +149,12 @@ def prefix_of(name: str) -> str:
 def is_backup_name(name: str) -> bool:
     """Whether NAME is of the form PREFIX + YYYYMMDD-HHMMSS, with whatever prefix."""
     return name in Naming(prefix_of(name))
+
+
+def inside(path: str) -> tuple[str, str]:
+    """The backup that PATH is in, and its path there; both are empty when it is in none, or a backup itself."""
+    names = path.split("/")
+    at = max((number for number, name in enumerate(names) if is_backup_name(name)), default=-1)
+    if at < 0 or is_backup_name(names[-1]):
+        return "", ""
+    return "/".join(names[: at + 1]), "/".join(names[at + 1 :])

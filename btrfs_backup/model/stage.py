@@ -4,7 +4,8 @@
     FOLDER/.NAME.receiving/ATTEMPT/NAME     the same while it comes in
 
 A backup has its name only when it is complete, whatever happened before. Each attempt has a folder of its own: a
-receiver of an earlier one that is still at work has nothing in common with it.
+receiver of an earlier one that is still at work has nothing in common with it. Its name tells of which snapshot it is:
+two sources can have snapshots of one name.
 
 Versions before 1.1 received under the name itself, and marked that by an empty folder `.NAME.receiving`.
 """
@@ -19,7 +20,8 @@ FILE, FOLDER, SUBVOLUME = "file", "folder", "subvolume"
 
 UNPRINTABLE = re.compile(r"[\0-\x1f\x7f]")  # a name that breaks lines could imitate others in lists
 _STAGE = re.compile(r"\.(.+)\.receiving(?:\.\d{1,3})?", re.DOTALL)
-_ATTEMPT = re.compile(r"[\w.-]{1,64}-\d+-[0-9a-f]{8}(?:[0-9a-f]{8})?", re.ASCII)
+_ATTEMPT = re.compile(r"[\w.-]{1,64}-\d+-[0-9a-f]{8}(?:[0-9a-f]{8}){0,2}", re.ASCII)
+_TIME = 16  # hexadecimal digits, of nanoseconds
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,10 @@ class Stage:
     def is_mark(self) -> bool:
         """Whether it may be the mark of an older version."""
         return not (self.attempts or self.foreign)
+
+    def is_of(self, stream_uuid: str) -> bool:
+        """Whether it may be of the snapshot with that stream UUID; the names of some attempts do not tell."""
+        return {each.rpartition("-")[2][_TIME:] for each in self.attempts} <= {"", stream_uuid[:8]}
 
 
 def entry(name: str, taken: frozenset[str] = frozenset()) -> str:
@@ -69,9 +75,13 @@ def level(path: str) -> int:
     return len(inside)
 
 
-def attempt(host: str, pid: int, now: int) -> str:
-    """The name of an attempt by the process PID on HOST. now: nanoseconds since 1970."""
-    return f"{re.sub('[^A-Za-z0-9_.-]', '_', host)[:64] or 'localhost'}-{pid}-{now:016x}"
+def attempt(host: str, pid: int, now: int, stream_uuid: str = "") -> str:
+    """The name of an attempt by the process PID on HOST to receive the snapshot with that stream UUID, if it is known.
+
+    now: nanoseconds since 1970.
+    """
+    name = re.sub("[^A-Za-z0-9_.-]", "_", host)[:64] or "localhost"
+    return f"{name}-{pid}-{now:0{_TIME}x}{stream_uuid[:8]}"
 
 
 def who(stage: Stage) -> str:

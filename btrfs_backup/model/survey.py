@@ -18,7 +18,9 @@ def survey(world: World) -> Survey:
     kept_at = [{one.name: one.because for one in world.verdict_at(each).kept} for each in world.destinations]
     known = (each for each in world.records if each.kind != records.TOLD and each.snapshot in world.naming)
     names = {*world.snapshots, *(each.snapshot for each in known)}
-    for each in world.destinations:
+    # A signal may have come before the others.
+    looked = [each for each in world.destinations if each.looked]
+    for each in looked:
         held = each.holdings
         names |= {*held.complete, *held.partial, *held.foreign, *held.under_way}
     rows = tuple(
@@ -26,7 +28,7 @@ def survey(world: World) -> Survey:
             name,
             (
                 COMPLETE if name in world.snapshots else NOTHING,
-                *(_state(name, each, world) for each in world.destinations),
+                *(_state(name, each, world) for each in looked),
             ),
             tuple(kept.get(name, ())),
             tuple(tuple(their.get(name, ())) for their in kept_at),
@@ -34,7 +36,7 @@ def survey(world: World) -> Survey:
         )
         for name in sorted(names)
     )
-    return Survey(world.source, rows, tuple(_place(each, world) for each in world.destinations if each.looked))
+    return Survey(world.source, rows, tuple(_place(each, world) for each in looked))
 
 
 def _age(name: str, world: World) -> timedelta | None:

@@ -107,18 +107,22 @@ class Delivery:
     """The outcome of a Send at one destination.
 
     arrived: the first so many of its batches; published: what they are there.
-    failure: what went wrong with the next one; blames_parent: its parent is of no use there.
+    failure: what went wrong with the next one; blames_parent: its parent is of no use there; mistakes_parent: another
+    subvolume was taken for it.
     unknown: it is not known what is there, so that all of them may be.
     left: the stage that could not be gone on with, because the stream is another one; without what is of no use, when
     some of it is.
+    let_go: it held up the others. What it has got is in its stage, for a stream of its own.
     """
 
     arrived: tuple[Sent, ...] = ()
     published: tuple[Subvolume, ...] = ()
     failure: Failure | None = None
     blames_parent: bool = False
+    mistakes_parent: bool = False
     unknown: bool = False
     left: Stage | None = None
+    let_go: bool = False
 
 
 @dataclass(frozen=True)
@@ -177,6 +181,7 @@ class Destination:
     parts: those of them that hold one; sizes: of the streams of these, as far as they were asked for, None where that
     cannot be told.
     strangers: backups there that cannot be proved to be of this source.
+    slow: it held up others in a shared stream. It gets its own when they have got all, and is looked at before.
     """
 
     location: Location
@@ -190,6 +195,7 @@ class Destination:
     parts: Parts = field(default_factory=dict)
     sizes: Mapping[str, int | None] = field(default_factory=dict)
     strangers: frozenset[str] = frozenset()
+    slow: bool = False
 
     @property
     def identity(self) -> str:
@@ -246,7 +252,7 @@ class World:
         if self.ended:
             return None
         settings = self.settings
-        unlooked = tuple(each.identity for each in self.destinations if not each.looked)
+        unlooked = tuple(each.identity for each in self.destinations if not (each.looked or each.slow))
         if unlooked and (settings.transfer or settings.status or settings.keep_backups != retention.KEEP_ALL):
             return Look(unlooked)
         return next(self._sizes() if settings.status else self._steps(), None)
@@ -266,8 +272,12 @@ class World:
                 yield Clear(each.identity, parts, stages)
         if self.settings.transfer:
             lineage = Lineage(self.subvolume, self.snapshots) if self.settings.incremental else None
-            waiting = [each.target for each in self.destinations if each.target and not each.broken]
-            waiting = [target for target in waiting if target.missing][: self.most]
+            lacking = [each for each in self.destinations if each.target and each.target.missing and not each.broken]
+            together = [each for each in lacking if not each.slow]
+            slow = tuple(each.identity for each in self.destinations if each.slow and not (each.looked or each.broken))
+            if slow and not together:
+                yield Look(slow)
+            waiting = [self._apart(each.target) for each in (together or lacking[:1]) if each.target][: self.most]
             # What comes from another machine is judged by what its parent holds, which has to be there before.
             most = 1 if self.settings.far else plan.AT_ONCE
             if batches := plan.next_batches(waiting, lineage, self.settings.shared_stream, most):
@@ -275,7 +285,7 @@ class World:
             for target in waiting:
                 name = target.missing[0]
                 stage, parent = self.at(target.destination).parts[name]
-                yield Send((Batch(name, parent, (target.destination,)),), stage)
+                yield Send((Batch(name, parent, (target.destination,), parent in target.named),), stage)
         for each in self.destinations:
             # Also where a transfer failed: that frees space.
             if each.target and each.seen.listed and each.outcome.kept is None:
@@ -285,6 +295,15 @@ class World:
         if not self.frozen and self.source.kept is None:
             verdict = self.verdict()
             yield Delete("", verdict, tuple(self.snapshots[name] for name in verdict.dropped))
+
+    def _apart(self, target: Target) -> Target:
+        """TARGET, with what a receiver there could take for something else on the filesystem."""
+        each, names = self.at(target.destination), frozenset(self.snapshots)
+        here, elsewhere = each.seen.filesystem, each.seen.inventory.elsewhere
+        alone = bool(here) and any(other.seen.filesystem == here for other in self.destinations if other != each)
+        if not alone:
+            names = frozenset(name for name in names if self.snapshots[name].stream_uuid in elsewhere)
+        return replace(target, named=target.named | names, alone=alone)
 
     def coming(self, step: Send) -> tuple[Batch, ...]:
         """All that goes to the destinations of STEP from it on; what is behind it as if nothing of it were there."""
@@ -468,11 +487,15 @@ class World:
             world, strangers = world._telling("info", destination, adopted), frozenset()
         target, parts = self._lacking(destination, holdings, strangers, stages)
         known = {*self.snapshots, *recorded}
-        left = tuple(each for each in stages if each.name in known and not (each.foreign or each.holder))
+        left = tuple(
+            each
+            for each in stages
+            if each.name in known and not (each.foreign or each.holder or inventory.is_of_another(each, self.snapshots))
+        )
         here = self.at(destination)
         outcome = replace(here.outcome, free=seen.free)
         looked = Destination(
-            here.location, outcome, True, seen, holdings, target, stages=left, parts=parts, strangers=strangers
+            here.location, outcome, True, seen, holdings, target, False, left, parts, {}, strangers, here.slow
         )
         world = world._changing(destination, lambda each: looked)
         for level, what in self._remarks(looked, target):
@@ -516,7 +539,8 @@ class World:
         names, found = {each.uuid: name for name, each in held.items()}, {}
         for stage in stages:
             known = cutter.checkpoints(stage.subvolumes, self.settings.far)
-            if not known or stage.foreign or stage.holder or stage.name not in self.snapshots:
+            strange = stage.foreign or stage.holder or inventory.is_of_another(stage, self.snapshots)
+            if not known or strange or stage.name not in self.snapshots:
                 continue
             origin = cutter.beginning(stage.subvolumes, known[-1])
             parent = names.get(origin)
@@ -555,6 +579,10 @@ class World:
         for left in each.seen.inventory.stages:
             if left.foreign:
                 yield _Odd(f"leaving {left.entry} alone: {left.foreign}", ((left.name, left.foreign),))
+            elif not left.holder and inventory.is_of_another(left, self.snapshots):
+                why = "it is of another source, whose transfer was cut off"
+                what = f"leaving {left.entry} alone: {why}; the next run of that goes on or deletes it"
+                yield _Odd(f"{what}\n  If there is none any more: {_deletion(each, left)}", ((left.name, why),))
         for name, why in each.holdings.foreign.items():
             if name not in target.occupied:
                 yield _Odd(f"leaving {name} alone: {why}", ((name, why),))
@@ -564,7 +592,7 @@ class World:
         for name in each.holdings.partial:
             if name not in self.snapshots and name not in {left.name for left in each.stages}:
                 why = "it is a transfer that was cut off, and the source does not have that snapshot"
-                yield _Odd(f"leaving {name} alone: {why}; to delete it: {_deletion(each, name)}", ((name, why),))
+                yield _Odd(f"leaving {name} alone: {why}; to delete it: {_deletion_of(each, name)}", ((name, why),))
 
     def _finding(self, place: str, filesystem: str, odd: Iterable["_Odd"]) -> "World":
         """Something lasting is ODD at a place. It is warned of once, and whenever somebody asks how things stand."""
@@ -625,6 +653,13 @@ class World:
         return self._changing(destination, cleared)._staged(destination)
 
     def _sent(self, step: Send, destination: str, delivery: Delivery) -> "World":
+        if delivery.let_go:
+            what = "it is far slower than the others; it gets the rest by itself when they have got all"
+            world = self._telling("info", destination, what)
+            return world._changing(
+                destination,
+                lambda each: replace(each, slow=True, looked=False, target=None, stages=(), parts={}),
+            )
         count = len(delivery.arrived)
 
         def served(each: Destination) -> Destination:
@@ -635,24 +670,26 @@ class World:
             outcome = replace(each.outcome, sent=(*each.outcome.sent, *delivery.arrived))
             holdings = replace(each.holdings, complete=complete)
             each = replace(each, target=target, holdings=holdings, outcome=outcome)
-            if useless:
+            if mistaken:
+                each = replace(each, target=replace(target, named=frozenset(self.snapshots)))
+            elif useless:
                 each = replace(each, target=plan.without_parent(target, useless))
             return _with_left(each, step.resumed, None) if step.resumed and (count or useless) else each
 
         failing = step.batches[count] if delivery.failure and count < len(step.batches) else None
         useless = failing.parent if failing and delivery.blames_parent else None
+        mistaken = bool(failing and delivery.mistakes_parent and not failing.named)
         world = self._changing(destination, served)
         if step.resumed and delivery.left and delivery.failure:
             tried, left = step.resumed, delivery.left
             world = world._telling("warning", destination, delivery.failure)
             world = world._changing(destination, lambda each: _with_left(each, tried, left))
+        elif mistaken:
+            what = f"{delivery.failure}\n  Sending it again, so that the parent is named by its UUID there."
+            world = world._telling("info", destination, what)
         elif useless and delivery.failure:
             what = f"{delivery.failure}\n  Trying another parent, or a full transfer."
-            # On one filesystem the copy in another folder may be found, and will be in each run.
-            filesystem = world.at(destination).seen.filesystem
-            beside = [each for each in world.destinations if each.seen.filesystem == filesystem]
-            lasts = any(useless in each.holdings.complete for each in beside if each.identity != destination)
-            world = world._telling("info" if lasts else "warning", destination, what)
+            world = world._telling("warning", destination, what)
         elif delivery.failure:
             world = world._failing(destination, delivery.failure)
         if not delivery.unknown:
@@ -764,11 +801,14 @@ def _without(each: Destination, names: set[str]) -> Destination:
     return replace(each, holdings=replace(each.holdings, complete=left), target=target)
 
 
-def _deletion(each: Destination, name: str) -> str:
+def _deletion_of(each: Destination, name: str) -> str:
     """The command that deletes what a transfer of NAME has left at a destination."""
     left = next((left for left in each.seen.inventory.stages if left.name == name and left.attempts), None)
-    if not left:
-        return f"btrfs subvolume delete {each.location.path}/{name}"
+    return _deletion(each, left) if left else f"btrfs subvolume delete {each.location.path}/{name}"
+
+
+def _deletion(each: Destination, left: Stage) -> str:
+    """The command that deletes a stage that was LEFT at a destination."""
     stage = f"{each.location.path}/{left.entry}"
     return f"btrfs subvolume delete {stage}/*/*; rm -r {stage}" if left.subvolumes else f"rm -r {stage}"
 

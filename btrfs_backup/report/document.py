@@ -3,11 +3,15 @@
 import json
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from btrfs_backup import __version__
 from btrfs_backup.errors import Failure
 from btrfs_backup.model.outcome import Outcome, Place, Report, Restoration, Sent, Survey
+
+if TYPE_CHECKING:  # few runs need them
+    from btrfs_backup.model.changes import Changes
+    from btrfs_backup.model.versions import Versions
 
 Value = Mapping[str, Any]
 
@@ -18,11 +22,12 @@ def document(
     ended: datetime,
     exit_status: int,
     error: Failure | None,
-    about: Report | Survey | Restoration,
+    about: "Report | Survey | Restoration | Changes | Versions",
     interrupted: bool = False,
 ) -> str:
-    """The document for a COMMAND (run, dry-run, status, verify, restore, prune). began, ended: with their time zone.
+    """The document for a COMMAND (run, dry-run, status, verify, restore, prune, diff, find, copy).
 
+    began, ended: with their time zone.
     error: what ended it before it had done its work, INTERRUPTED when that was a signal.
     """
     fields: dict[str, Any] = {
@@ -36,8 +41,14 @@ def document(
     }
     if isinstance(about, Report):
         fields |= _report(about, "interrupted" if interrupted else "not reached" if error else "ok")
+    elif isinstance(about, Survey):
+        fields |= _survey(about)
+    elif isinstance(about, Restoration):
+        fields |= _restoration(about)
     else:
-        fields |= _survey(about) if isinstance(about, Survey) else _restoration(about)
+        from btrfs_backup.model.changes import Changes
+
+        fields |= _changes(about) if isinstance(about, Changes) else _versions(about)
     return json.dumps(fields, indent=2)
 
 
@@ -148,4 +159,44 @@ def _restoration(report: Restoration) -> Value:
         "next_backup": report.go_on or None,
         "done": report.done,
         "failures": [_failure(failure) for failure in report.failures],
+    }
+
+
+def _changes(found: "Changes") -> Value:
+    return {
+        "old": found.old,
+        "new": found.new,
+        "changes": [
+            {"what": each.what, "path": each.path, "before": each.before or None, "bytes": each.bytes}
+            for each in found.changes
+        ],
+        "bytes": found.bytes,
+        "folders": [{"path": path, "bytes": count} for path, count in found.folders],
+    }
+
+
+def _versions(about: "Versions") -> Value:
+    return {
+        "path": about.path,
+        "places": [
+            {
+                "location": each.place,
+                "names": list(each.names),
+                "failures": [_failure(failure) for failure in [each.failure] if failure],
+            }
+            for each in about.looks
+        ],
+        "versions": [
+            {
+                "first": each.first,
+                "last": each.last,
+                "path": each.found.path,
+                "bytes": None if each.found.is_folder else each.found.size,
+                "modified": datetime.fromtimestamp(each.found.modified // 10**9).astimezone().isoformat(),
+                "places": [about.looks[number].place for number in each.places],
+                "copy": each.copy,
+                "note": each.note,
+            }
+            for each in about.all
+        ],
     }

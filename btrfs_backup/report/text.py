@@ -20,6 +20,12 @@ def summary(report: Report) -> list[tuple[bool, str]]:
     return lines
 
 
+def copied(report: Report) -> list[tuple[bool, str]]:
+    """One line for each place that backups were copied to, with whether it reports a failure."""
+    source = [(True, f"{report.source.place}: FAILED")] if report.source.failed else []
+    return source + [_line(outcome, [_sending(outcome)], "backup") for outcome in report.destinations]
+
+
 def pruned(report: Report) -> list[tuple[bool, str]]:
     """One line for a folder of backups that was pruned, with whether it reports a failure."""
     return [_line(report.source, [] if report.source.deleted else ["deleted nothing"], "backup")]
@@ -92,13 +98,16 @@ def restore_intentions(report: Restoration) -> list[str]:
         on = f", on from {size(begun)}" if begun else ""
         lines.append(f"{report.destination}: would send {_volume([report.sent])}{on}{_room(report.free)}")
         lines += [f"{report.destination}: {what}" for what in _scarcity([report.sent], report.free)]
-    return [*lines, f"{report.destination}: its read-only copy would be {report.copy}"]
+    copy = f"{report.destination}: its read-only copy would be {report.copy}"
+    return [*lines, copy] if report.copy else lines
 
 
 def restored(report: Restoration) -> list[tuple[bool, str]]:
     """What was restored, and how to go on; nothing when it was not."""
     if not report.done:
         return []
+    if not report.copy:
+        return [(False, f"{report.destination}: copied {report.source}")]
     taken = f", taken {report.taken:%Y-%m-%d %H:%M:%S}," if report.taken else ""
     sent = report.sent
     moved = pace((sent.bytes or 0) - sent.resumed_from, sent.seconds or 0) if sent else "nothing had to be sent"
@@ -148,10 +157,11 @@ def differences(report: Report) -> Iterator[str]:
     for outcome in report.destinations:
         for comparison in outcome.verified:
             for each in comparison.differences:
-                yield _printable(f"{outcome.place} {comparison.snapshot}: {each.path or '.'}: {each.what}")
+                yield printable(f"{outcome.place} {comparison.snapshot}: {each.path or '.'}: {each.what}")
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """TEXT in one line, a backslash twice."""
     return "".join(
         f"\\x{ord(each) - 0xDC00:02x}"  # a byte that is not UTF-8
         if "\udc80" <= each <= "\udcff"

@@ -101,6 +101,11 @@ def resolve_id(number: int | str, mount_point: str) -> Argv:
     return ("btrfs", "inspect-internal", "subvolid-resolve", str(number), mount_point)
 
 
+def resolve_inode(number: int | str, subvolume: str) -> Argv:
+    """Prints the paths of an inode in a subvolume, each with that of the subvolume in front."""
+    return ("btrfs", "inspect-internal", "inode-resolve", str(number), subvolume)
+
+
 def filesystem_show(mount_point: str) -> Argv:
     return ("btrfs", "filesystem", "show", mount_point)
 

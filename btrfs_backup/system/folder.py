@@ -147,15 +147,19 @@ class Folder:
         listed, readonly = ("", "") if without_rights else self._printed(endings)
         ours = [name for name in sorted(entries) if name in naming]
         wanted = [name for name in ours if entries[name] == stage.SUBVOLUME]
+        rows: Sequence[tuple[str, Subvolume]] = []
         if without_rights:
             below = {name: self._without_uuids(name) for name in wanted}
         else:
-            below = _subvolumes(btrfs.parse_list(listed, readonly), self.info.mount.inside(self.info.path))
+            rows = btrfs.parse_list(listed, readonly)
+            below = _subvolumes(rows, self.info.mount.inside(self.info.path))
         if unlisted := [name for name in wanted if name not in below]:
             raise Failure(
                 f"'{self.at(unlisted[0])}' is a subvolume, but 'btrfs subvolume list' does not show it once",
                 "Look at it with 'btrfs subvolume show'; delete or rename it if it is not yours.",
             )
+        own = {below[name].received_uuid for name in wanted}
+        received = Counter(each.received_uuid for _, each in rows if each.received_uuid)
         return Inventory(
             {name: self._looked_at(below[name]) for name in wanted},
             frozenset(name for name in ours if entries[name] != stage.SUBVOLUME),
@@ -164,6 +168,7 @@ class Folder:
                 for entry in sorted(entries)
                 if (name := stage.name_of(entry)) and name in naming
             ),
+            elsewhere=frozenset(uuid for uuid, count in received.items() if count > (uuid in own)),
         )
 
     def stage_at(self, entry: str, name: str, entries: Mapping[str, str], below: Mapping[str, Subvolume]) -> Stage:

@@ -6,7 +6,7 @@ from btrfs_backup.errors import DISK_FULL, READ_ONLY
 
 _COREUTILS = ("cat", "chmod", "cp", "dd", "mkdir", "mv", "readlink", "rm", "rmdir", "stat", "sync", "touch")
 # What runs on an ssh host; with --ssh-sudo each one needs a rule there.
-REMOTE_PROGRAMS = tuple(sorted(("btrfs", "find", "flock", *_COREUTILS)))
+REMOTE_PROGRAMS = tuple(sorted(("btrfs", "find", "flock", "tar", *_COREUTILS)))
 
 _PACKAGES = {
     "btrfs": "btrfs-progs (btrfsprogs on openSUSE)",

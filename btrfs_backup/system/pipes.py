@@ -115,6 +115,11 @@ class Outlet:
             self.pipe.close_reader()
 
     @property
+    def fill(self) -> float:
+        """The share of it that is full."""
+        return self.pipe.unread() / _room(self.pipe) if self.pipe.reader >= 0 else 0.0
+
+    @property
     def delivered(self) -> int:
         """Bytes that the receiver has read so far."""
         return self.pipe.moved - (self.pipe.unread() if self.pipe.reader >= 0 else self._unread)
@@ -263,7 +268,7 @@ class Chain:
         os.set_blocking(source.reader, False)
         source.looking = _PIECE if source.gate else _LEAST
         taken: list[bytes] = []
-        if source.cutter and not source.cutter.resumes:
+        if source.cutter and not source.cutter.needed:
             small, taken = _looked_ahead(source)
             source.cutter = None if small else source.cutter
         try:

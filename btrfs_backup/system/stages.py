@@ -120,19 +120,25 @@ def left(folder: Folder, name: str) -> list[Stage]:
 
 @contextmanager
 def opened(
-    folder: Folder, name: str, taken: frozenset[str], earlier: Stage | None = None, useless: Sequence[Subvolume] = ()
+    folder: Folder,
+    name: str,
+    taken: frozenset[str],
+    earlier: Stage | None = None,
+    useless: Sequence[Subvolume] = (),
+    stream_uuid: str = "",
 ) -> Iterator[Attempt]:
     """A new attempt to receive NAME into a stage of FOLDER, locked as long as the scope lasts.
 
-    TAKEN: names of stages that are something else; EARLIER: the one to go on with, without what is USELESS. Raises
-    Failure, also when somebody receives it there already.
+    stream_uuid: of the snapshot, where another one could have that name. TAKEN: names of stages that are something
+    else; EARLIER: the one to go on with, without what is USELESS. Raises Failure, also when somebody receives it there
+    already.
     """
     if earlier:
-        with _continued(folder, earlier, useless) as going_on:
+        with _continued(folder, earlier, useless, stream_uuid) as going_on:
             yield going_on
         return
     entry = stage.entry(name, taken)
-    attempt = stage.attempt(socket.gethostname(), os.getpid(), time.time_ns())
+    attempt = stage.attempt(socket.gethostname(), os.getpid(), time.time_ns(), stream_uuid)
     place = folder.at(entry)
     try:
         mounting = folder.made(tools.make_stage(place, join(place, attempt)), f"cannot make the stage '{place}'")
@@ -145,10 +151,10 @@ def opened(
 
 
 @contextmanager
-def _continued(folder: Folder, earlier: Stage, useless: Sequence[Subvolume]) -> Iterator[Attempt]:
+def _continued(folder: Folder, earlier: Stage, useless: Sequence[Subvolume], stream_uuid: str) -> Iterator[Attempt]:
     """A new attempt in a stage that is there. Raises Failure, LockHeld when there is another new one."""
     place = folder.at(earlier.entry)
-    name = stage.attempt(socket.gethostname(), os.getpid(), time.time_ns())
+    name = stage.attempt(socket.gethostname(), os.getpid(), time.time_ns(), stream_uuid)
     in_use = LockHeld(f"'{folder.at(earlier.name)}' is being received already", "Wait until that has ended.")
     if lock.is_held(folder.host, place):
         raise in_use

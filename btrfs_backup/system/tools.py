@@ -185,6 +185,41 @@ def locked(path: str, argv: Argv) -> Argv:
     return ("flock", "-n", "-s", path, *argv)
 
 
+def versions(depth: int | str, name: str, same: str, *starts: str) -> Argv:
+    """Lists what is at STARTS, or so many folders below them, and has a name like one of two patterns."""
+    deep = ("-mindepth", str(depth), "-maxdepth", str(depth))
+    return ("find", *starts, *deep, "(", "-name", name, "-o", "-name", same, ")", "-printf", r"%i %y %s %T@ %p\0")
+
+
+# Extended attributes of all kinds, and access control lists, which are of another kind for tar.
+_TAR = ("--numeric-owner", "--xattrs", "--xattrs-include=*", "--acls")
+
+
+def pack(folder: str, name: str) -> Argv:
+    """Writes NAME in FOLDER, with all that is in it, as an archive."""
+    return ("tar", "--create", "--format=posix", "--sparse", *_TAR, "-C", folder, "--", f"./{name}")
+
+
+def unpack(folder: str) -> Argv:
+    """Reads an archive into FOLDER. GNU tar does not let it lead out of there."""
+    return ("tar", "--extract", "--same-owner", "--preserve-permissions", *_TAR, "-C", folder)
+
+
+def copy(path: str, to: str) -> Argv:
+    """Copies PATH with all that is in it; on one filesystem the data is shared."""
+    return ("cp", "-R", "-d", "--preserve=all", "--reflink=auto", "--", path, to)
+
+
+def move(path: str, to: str) -> Argv:
+    """Moves PATH to the name TO unless there is something, without a word."""
+    return ("mv", "-n", "-T", "--", path, to)
+
+
+def resolve_all(*paths: str) -> Argv:
+    """Prints where each of PATHS leads to, as far as it is there."""
+    return ("readlink", "-f", "-z", "--", *paths)
+
+
 LINKS: Argv = ("-type", "l", "-printf", r"%P\0")
 
 

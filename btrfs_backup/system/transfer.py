@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from btrfs_backup.errors import Failure
@@ -19,6 +19,9 @@ from btrfs_backup.system.pipes import FAR_PIPE, HASH_LINE, IN_A_WHILE, LARGEST_P
 from btrfs_backup.system.process import Child, Children, Command, CommandFailed, Ended, Pipeline, lacking
 
 _LONG = 5.0  # seconds after which no further stream is begun: what has arrived is to be verified and recorded
+_HELD_UP, _IN_BETWEEN = 4.0, 1.5  # seconds that one receiver may hold up others, and for which it may take a bit
+_FULL, _STARVED = 0.75, 0.125  # shares of a pipe
+_FAR_SLOWER = 8
 _FILES_OF_TRANSFER, _FILES_OF_RECEIVER = 20, 12  # that are open at the same time; seen: 13, and 7 to 10
 
 
@@ -41,7 +44,8 @@ class Cutting:
     """The way to cut the first stream of a transfer, so that it can go on when it is cut off.
 
     limit: bytes of a part, or what moves in that many seconds if that is more; those that follow have at most as many.
-    between_writes: seconds, at least, between two times that a disk is made to write. checkpoints, far: see Cutter.
+    between_writes: seconds, at least, between two times that a disk is made to write. checkpoints, far, upon: see
+    Cutter.
     """
 
     limit: int
@@ -50,6 +54,7 @@ class Cutting:
     checkpoints: tuple[Checkpoint, ...] = ()
     far: bool = False
     between_writes: float = 0.0
+    upon: str = ""
 
     @property
     def ahead(self) -> Checkpoint | None:
@@ -57,7 +62,7 @@ class Cutting:
         return self.checkpoints[-1] if self.far and self.checkpoints else None
 
     def cutter(self) -> Cutter:
-        return Cutter(self.limit, self.salt, self.checkpoints, self.far)
+        return Cutter(self.limit, self.salt, self.checkpoints, self.far, self.upon)
 
 
 @dataclass(frozen=True)
@@ -137,6 +142,8 @@ def transfer(
         def tick(arrived: bool = False) -> None:
             for end in ends:
                 end.tick(flows[-1].between_writes if flows else 0)
+            if cutting and len(flows) == 1 and not arrived:
+                _let_go(ends, flows[0].started)
             if flows:
                 flows[-1].tell([end.outlet.delivered for end in ends], arrived)
 
@@ -160,7 +167,7 @@ def _transferred(flows: Sequence["_Flow"], ends: Sequence["_End"], chain: Chain)
     untils = [*(flow.started for flow in flows[1:]), time.monotonic()]
     return Transferred(
         tuple(flow.streamed(until) for flow, until in zip(flows, untils, strict=False)),
-        tuple(Ending(end.failure(sends, chain), end.unwritten(), bool(chain.refused or chain.fault)) for end in ends),
+        tuple(end.ending(sends, chain) for end in ends),
         tuple(chain.unproved.proved) if chain.unproved else None,
     )
 
@@ -182,6 +189,45 @@ def _ends(receivers: Sequence[Receiver], most: int) -> list["_End"]:
             end.outlet.pipe.close()
         raise
     return ends
+
+
+@dataclass(frozen=True)
+class HoldUp:
+    """A time SINCE when a receiver holds up others, seen at LAST; in between, its own pipe may take a bit.
+
+    delivered: bytes that it had got at the beginning; rate: bytes a second that the fastest of the others had got
+    until then.
+    """
+
+    since: float
+    last: float
+    delivered: int
+    rate: float
+
+    def is_enough(self, now: float, delivered: int) -> bool:
+        """Whether the others go on without it, when NOW so many bytes have been DELIVERED to it: it is far slower.
+
+        If it is only somewhat slower, reading the source once is worth more.
+        """
+        lasted = now - self.since
+        return lasted > _HELD_UP and (delivered - self.delivered) / lasted * _FAR_SLOWER < self.rate
+
+
+def _let_go(ends: Sequence["_End"], started: float) -> None:
+    """Let those go that hold up others in a stream that STARTED then; parts of what they have got stay there."""
+    now = time.monotonic()
+    taking = [end for end in ends if end.is_taking]
+    for end in taking:
+        waiting = [other for other in taking if other is not end and other.outlet.fill < _STARVED]
+        if not waiting or end.outlet.fill < _FULL:
+            end.hold_up = end.hold_up if end.hold_up and now - end.hold_up.last < _IN_BETWEEN else None
+        elif not end.hold_up:
+            fastest = max(other.outlet.delivered for other in waiting)
+            end.hold_up = HoldUp(now, now, end.outlet.delivered, fastest / max(now - started, 0.1))
+        elif end.hold_up.is_enough(now, end.outlet.delivered):
+            end.let_go()
+        else:
+            end.hold_up = replace(end.hold_up, last=now)
 
 
 def _in_turn(flows: Iterator["_Flow"], most: int | None) -> Iterator["_Flow"]:
@@ -317,6 +363,8 @@ class _End:
         self._writings: list[Child] = []
         self._unreachable: Failure | None = None
         self._given_up = False
+        self._gone = False
+        self.hold_up: HoldUp | None = None
         self._written = 0  # bytes that had been delivered when the disk was last made to write
 
     def start(self, children: Children) -> None:
@@ -334,11 +382,32 @@ class _End:
         if any(each.running for each in self._writings):
             return
         if self.unwritten():
-            for child in [each for each in self.children if each.running]:
-                self._given_up = True
-                child.signal(signal.SIGTERM)
+            self._given_up = self._end_children()
         elif self.outlet.delivered - self._written > max(self._receiver.unwritten, least):
             self.write_out(self._receiver.early)
+
+    def _end_children(self) -> bool:
+        """Whether there were any to be ended."""
+        running = [each for each in self.children if each.running]
+        for child in running:
+            child.signal(signal.SIGTERM)
+        return bool(running)
+
+    @property
+    def is_taking(self) -> bool:
+        """Whether it takes the stream still."""
+        return not (self._gone or self._given_up) and any(each.running for each in self.children)
+
+    def let_go(self) -> None:
+        """Have the others go on without it."""
+        self._gone = True
+        self.outlet.pipe.abandon()
+        self._end_children()
+
+    def ending(self, sends: Sequence[Ended], chain: Chain) -> Ending:
+        """What came of it, when all is over. SENDS: how the senders ended."""
+        failure = None if self._gone else self._failure(sends, chain)
+        return Ending(failure, self.unwritten(), bool(chain.refused or chain.fault), self._gone)
 
     def write_out(self, how: Callable[[], Command] | None = None) -> list[Child]:
         """Have the disk write all that has been received so far; what does that, with those that are still at it."""
@@ -363,7 +432,7 @@ class _End:
         failed = next((ended for ended in _ended(self._writings) if ended.status), None)
         return CommandFailed(failed, "cannot write out the filesystem") if failed else None
 
-    def failure(self, send: Sequence[Ended], chain: Chain) -> Failure | None:
+    def _failure(self, send: Sequence[Ended], chain: Chain) -> Failure | None:
         """What went wrong with the last stream that it got, when all is over. SEND: how the senders ended."""
         if self._given_up:
             return None  # what it got is not on its disk, and that is all there is to tell

@@ -1,12 +1,13 @@
-"""Runs the program so that it cuts streams into parts that are small enough for tests."""
+"""Runs the program so that it cuts streams into parts that are small enough for tests, and waits as little."""
 
 import sys
 
 from btrfs_backup.__main__ import main
 from btrfs_backup.commands import streaming
-from btrfs_backup.system import pipes, process
+from btrfs_backup.system import pipes, process, transfer
 
 PART = 2 << 20  # bytes
+PIPE = 1 << 20
 
 if __name__ == "__main__":
     streaming._PART = streaming._SLOW_PART = PART
@@ -14,4 +15,6 @@ if __name__ == "__main__":
     streaming._SLOW_WRITE = streaming._WRITE = PART // 2
     process._TICK = 0.03
     pipes._SMALL = 512 << 10
+    transfer.LARGEST_PIPE = PIPE
+    transfer._HELD_UP = 3.0
     sys.exit(main())

@@ -786,6 +786,8 @@ class WithoutRoot(RealTest):
             done = self.run_as_nobody("-w", "-N", "2", source)
             self.assertEqual((done.returncode, len(names(source / "snapshot"))), (0, count), done.stderr)
         kept = names(source / "snapshot")
+        found = self.run_as_nobody("--find", "file", source)
+        self.assertIn(f"{kept[0]}  {kept[1]} ", found.stdout, found.stderr)
         (source / "snapshot" / "20200101-000000").mkdir()
         done = self.run_as_nobody("-S", source, usb)
         self.assertEqual(done.returncode, 10)

@@ -1,5 +1,6 @@
 """Nothing is believed, built upon or deleted without proof: what looks like a backup, parent or part and is none."""
 
+import json
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from tests.real.inside import InsideTest
 from tests.real.machine import (
     COMPLETED,
     Result,
+    being_received,
     child_running,
     descendants,
     kill,
@@ -25,6 +27,7 @@ from tests.real.machine import (
     path_with,
     random_file,
     sh,
+    shares,
     show,
     stage,
     staged,
@@ -110,6 +113,66 @@ class Proof(ProofTest):
         self.assertIn(f"{newest}, which it builds upon, was changed after it was sent", result.err)
         self.assertEqual((usb / new / "edit").read_text(), "made in the snapshot")
         self.assert_same(usb / new, source / "snapshot" / new)
+
+    def restored(self) -> tuple[Path, Path, str]:
+        """A source that was restored, the disk with its backups, and the newest of these."""
+        source, usb = self.pair()
+        self.backup("-q", "--restore", usb, source.parent / "restored")
+        return source.parent / "restored", usb, names(usb)[-1]
+
+    def test_a_restored_snapshot_that_was_changed(self) -> None:
+        """And the source was rolled back to it: the next backup has the edit."""
+        source, usb, old = self.restored()
+        self.edit(source / "snapshot" / old)
+        rolled, late = source.parent / "rolled", self.disk("late").path
+        sh("btrfs", "subvolume", "snapshot", source / "snapshot" / old, rolled)
+        result = self.backup("-f", source / "snapshot", rolled, usb)
+        new = names(source / "snapshot")[-1]
+        self.assertIn(f"{old}, which it builds upon, was changed after it was sent", result.err)
+        self.assertEqual((usb / new / "edit").read_text(), "made by hand")
+        self.assert_same(usb / new, source / "snapshot" / new)
+        # Where it came after that, it is a parent as any other.
+        sh("btrfs", "subvolume", "delete", source / "snapshot" / new)
+        self.backup("-q", "-S", "-f", source / "snapshot", rolled, late)
+        result = self.backup("-f", source / "snapshot", rolled, late)
+        new = names(source / "snapshot")[-1]
+        self.assertIn(f"sending {new} on top of {old}", result.err)
+        self.assertEqual(result.err.count("sending"), 1)
+        self.assert_same(late / new, source / "snapshot" / new)
+
+    def test_no_false_alarm_about_a_restored_one(self) -> None:
+        source, usb, old = self.restored()
+        late = self.disk("late").path
+        self.backup("-q", "-S", source, late)
+        for top in (source / "snapshot", usb):
+            sh("btrfs", "subvolume", "snapshot", top / old, top / ".copy")
+            sh("btrfs", "subvolume", "snapshot", "-r", top / old, top / "kept")
+            for writable in (True, False):
+                set_writable(top / old, writable)
+        for top in (source.parent, usb):
+            sh("btrfs", "balance", "start", "-m", "--full-balance", top)
+        sh("btrfs", "filesystem", "defragment", "-r", source)
+        result = self.backup(source, usb, late)
+        new = names(source / "snapshot")[-2]
+        self.assertEqual(result.err.count(f"sending {new} on top of {old}"), 2)
+        self.assertEqual(result.err.count("sending"), 2)
+        for disk in (usb, late):
+            self.assert_same(disk / new, source / "snapshot" / new)
+
+    def test_what_was_received_by_hand(self) -> None:
+        """Nothing tells when its content was there, so that it is believed."""
+        source, usb = self.pair()
+        old, pool = names(usb)[-1], source.parent
+        (pool / "snaps").mkdir()
+        stream = self.folder / "stream"
+        sh("btrfs", "send", "-f", stream, usb / old)
+        sh("btrfs", "receive", "-f", stream, pool / "snaps")
+        sh("btrfs", "subvolume", "snapshot", pool / "snaps" / old, pool / "by-hand")
+        result = self.backup("-f", pool / "snaps", pool / "by-hand", usb)
+        new = names(pool / "snaps")[-1]
+        self.assertIn(f"sending {new} on top of {old}", result.err)
+        self.assertEqual(result.err.count("sending"), 1)
+        self.assert_same(usb / new, pool / "snaps" / new)
 
     def test_no_false_alarm(self) -> None:
         """A balance, snapshots of the parent, what was toggled without a change, a source that is defragmented."""
@@ -203,6 +266,18 @@ class Proof(ProofTest):
         self.assert_same(usb / newest, source / "snapshot" / newest)
         self.assertTrue((usb / f".{newest}.receiving").is_file())
 
+    def test_something_foreign_beside_a_transfer_that_was_cut_off(self) -> None:
+        """What is in the stage goes, and what has the name of the backup stays."""
+        source, usb = self.pair()
+        self.backup("-q", source)
+        name = names(source / "snapshot")[-1]
+        stage(usb, name)
+        sh("btrfs", "subvolume", "snapshot", "-r", usb / names(usb)[0], usb / name)
+        before = identities(usb)
+        result = self.backup("-S", source, usb, status=10)
+        self.assertIn(f"cannot send {name}: '{self.at(usb)}/{name}' is in the way", result.err)
+        self.assertEqual((identities(usb), staged(usb)), (before, []))
+
     def test_a_stage_that_was_left_behind_a_complete_backup(self) -> None:
         """It is cleared, and the backup stays as it is."""
         source, usb = self.pair()
@@ -247,7 +322,7 @@ class RemoteTest(ProofTest, SshTest):
         self.lies = self.folder / "lies"
         self.server = self.sshd(path=path_with(self.lies)["PATH"])
 
-    def at(self, path: Path) -> str:
+    def at(self, path: object) -> str:
         return f"{self.server.url}{path}"
 
     def words(self, *arguments: object) -> list[object]:
@@ -266,6 +341,8 @@ class RemoteTest(ProofTest, SshTest):
 
 
 class RemoteProof(RemoteTest):
+    restored = Proof.restored
+    test_a_restored_snapshot_that_was_changed = Proof.test_a_restored_snapshot_that_was_changed
     wait_for_another_second = Proof.wait_for_another_second
     test_a_source_that_was_received_and_made_writable = Proof.test_a_source_that_was_received_and_made_writable
     test_a_damaged_copy_of_the_parent_beside_it = Proof.test_a_damaged_copy_of_the_parent_beside_it
@@ -517,6 +594,17 @@ class Restores(ProofTest):
         self.edit(pool / "snaps" / old)
         self.check(usb, pool, f"{old}, which it builds upon, was changed after it was sent")
 
+    def test_a_backup_that_was_changed(self) -> None:
+        """What is to be restored is told by its difference to that."""
+        _, usb = self.pair()
+        old, _ = names(usb)
+        pool = self.disk("new").path
+        self.backup("-q", "--restore", "-f", pool / "snaps", usb / old, pool / "old")
+        set_writable(usb / old, True)
+        (usb / old / "file").write_text("state 1")
+        set_writable(usb / old, False)
+        self.check(usb, pool, f"{old}, which it builds upon, was changed after it was sent")
+
     def test_an_own_snapshot_that_was_changed(self) -> None:
         source, usb = self.source(), self.disk("usb").path
         pool = source.parent
@@ -535,7 +623,9 @@ class Restores(ProofTest):
         for folder in ("others", "snaps"):
             self.backup("-q", "--restore", "-f", pool / folder, usb / old, pool / f"home-{folder}")
         self.edit(pool / "others" / old)
-        self.check(usb, pool, "it was built upon another subvolume than the backup that was meant as its parent")
+        result = self.check(usb, pool, f"another subvolume was taken for {old}\n")
+        self.assertNotIn("in full", result.err)
+        self.assertTrue(shares(pool / "snaps" / names(usb)[-1], pool / "snaps" / old))
 
     def test_an_own_snapshot_of_that_name_that_was_changed(self) -> None:
         """It is not what is restored; one that was changed before it was sent is."""
@@ -556,12 +646,13 @@ class Restores(ProofTest):
         self.assertIn(why, result.err)
         self.assertFalse((pool / "two").exists())
 
-    def check(self, usb: Path, pool: Path, why: str) -> None:
+    def check(self, usb: Path, pool: Path, why: str) -> Result:
         """The newest backup is restored as it is; WHY it is not upon what is there."""
         result = self.backup("--restore", "-f", pool / "snaps", usb, pool / "restored")
         self.assertIn(why, result.err)
         self.assert_same(pool / "snaps" / names(usb)[-1], usb / names(usb)[-1])
         self.assertEqual(tree(pool / "restored"), tree(usb / names(usb)[-1]))
+        return result
 
     def test_no_false_alarm(self) -> None:
         """The snapshots that are there are as they were, whatever was made of them."""
@@ -600,20 +691,126 @@ class Restores(ProofTest):
 class RemoteRestores(RemoteTest):
     check = Restores.check
     test_a_parent_at_the_place_that_was_changed = Restores.test_a_parent_at_the_place_that_was_changed
+    test_a_damaged_copy_beside_the_parent = Restores.test_a_damaged_copy_beside_the_parent
 
 
 class TwoFolders(ProofTest):
-    def test_of_one_disk(self) -> None:
-        """The copy in the other folder is no parent, and good runs are quiet."""
+    """Two folders of the same backups on one disk: each gets increments on top of its own."""
+
+    def folders(self, subvolumes: bool = False) -> tuple[Path, list[Path]]:
         source, usb = self.source(), self.disk("usb").path
+        random_file(source / "large", 2)
         folders = [usb / "one", usb / "other"]
+        for folder in folders if subvolumes else ():
+            sh("btrfs", "subvolume", "create", folder)
+        return source, folders
+
+    def change(self, source: Path, number: int) -> None:
+        """What is sent on top of a backup clones data from that, and some from itself."""
+        (source / "file").write_text(f"state {number}")
+        (source / f"small {number}").write_bytes(os.urandom(20_000))
+        large = next(source.glob("large*"))
+        for copy in (f"small copy {number}", "cloned"):
+            wanted = large if copy == "cloned" else source / f"small {number}"
+            sh("cp", "--reflink=always", wanted, source / copy)
+        large.unlink()
+        (source / "cloned").rename(source / f"large {number}")
+
+    def check(self, source: Path, run: Callable[..., Result], *runs: list[Path], rejected: int = 0) -> None:
+        """Three times RUN for each of RUNS: what is sent is small, on top of the newest, and as it should be.
+
+        REJECTED: how often a receiver took another parent in all of them.
+        """
+        before, times = "", 0
         for number in range(3):
-            (source / "file").write_text(f"state {number}")
-            self.assertEqual(self.backup("-q", "-n", "2", source, *folders).err, "")
-            for folder in folders:
-                for name in names(folder):
-                    self.assert_same(folder / name, source / "snapshot" / name)
+            self.change(source, number)
+            self.backup("-q", source)
+            [*_, newest] = names(source / "snapshot")
+            for folders in runs:
+                result = run("--json", "-S", source, *folders)
+                times += result.err.count("another subvolume than the backup that was meant as its parent")
+                self.assertNotIn("warning", result.err)
+                for where in json.loads(result.out)["destinations"]:
+                    [sent] = where["sent"]
+                    self.assertEqual((sent["snapshot"], sent["parent"] or ""), (newest, before))
+                    self.assertLess(sent["bytes"], 100_000 if before else 3_000_000)
+                for folder in folders:
+                    self.assert_same(folder / newest, source / "snapshot" / newest)
+                    self.assertEqual(show(folder / newest)["Received UUID"], show(source / "snapshot" / newest)["UUID"])
+                    self.assertTrue(not before or shares(folder / newest, folder / before))
+                    self.assertEqual(being_received(folder), [])
+            before = newest
+        self.assertEqual(times, rejected)
+
+    def test_in_one_run(self) -> None:
+        source, folders = self.folders()
+        self.check(source, self.backup, folders)
+        self.assertEqual(self.backup("-q", "-n", "2", source, *folders).err, "")
         self.assertEqual([len(names(folder)) for folder in folders], [2, 2])
+
+    def test_in_runs_of_their_own(self) -> None:
+        source, folders = self.folders()
+        self.check(source, self.backup, *([folder] for folder in folders))
+
+    def test_where_a_look_does_not_show_the_other(self) -> None:
+        """In subvolumes of their own: what the receiver took is rejected, and its parent is named then."""
+        source, folders = self.folders(subvolumes=True)
+        self.check(source, self.backup, *([folder] for folder in folders), rejected=2)
+
+    def test_several_at_once(self) -> None:
+        """Each of them on top of the one before, which comes in the same run."""
+        source, (one, other) = self.folders()
+        for number in range(3):
+            self.change(source, number)
+            self.backup("-q", source, one)
+        result = self.backup("-S", source, other)
+        [first, second, third] = names(source / "snapshot")
+        for name, how in ((first, "in full"), (second, f"on top of {first}"), (third, f"on top of {second}")):
+            self.assertIn(f"sending {name} {how}", result.err)
+        self.assert_complete(other, source / "snapshot", [first, second, third])
+
+    def test_a_damaged_one(self) -> None:
+        """The good one gets its increment on top of itself, and the other one nothing on top of what is damaged."""
+        source, (one, other) = self.folders()
+        self.backup("-q", source, one, other)
+        [old] = names(one)
+        self.edit(one / old)
+        (one / f".{old}.receiving").mkdir()
+        self.change(source, 1)
+        result = self.backup(source, other)
+        [_, new] = names(other)
+        self.assertIn(f"sending {new} on top of {old}", result.err)
+        self.assertEqual(result.err.count("sending"), 1)
+        self.assert_same(other / new, source / "snapshot" / new)
+
+
+class RemoteTwoFolders(RemoteTest):
+    """Sent from here, received from there, and neither end here."""
+
+    folders, change, check = TwoFolders.folders, TwoFolders.change, TwoFolders.check
+
+    def push(self, *arguments: object) -> Result:
+        return self.moved(arguments, False, True)
+
+    def pull(self, *arguments: object) -> Result:
+        return self.moved(arguments, True, False)
+
+    def moved(self, arguments: tuple[object, ...], pulled: bool, pushed: bool) -> Result:
+        options, (source, *folders) = arguments[:2], arguments[2:]
+        words = [self.at(source) if pulled else source, *(self.at(each) if pushed else each for each in folders)]
+        return ProofTest.backup(self, *self.server.arguments(), *options, *words)
+
+    def test_pushed(self) -> None:
+        source, folders = self.folders()
+        self.check(source, self.push, *([folder] for folder in folders))
+
+    def test_pulled(self) -> None:
+        source, folders = self.folders()
+        self.check(source, self.pull, *([folder] for folder in folders))
+
+    def test_relayed(self) -> None:
+        source, folders = self.folders()
+        self.check(source, self.backup, folders)
 
 
 class RemoteVerification(RemoteTest):

@@ -18,12 +18,15 @@ from tests import cuts
 from tests.cuts import left_behind
 from tests.real.machine import (
     Result,
+    being_received,
     child_running,
     extent,
     kill,
     names,
     path_with,
+    random_file,
     sh,
+    shares,
     show,
     staged,
     tree,
@@ -89,6 +92,42 @@ class ResumedTest(SshTest):
         result = self.backup("--json", *arguments, module=SMALL)
         [where] = json.loads(result.out)["destinations"]
         return proxy.moved - before, where["sent"][0]
+
+
+class Slow(ResumedTest):
+    def test_a_slow_line_beside_a_disk(self) -> None:
+        """The disk has all long before the line has, which goes on by itself where it was."""
+        server, source, usb, nas = self.sshd(), self.source(), self.disk("usb").path, self.disk("nas").path
+        proxy = self.proxy(server, rate=2e6)
+        grow(source, 1)
+        url = server.url.replace(str(server.port), str(proxy.port))
+        command = self.start("--json", *server.arguments(), source, usb, f"{url}{nas}", module=SMALL)
+        wait_for(lambda: bool(names(usb)))
+        self.assertEqual(names(nas), [])
+        out, err = command.communicate(timeout=120)
+        self.assertEqual(command.returncode, 0, err)
+        self.assertIn(f"{url}{nas}: it is far slower than the others; it gets the rest by itself", err)
+        [name] = names(source / "snapshot")
+        for place in (usb, nas):
+            self.assert_whole(place / name, source / "snapshot" / name)
+        fast, slow = (each["sent"][0]["resumed_from"] for each in json.loads(out)["destinations"])
+        self.assertEqual(fast, 0)
+        self.assertGreater(slow, 0, err)
+        # The next one is small, and read once for both.
+        (source / "more").write_text("x")
+        result = self.backup("-v", "debug", *server.arguments(), source, usb, f"{url}{nas}", module=SMALL)
+        self.assertEqual(len(re.findall("running: btrfs send ", result.err)), 1)
+
+    def test_one_that_is_only_somewhat_slower(self) -> None:
+        """The source is read once."""
+        server, source, usb, nas = self.sshd(), self.source(), self.disk("usb").path, self.disk("nas").path
+        proxy = self.proxy(server, rate=6e6)
+        random_file(source / "file", 24)
+        url = server.url.replace(str(server.port), str(proxy.port))
+        options = ("--rate-limit", "12M", *server.arguments())
+        result = self.backup("-v", "debug", *options, source, usb, f"{url}{nas}", module=SMALL)
+        self.assertEqual(len(re.findall("running: btrfs send ", result.err)), 1)
+        self.assertNotIn("far slower", result.err)
 
 
 class Directions(ResumedTest):
@@ -230,6 +269,61 @@ class Cuts(ResumedTest):
         dry = self.backup("--dry-run", "-S", source, backups, module=SMALL).out
         self.assertRegex(dry, rf"would send {name} in full, on from [\d.]+ MB: about [\d.]+ MB")
         self.followed(source, backups)
+
+    def test_on_top_of_one_of_two_copies(self) -> None:
+        """The parent is in another folder of the disk as well, where nothing is built upon it."""
+        source, disk = self.grown()
+        one, other = disk / "one", disk / "other"
+        self.backup(source, one, other)
+        grow(source, 2)
+        self.backup(source, one)
+        old, new = names(one)
+        self.killed(self.begun(source, other, "-S"), other)
+        result = self.followed(source, other)
+        [where] = json.loads(result.out)["destinations"]
+        self.assertEqual(where["sent"][0]["parent"], old)
+        self.assertTrue(shares(other / new, other / old))
+
+    def test_two_folders_of_one_disk(self) -> None:
+        """What is sent to one of them is cut into parts as if the other were not there."""
+        source, disk = self.grown()
+        folders = [disk / "one", disk / "other"]
+        run = self.start("--rate-limit", "20M", source, *folders, module=SMALL)
+        wait_for(lambda: folders[0].exists() and is_kept(folders[0]))
+        self.killed(run, *folders)
+        told = json.loads(self.backup("--json", "-S", source, *folders, module=SMALL).out)
+        resumed = [where["sent"][0]["resumed_from"] for where in told["destinations"]]
+        self.assertEqual([bytes > 0 for bytes in resumed], [True, False])
+        [name] = names(source / "snapshot")
+        for folder in folders:
+            self.assert_whole(folder / name, source / "snapshot" / name)
+
+    def test_two_sources_with_snapshots_of_one_name(self) -> None:
+        """Each goes on with its own part, and leaves that of the other alone."""
+        source, backups = self.grown()
+        other, name = self.subvolume(source.parent / "other"), "20260101-000000"
+        grow(other, 7)
+        for each in (source, other):
+            (each / "snapshot").mkdir()
+            sh("btrfs", "subvolume", "snapshot", "-r", each, each / "snapshot" / name)
+        self.killed(self.begun(source, backups, "-S"), backups)
+        parts = staged(backups)
+        second = self.start("--rate-limit", "20M", "-S", other, backups, module=SMALL)
+        wait_for(lambda: len(list(backups.glob(".*.receiving.2/*/written*"))) > 2)
+        self.killed(second, backups)
+        self.assertLessEqual(set(parts), set(staged(backups)))
+        told = f"leaving .{name}.receiving alone: it is of another source, whose transfer was cut off"
+        result = self.backup("--status", other, backups)
+        self.assertIn(told, result.err)
+        self.assertRegex(result.out, rf"{name}: partial \(\d+ %")
+        [where] = json.loads(self.backup("--json", "-S", source, backups, module=SMALL).out)["destinations"]
+        self.assertGreater(where["sent"][0]["resumed_from"], 0)
+        self.assert_same(backups / name, source / "snapshot" / name)
+        # The other one could not get that name any more, and clears up.
+        self.assertEqual(being_received(backups), [name])
+        before = show(backups / name)["UUID"]
+        self.assertIn("is in the way", self.backup("-S", other, backups, status=10).err)
+        self.assertEqual((being_received(backups), show(backups / name)["UUID"]), ([], before))
 
     def test_ended_by_a_signal(self) -> None:
         source, backups = self.grown()

@@ -62,6 +62,50 @@ class Served(SshTest):
             self.assertEqual((new / "more").read_bytes(), (self.home / "more").read_bytes())
             sh("btrfs", "subvolume", "delete", *new.glob("snapshot/2*"), new)
 
+    def test_what_changed(self) -> None:
+        options = self.serving().arguments()
+        for _ in range(2):
+            (self.home / f"new{len(names(self.served))}").write_bytes(b"x" * 9000)
+            self.backup("-q", *options, self.home, self.to)
+        old, new = (f"{self.to}/{each}" for each in names(self.served))
+        self.assertIn("added       9.0 kB  new1\n", self.backup(*options, "--diff", old, new).out)
+        elsewhere = new.replace(str(self.served), str(self.home / "snapshot"))
+        self.assertIn("refused", self.backup(*options, "--diff", old, elsewhere, status=1).err)
+
+    def test_copies(self) -> None:
+        """Of backups that are there, and to there."""
+        usb = self.disk("usb").path
+        for _ in range(2):
+            self.backup("-q", self.home, usb / "1")
+        options = self.serving().arguments()
+        self.backup(*options, "--copy", usb / "1", self.to)
+        self.backup(*options, "--copy", self.to, usb / "2")
+        for folder in (self.served, usb / "2"):
+            self.assert_complete(folder, self.home / "snapshot", names(self.home / "snapshot"))
+
+    def test_versions(self) -> None:
+        """Are found, with what they were called, and copied from there; and nothing else is."""
+        options = self.serving().arguments()
+        odd = os.fsdecode(b"-\xff\n.txt")
+        (self.home / odd).write_text("one")
+        self.backup("-q", *options, self.home, self.to)
+        os.rename(self.home / odd, self.home / "folder" / "new")
+        self.backup("-q", *options, "-N1", self.home, self.to)
+        first, second = names(self.served)
+        for wanted, count in ((odd, 2), ("folder/new", 2), ("f*/n*", 1)):
+            told = json.loads(self.backup(*options, "--json", f"--find={wanted}", self.home, self.to).out)
+            self.assertEqual(len(told["versions"]), count)
+        self.backup(*options, "--restore", f"{self.to}/{first}/{odd}", self.home / "back")
+        self.assertEqual((self.home / "back").read_text(), "one")
+        (self.served / "other").write_text("not in a backup")
+        for path in (f"{self.to}/{first}/../other", f"{self.to}/{second}/none"):
+            self.backup(*options, "--restore", path, self.home / "more", status=1)
+        outside = ssh.line(tools.pack(str(self.served), "other"), False)
+        for request in (outside, ssh.line(tools.pack(f"{self.served}/{first}", ".."), False)):
+            self.assertEqual(door.ask(self.served, request)[0], 1)
+        self.backup(*options, "--restore", self.home / "snapshot" / second / "file", f"{self.to}/file", status=1)
+        self.assertFalse((self.served / "file").exists())
+
     def test_pruned_over_there(self) -> None:
         options = self.serving().arguments()
         for _ in range(3):
@@ -134,6 +178,26 @@ class Served(SshTest):
         self.assert_complete(self.served, snapshots, names(snapshots))
         self.assert_same(new / "snapshot" / names(snapshots)[-1], snapshots / names(snapshots)[-1])
         self.assertEqual([*self.served.glob(".*"), *new.parent.glob(".*")], [])
+
+    def test_data_of_the_parent_in_any_part(self) -> None:
+        """It is cloned from the parent, of which the later parts are not snapshots, in the other folder as well."""
+        options, part = self.serving().arguments(), "tests.real.small_parts"
+        for number in range(4):
+            random_file(self.home / f"old {number}", 1)
+        places = [f"{self.to}/one", f"{self.to}/other"]
+        for place in places:
+            self.backup(*options, *(("-S",) if place != places[0] else ()), self.home, place)
+        for number in range(4):
+            random_file(self.home / f"more {number}", 3)
+            sh("cp", "--reflink=always", self.home / f"old {number}", self.home / f"new {number}")
+            (self.home / f"old {number}").unlink()
+        for place in places:
+            result = self.backup(*options, *(("-S",) if place != places[0] else ()), self.home, place, module=part)
+            self.assertNotIn("warning", result.err)
+            self.assertNotIn("in full", result.err)
+        snapshots = self.home / "snapshot"
+        for place in ("one", "other"):
+            self.assert_complete(self.served / place, snapshots, names(snapshots))
 
     def test_in_a_folder_below(self) -> None:
         """Several sources of a client; what is beside what is served is not."""

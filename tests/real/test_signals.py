@@ -56,6 +56,20 @@ class Signals(RealTest):
 
 
 class Ssh(SshTest):
+    def test_while_the_status_is_found_out(self) -> None:
+        source, usb = self.source(), self.disk("usb").path
+        self.backup(source, usb)
+        run = self.start("--ssh-opt=ProxyCommand=sleep 60", "-v", "debug", "--status", source, usb, "ssh://nowhere/x")
+        assert run.stderr
+        for line in run.stderr:
+            if "ControlMaster=yes" in line:
+                break
+        run.send_signal(signal.SIGINT)
+        out, err = run.communicate(timeout=20)
+        self.assertEqual(run.returncode, 130, err)
+        self.assertIn("ended by SIGINT", err)
+        self.assertEqual(out, "")
+
     def test_while_it_connects(self) -> None:
         source = self.source()
         run = self.start("--ssh-opt=ProxyCommand=sleep 60", "-v", "debug", source, "ssh://nowhere/x")

@@ -1,6 +1,7 @@
 """Push, pull and relay over ssh, as users run them, through a real sshd."""
 
 import fcntl
+import itertools
 import json
 import os
 import pty
@@ -122,25 +123,29 @@ class Ways(SshTest):
                 self.assert_complete(nas / name, source / "snapshot", names(source / "snapshot"))
 
     def test_trips_do_not_depend_on_how_much_there_is(self) -> None:
+        """One login each; the session, the locks and the streams are all that is started."""
         server, source, nas = self.sshd(), self.source(), self.disk("nas").path
-        self.backup(*server.arguments(), f"{server.url}{source}", f"{server.url}{nas}")
-        counts = []
-        for more in (0, 40):
-            for second in range(more):
-                stamp = f"20200101-0000{second:02}"
-                sh("btrfs", "subvolume", "snapshot", "-r", source, source / "snapshot" / stamp)
-            if more:
-                self.backup("-S", source, nas)
-                # What it finds there is put on record.
-                self.backup("-S", *server.arguments(), f"{server.url}{source}", f"{server.url}{nas}")
-            result = self.backup("-v", "debug", *server.arguments(), f"{server.url}{source}", f"{server.url}{nas}")
-            counts.append(result.err.count("debug: running: ssh"))
-        self.assertEqual(counts[0], counts[1])
-        result = self.backup(
-            "-v", "debug", *server.arguments(), "-S", "-N1", "-n1", f"{server.url}{source}", f"{server.url}{nas}"
-        )
-        self.assertIn("deleted 41", result.err)
-        self.assertLess(result.err.count("debug: running: ssh"), counts[0])
+        usb, counts = self.disk("usb").path, []
+        push, pull = (source, f"{server.url}{nas}"), (f"{server.url}{source}", usb)
+        (source / "snapshot").mkdir()
+        for more in (3, 120):
+            for number in range(more):
+                name = f"20200101-{more // 60:02}{number // 60:02}{number % 60:02}"
+                sh("btrfs", "subvolume", "snapshot", "-r", source, source / "snapshot" / name)
+            self.backup("-S", source, nas, usb)
+            for way, options in itertools.product((push, pull), ([], ["-S"])):
+                self.backup("-S", *server.arguments(), *way)
+                before = server.logins()
+                result = self.backup("-v", "debug", *options, *server.arguments(), *way)
+                self.assertEqual(server.logins(), before + 1)
+                counts.append((result.err.count("debug: running: ssh"), result.err.count("debug: running on ")))
+        self.assertEqual(counts[:4], counts[4:])
+        # With one that asks for the configuration of ssh, and the session.
+        self.assertEqual([ssh for ssh, _ in counts[:4]], [4, 2, 4, 3])
+        self.backup("-S", *server.arguments(), *push)
+        result = self.backup("-v", "debug", *server.arguments(), "-S", "-N1", "-n1", *push)
+        self.assertRegex(result.err, "deleted 12[0-9] backups")
+        self.assertEqual(result.err.count("debug: running: ssh"), 2)
 
 
 class Connection(SshTest):

@@ -73,6 +73,20 @@ MACHINES = {
     "timers.rst": {"Monitoring": "photos; btrfs-backup /srv/photos /mnt/usb/photos"},
     "json.rst": {"JSON": "photos; btrfs-backup /srv/photos /mnt/usb/photos"},
     "verify.rst": {"Verify": "photos; btrfs-backup /srv/photos /mnt/usb/photos"},
+    "copy.rst": {
+        "A new disk in place of an old one": "photos; for each in 1 2; do btrfs-backup /srv/photos /mnt/usb/photos; "
+        "done; mkdir /mnt/disk2/photos"
+    },
+    "find.rst": {
+        "Versions of a file": "photos; echo 1 2 3 >/srv/photos/todo.txt; touch -d '2026-11-24 08:46:55' "
+        "/srv/photos/todo.txt; backup() { btrfs-backup /srv/photos /mnt/usb/photos; }; backup; backup; "
+        "mv /srv/photos/todo.txt /srv/photos/list.txt; backup; echo 4 5 >>/srv/photos/list.txt; backup"
+    },
+    "diff.rst": {
+        "What changed": "photos; btrfs-backup /srv/photos /mnt/usb/photos; cd /srv/photos; mkdir 2026; "
+        "mv anna.jpg 2026; rm boat.jpg; head -c 2M /dev/urandom >2026/dog.jpg; chmod 600 cake.jpg; cd /; "
+        "btrfs-backup /srv/photos /mnt/usb/photos"
+    },
     "migration.rst": {
         "Coming from btrbk": "btrfs subvolume create /srv/music; mkdir /srv/btrbk /mnt/usb/old; "
         "btrfs subvolume snapshot -r /srv/music /srv/btrbk/music.20261124T0827; "

@@ -347,6 +347,9 @@ class Run:
                 self.test.assertIn(Fact(OWED, place, batch.snapshot), self.universe.file)
         if self.chance(0.2):
             return Delivery(failure=self.failure(place))
+        if len(step.destinations) > 1 and len(step.batches) == 1 and place != SHELL and self.chance(0.3):
+            self.leave(step.batches[0], place)
+            return Delivery(let_go=True)
         if step.resumed and self.chance(0.5):
             return self.another_stream(step.resumed, place)
         arrived: list[Sent] = []

@@ -51,6 +51,7 @@ class Counting(unittest.TestCase):
         verdict = arrived.verdict()
         found = verdict.count, verdict.failure.message if verdict.failure else "", verdict.blames_parent
         self.assertEqual(found, (count, told, blames_parent))
+        self.assertEqual(verdict.mistakes_parent, "built upon another subvolume" in told)
 
     def test_what_is_as_expected(self) -> None:
         self.check(arrival(*GOOD), 2, "")
@@ -191,6 +192,23 @@ class FitsTest(unittest.TestCase):
             with self.subTest(changed=changed, made=made, sent=sent):
                 stream = Streamed(0, 0.0, Beginning(b"x", "x", 50, "parent", changed))
                 self.assertIs(stream.fits(Subvolume("parent", "parent", made_transid=made), sent), wanted)
+
+    def test_parent_that_was_received(self) -> None:
+        """Only of a snapshot of what was received it is known what it was."""
+        table = (
+            # last changed; made; received; the number that the copy has; whether it fits
+            (10, 11, 8, 7, True),
+            (34, 11, 8, 7, False),
+            (34, 11, 8, 34, True),  # changed, then sent
+            (34, 11, 8, None, True),
+            (10, 7, 8, 7, True),
+            (34, 7, 8, 7, True),
+            (34, 11, None, 7, True),
+        )
+        for changed, made, received, sent, wanted in table:
+            with self.subTest(changed=changed, made=made, sent=sent):
+                parent = Subvolume("parent", "x", "", "received", made_transid=made, received_transid=received)
+                self.assertIs(Streamed(0, 0.0, Beginning(b"x", "x", 50, "parent", changed)).fits(parent, sent), wanted)
 
 
 if __name__ == "__main__":

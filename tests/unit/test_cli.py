@@ -54,6 +54,9 @@ DEFAULTS: dict[str, Any] = {
     "max_age": None,
     "json": False,
     "restore": False,
+    "diff": False,
+    "find": "",
+    "copy": False,
 }
 
 # Spellings of each option, and what differs from the defaults.
@@ -479,6 +482,13 @@ class RestoreTest(CommandLineTest):
     def test_folder_of_snapshots_as_source(self) -> None:
         self.assertTrue(cli.parse(("--restore", "/home.old/snapshot", "/home")).restore)
 
+    def test_one_file(self) -> None:
+        """It may have any name, also at the new place."""
+        for source in ("/b/20260101-000000/x", "ssh://nas/b/home-20260101-000000/etc/my file"):
+            self.assertTrue(cli.parse(("--restore", source, "/x/20260101-000000")).restores_inside)
+        for source in ("/b", "/b/20260101-000000", "/b/20260101-000000/"):
+            self.assertFalse(cli.parse(("--restore", source, "/x")).restores_inside)
+
     def test_refusals(self) -> None:
         table: dict[tuple[str, ...], str] = {
             ("/b",): "none is given",
@@ -760,6 +770,9 @@ class WordsTest(CommandLineTest):
     """What is said about a wrong command line, word by word: what is wrong, and what to do."""
 
     KEPT = "Run it where the backups are kept."
+    TWO = "Example: btrfs-backup --diff /mnt/usb/home/20261123-042459 /mnt/usb/home/20261124-042501"
+    COPY = "Example: btrfs-backup --copy /mnt/usb/home /mnt/new/home"
+    NOT_APART = "'--diff' compares two that are; '--verify' compares a backup with its snapshot."
     HELP = "'btrfs-backup --help' explains the options."
     KEEP = "(examples: 5, all, '3 24h 7d 4w 12m 5y')"
     URL = "Example: ssh://root@nas:22/backups or ssh://[::1]/backups"
@@ -796,16 +809,25 @@ class WordsTest(CommandLineTest):
             "'ssh://me@nas:/b' has ':' without a port",
             f"Write 'ssh://me@nas/b'. {URL}",
         ),
-        ("--restore", "/mnt/home-20260101-000000/etc/my file", "/x"): (
-            "'/mnt/home-20260101-000000/etc/my file' is something in the backup home-20260101-000000, and '--restore' "
-            "brings back whole subvolumes",
-            "A backup is an ordinary folder. Copy files out of it: cp -a '/mnt/home-20260101-000000/etc/my file' DEST",
+        ("--copy", "/b"): ("'--copy' needs folders to copy to, and none is given", COPY),
+        ("--copy", "/b", "shell://cat"): ("'--copy' needs folders to copy to, not 'shell://cat'", COPY),
+        ("--copy", "-f", "x", "-N2", "/b", "/c"): (
+            "'-N', '-f' cannot be used with '--copy'",
+            "Leave it out: nothing is taken or pruned.",
         ),
-        ("--restore", "ssh://me@nas:22/b/20260101-000000/x", "/x"): (
-            "'ssh://me@nas:22/b/20260101-000000/x' is something in the backup 20260101-000000, and '--restore' "
-            "brings back whole subvolumes",
-            "A backup is an ordinary folder. Copy files out of it: scp -rp -P 22 me@nas:/b/20260101-000000/x DEST",
+        ("--copy", "--status", "/b", "/c"): (
+            "'--status' and '--copy' cannot be used together",
+            "Run one after the other.",
         ),
+        ("--find", "../x", "/src"): (
+            "'../x' is no path of a file or folder in '/src'",
+            "Give it relative to SOURCE, or in full.",
+        ),
+        ("--find", "x", "-N3", "/src"): (
+            "'-N' cannot be used with '--find'",
+            "Leave it out: nothing is taken or pruned.",
+        ),
+        ("--find", "x", "--dry-run", "/src"): ("'--find' changes nothing anyway", "Leave out '--dry-run'."),
         ("-n", "x", "/src"): (
             "argument -n/--num-backups: 'x' is not a KEEP policy: 'x' is not a number, optionally followed by one of "
             f"h d w m y {KEEP}",
@@ -832,6 +854,21 @@ class WordsTest(CommandLineTest):
             "'--restore' makes one subvolume DEST, and none is given",
             "Example: btrfs-backup --restore /mnt/usb/home /home",
         ),
+        ("--diff", "/b/1"): ("'--diff' compares two snapshots or backups, and one is given", TWO),
+        ("--diff", "/b/1", "/b/2", "/b/3"): ("'--diff' compares two snapshots or backups, and more are given", TWO),
+        ("--diff", "/b/1", "/b/1/"): ("'/b/1' is given twice", "'--diff' compares two snapshots or backups."),
+        ("--diff", "/b/1", "ssh://nas/b/1"): ("'/b/1' and 'ssh://nas/b/1' are not on one machine", NOT_APART),
+        ("--diff", "/b/1", "shell://cat"): ("'/b/1' and 'shell://cat' are not on one machine", NOT_APART),
+        ("--diff", "-n3", "/b/1", "/b/2"): (
+            "'-n' cannot be used with '--diff'",
+            "Leave it out: nothing is taken or pruned.",
+        ),
+        ("--diff", "--verify", "/b/1", "/b/2"): (
+            "'--verify' and '--diff' cannot be used together",
+            "Run one after the other.",
+        ),
+        ("--diff", "--dry-run", "/b/1", "/b/2"): ("'--diff' changes nothing anyway", "Leave out '--dry-run'."),
+        ("--diff",): ("no SOURCE is given", f"{TWO}; see 'btrfs-backup --help'."),
         ("--restore", "-S", "-N1", "/b", "/src"): (
             "'-N', '-S' cannot be used with '--restore'",
             "Leave it out: nothing is taken or pruned.",

@@ -6,8 +6,21 @@ from dataclasses import replace
 from functools import lru_cache
 from hashlib import sha256
 
-from btrfs_backup.model.cutter import Checkpoint, Cutter, Part, Unproved, checkpoints, mark, origin, useless
-from btrfs_backup.model.sendstream import Attribute, Beginning, BrokenStream, Command, Walker, is_whole
+from btrfs_backup.model.cutter import (
+    Checkpoint,
+    Cutter,
+    Part,
+    Unproved,
+    base,
+    beginning,
+    checkpoints,
+    is_base,
+    is_ours,
+    mark,
+    origin,
+    useless,
+)
+from btrfs_backup.model.sendstream import Attribute, Beginning, BrokenStream, Command, Walker, is_whole, uuid_text
 from btrfs_backup.model.snapshot import Subvolume
 from tests.unit.test_gate import OTHER, clone
 from tests.unit.test_sendstream import END, FULL, HEADER, INCREMENT, PARENT, SNAPSHOT, command, write
@@ -100,6 +113,44 @@ def sent_again(stream: bytes, known: Checkpoint) -> bytes:
 
 
 class Chains(unittest.TestCase):
+    def test_upon_a_parent_for_which_another_could_be_taken(self) -> None:
+        """It is named by its UUID there, and what is cloned from it comes from a snapshot of it that goes before."""
+        dice, there = random.Random(2), "abcdef01-0000-0000-0000-000000000000"
+        resumed = 0
+        for _ in range(100):
+            stream, frames = stream_of(dice, INCREMENT)
+            receiver = Receiver(writes=True)
+            receiver.made[there] = receiver.made.pop(PARENT)
+            salts, known = iter((SALT, SALT[::-1])), ()
+            for salt in salts:
+                attempt = Cutter(dice.choice([1, 1000, 1 << 20]), salt, known, upon=there)
+                self.assertTrue(attempt.needed)
+                receiver.receive(cut(attempt, stream))
+                last, copies = receiver.standing[-1], [each for each in receiver.standing if each.name == base(salt)]
+                self.assertEqual([(each.parent_uuid, each.readonly) for each in copies], [(there, True)])
+                self.assertEqual(origin(last, receiver.standing), there)
+                # From whichever snapshot of it.
+                sources = [each.received_uuid for each in receiver.standing if is_base(each.name)]
+                parent = {clone(each): clone(PARENT) for each in sources}
+                made = [parent.get(each, each) for each in receiver.made[last.uuid]]
+                self.assertEqual(made, [b"the parent", *frames])
+                self.assertTrue(all(is_ours(each.name) for each in receiver.standing[:-1]))
+                # What is needed to go on stays.
+                receiver.delete([last])
+                if not (known := tuple(checkpoints(receiver.standing))):
+                    break
+                receiver.delete(useless(receiver.standing, known[-1]))
+                self.assertEqual(beginning(receiver.standing, known[-1]), there)
+                resumed += 1
+        self.assertGreater(resumed, 50)
+
+    def test_what_only_looks_like_that_snapshot(self) -> None:
+        right = uuid_text(sha256(base(SALT).encode()).digest()[:16])
+        good = Subvolume(base(SALT), "copy", "parent", right)
+        cases = (good, replace(good, readonly=False), replace(good, received_uuid=PARENT), replace(good, name="base"))
+        for each, wanted in zip(cases, ("parent", "copy", "copy", "copy"), strict=True):
+            self.assertEqual(origin(Subvolume("x", "x", "copy"), [each]), wanted)
+
     def test_put_together_again(self) -> None:
         dice = random.Random(1)
         for _ in range(300):
@@ -233,14 +284,14 @@ class Resumed(unittest.TestCase):
         receiver.receive(cut(Cutter(1, SALT), HEADER + INCREMENT.frame() + frames))
         known = checkpoints(receiver.standing)
         cut(Cutter(1, "1" * 16, known), HEADER + INCREMENT.frame() + frames)
-        for beginning in (
+        for begun in (
             HEADER.replace(b"\1", b"\2") + INCREMENT.frame(),
             HEADER + replace(INCREMENT, uuid=OTHER).frame(),
             HEADER + replace(INCREMENT, parent=OTHER).frame(),
             HEADER + replace(INCREMENT, transid=1).frame(),
         ):
             with self.assertRaises(Unproved) as caught:
-                cut(Cutter(1, "1" * 16, known), beginning + frames)
+                cut(Cutter(1, "1" * 16, known), begun + frames)
             self.assertEqual(caught.exception.proved, [])
 
 

@@ -2,6 +2,8 @@
 
 import random
 import unittest
+from collections.abc import Callable
+from dataclasses import replace
 
 from btrfs_backup.model.gate import Expected, Gate
 from btrfs_backup.model.sendstream import Beginning, BrokenStream, frame, uuid_bytes
@@ -171,6 +173,23 @@ class Hostile(unittest.TestCase):
         for path in (b"link", b"a/link", b"link/a"):
             bad = clone(PARENT, b"a", path)
             self.assert_stopped("leads through a symlink in the parent", bad, WANTED_INCREMENT, INCREMENT)
+
+    def test_data_of_others_that_are_known(self) -> None:
+        """Where it is found out what has that UUID, and not through a symlink in that."""
+
+        def others(uuid: str) -> Callable[[bytes], bool]:
+            if uuid != OTHER:
+                raise BrokenStream("nobody knows it")
+            return lambda path: path != b"bad"
+
+        wanted = replace(WANTED_INCREMENT, others=others)
+        good = HEADER + INCREMENT.frame() + clone(OTHER) + clone(PARENT, b"a", b"bad") + END
+        self.assertEqual(verdict(good, wanted), (good, ""))
+        self.assert_stopped("nobody knows it", clone("0" + OTHER[1:]), wanted, INCREMENT)
+        # What is plain in one is not in another.
+        both = clone(PARENT, b"a", b"bad") + clone(OTHER, b"a", b"bad")
+        _, why = verdict(HEADER + INCREMENT.frame() + both + END, wanted)
+        self.assertEqual(why, "frame 3 is refused: CLONE b'a': b'bad' leads through a symlink in the parent")
 
     def test_another_subvolume(self) -> None:
         for another in (FULL, INCREMENT, Beginning(b"other", OTHER, 1), Beginning(b"home.2026", OTHER, 1, SNAPSHOT, 1)):

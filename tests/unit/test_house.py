@@ -196,7 +196,6 @@ class CheckerTest(unittest.TestCase):
         self.assertEqual(
             importers("shlex"),
             [
-                "cli/checks.py",
                 "cli/completion.py",
                 "commands/places.py",
                 "commands/restore.py",

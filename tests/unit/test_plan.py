@@ -3,6 +3,7 @@
 import random
 import unittest
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -130,6 +131,30 @@ class UnsharedTest(unittest.TestCase):
         targets = [Target(name, (A, B)) for name in ("/b", "/c")]
         self.assertEqual(plan.next_batch(targets, lineage(A, B)), Batch(A, None, ("/b", "/c")))
         self.assertEqual(plan.next_batch(targets, lineage(A, B), shared=False), Batch(A, None, ("/b",)))
+
+
+class NamedParentsTest(unittest.TestCase):
+    """A stream that names its parent by the UUID that this has at a destination is for no other one."""
+
+    def batches(self, *targets: Target) -> tuple[Batch, ...]:
+        return plan.next_batches(targets, lineage(*ALL))
+
+    def test_each_destination_has_a_stream_of_its_own(self) -> None:
+        one, other, third = (Target(name, (B, C), frozenset([A])) for name in ("/b", "/c", "/d"))
+        named = [replace(each, named=frozenset(ALL)) for each in (one, other)]
+        self.assertEqual(self.batches(*named), (Batch(B, A, ("/b",), True),))
+        self.assertEqual(self.batches(named[0], third), (Batch(B, A, ("/b",), True),))
+        # The others get theirs first when they come first.
+        self.assertEqual(self.batches(third, named[1]), (Batch(B, A, ("/d",)),))
+
+    def test_on_one_filesystem(self) -> None:
+        """In full, too; what follows on top of that goes by itself."""
+        one, other = (Target(name, (A, B), named=frozenset(ALL), alone=True) for name in ("/b", "/c"))
+        third = Target("/d", (A,))
+        self.assertEqual(self.batches(one, other, third), (Batch(A, None, ("/b",)),))
+        self.assertEqual(self.batches(third, one), (Batch(A, None, ("/d",)),))
+        one = plan.served(one, A)
+        self.assertEqual(self.batches(one), (Batch(B, A, ("/b",), True),))
 
 
 class NextBatchesTest(unittest.TestCase):

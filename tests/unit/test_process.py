@@ -126,7 +126,7 @@ class Scope(unittest.TestCase):
 
     def test_leaving_it_ends_and_reaps(self) -> None:
         ignoring = "import signal, time; signal.signal(15, signal.SIG_IGN); print(flush=True); time.sleep(60)"
-        process_grace, process._GRACE = process._GRACE, 0.05
+        process_grace, process._GRACE = process._GRACE, 0.5
         self.addCleanup(setattr, process, "_GRACE", process_grace)
         for code in ("import time; time.sleep(60)", ignoring):
             with open(os.devnull) as nothing, self.assertRaises(Interrupted), Children() as children:

@@ -17,8 +17,10 @@ from pathlib import Path
 from btrfs_backup.cli import argfiles
 from btrfs_backup.cli import parser as cli
 from btrfs_backup.errors import Failure
+from btrfs_backup.model.changes import Change, Changes
 from btrfs_backup.model.manifest import Comparison, Difference
 from btrfs_backup.model.outcome import Outcome, Partial, Place, Report, Restoration, Row, Sent, Survey
+from btrfs_backup.model.versions import Found, Look, Versions
 from btrfs_backup.report.document import document
 
 TOP = Path(__file__).parents[2]
@@ -51,7 +53,7 @@ class Documents(unittest.TestCase):
     def described(self, title: str) -> set[str]:
         return set(re.findall(r"^``([\w.\[\]*]+)``$", section(TEXTS["json.rst"], title), re.MULTILINE))
 
-    def found(self, command: str, about: Report | Survey | Restoration) -> set[str]:
+    def found(self, command: str, about: Report | Survey | Restoration | Changes | Versions) -> set[str]:
         whole = json.loads(document(command, NOW, NOW, 10, FAILURE, about))
         fields = set(paths({**whole, "source": None} if isinstance(about, Report) else whole))
         self.assertLessEqual(self.described(self.HEAD), fields)
@@ -83,6 +85,15 @@ class Documents(unittest.TestCase):
     def test_restore(self) -> None:
         about = Restoration("/b", "/a", "s", NOW, "/c", Sent("s", "p", 1, 1.0), "x", failures=(FAILURE,))
         self.assertEqual(self.found("restore", about), self.described("A restore"))
+
+    def test_find(self) -> None:
+        file = Found("x", 257, "f", 3, 10)
+        about = Versions("x", [Look("/b", ("s",), {"x": {"s": file}}), Look("/c", ("t",), failure=FAILURE)])
+        self.assertEqual(self.found("find", about), self.described("Versions"))
+
+    def test_diff(self) -> None:
+        about = Changes("/b/1", "/b/2", [Change("renamed", "x/y", "z", 1)])
+        self.assertEqual(self.found("diff", about), self.described("What changed"))
 
 
 def paths(value: object, path: str = "") -> Iterator[str]:

@@ -269,6 +269,18 @@ class ProgressTest(unittest.TestCase):
                 self.assertIn(C, again.failure.message)
                 self.assertEqual(again.keeps_parts, not arrival.wrong)
 
+    def test_another_was_taken_for_the_parent(self) -> None:
+        """Then that is named by its UUID; when that does not help, it is sent in full."""
+        arrival = Arrival(self.SENT, wrong="it is odd", mistaken=True, found=(partial(C),))
+        now = self.after(self.begun(), arrival)
+        assert now.receive
+        why = f"another subvolume was taken for {A}\n  Sending it again, so that the parent is named by its UUID there."
+        self.assertEqual((now.receive.parent, now.receive.named, str(now.receive.because)), (A, True, why))
+        self.assertEqual(now.receive.useless, (partial(C),))
+        now = self.after(now, arrival)
+        assert now.receive
+        self.assertEqual((now.receive.parent, now.receive.named), (None, False))
+
     def test_cut_off(self) -> None:
         """What has arrived is of use, unless it is spoiled."""
         for spoiled in (False, True):

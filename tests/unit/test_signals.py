@@ -4,9 +4,11 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import unittest
 from contextlib import ExitStack
+from pathlib import Path
 
 from btrfs_backup.errors import Interrupted
 from btrfs_backup.system import signals
@@ -22,6 +24,25 @@ with signals.noted():
     while True:
         os.write(writer, bytes(65536))
 """
+
+
+class Beginning(unittest.TestCase):
+    def test_while_the_program_is_read(self) -> None:
+        """Ctrl-C ends it, and Python does not tell where it was."""
+        top = Path(__file__).resolve().parents[2]
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "logging.py").write_text("import time\nprint(flush=True)\ntime.sleep(60)\n")
+            with subprocess.Popen(
+                [sys.executable, "-S", "-m", "btrfs_backup", "--version"],
+                env={**os.environ, "PYTHONPATH": f"{folder}:{top}"},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            ) as run:
+                assert run.stdout
+                run.stdout.readline()
+                run.send_signal(signal.SIGINT)
+                self.assertEqual(run.communicate(timeout=20)[1], b"")
+            self.assertEqual(run.returncode, -signal.SIGINT)
 
 
 class Noted(unittest.TestCase):

@@ -9,6 +9,7 @@ from btrfs_backup.model.stage import FILE, FOLDER, SUBVOLUME, Stage
 
 NAME = "20261124-120000"
 ENTRY = f".{NAME}.receiving"
+UUID = "89abcdef-0000-1111-2222-333333333333"
 ONE, TWO = "nas-123-0123abcd", "my-host.lan-4-ffffffff"
 
 
@@ -79,6 +80,16 @@ class Attempts(unittest.TestCase):
                 found = stage.found(ENTRY, NAME, FOLDER, {name: FOLDER}, {})
                 self.assertEqual((found.attempts, found.foreign), ((name,), ""))
                 self.assertEqual(stage.who(found), who)
+
+    def test_of_which_snapshot(self) -> None:
+        """The names of older attempts do not tell."""
+        told = stage.attempt("nas", 1, 2, UUID)
+        self.assertEqual(stage.found(ENTRY, NAME, FOLDER, {told: FOLDER}, {}).attempts, (told,))
+        other = UUID.replace("8", "7")
+        for attempts, wanted in (((), True), ((ONE,), True), ((told,), False), ((ONE, told), False)):
+            with self.subTest(attempts=attempts):
+                found = Stage(ENTRY, NAME, attempts)
+                self.assertEqual((found.is_of(UUID), found.is_of(other)), (True, wanted))
 
     def test_who(self) -> None:
         self.assertEqual(stage.who(Stage(ENTRY, NAME)), "an unknown process")

@@ -74,6 +74,16 @@ def shown(max_age: str = "") -> Survey:
     return survey(looked(*(["--max-age", max_age] if max_age else [])))
 
 
+class InterruptedTest(unittest.TestCase):
+    def test_before_all_was_looked_at(self) -> None:
+        """What is known by then is shown: a signal ends it like anything else."""
+        found = world.begin(cli.parse(["--status", "/home", USB, NAS]), NOW, frozenset([A]), NONE)
+        found = found.after(List(), Listed(HOME, snapshots(A)))
+        self.assertEqual(table(survey(found), 80, False)[:1], ["source: /home"])
+        found = found.after(Look((USB,)), {USB: Seen(UUID, backups(A))})
+        self.assertIn(f"{A}  3 d  ok  ok", table(survey(found), 80, False))
+
+
 class StepsTest(unittest.TestCase):
     def test_order(self) -> None:
         """It lists and looks, and that is all."""
@@ -145,7 +155,7 @@ class RowsTest(unittest.TestCase):
             "a stage in use": (alive, owed, "under way"),
             "complete, and a stage in use": (replace(complete, stages=alive.stages), NONE, "complete"),
             "something else": (backups(files=(C,)), NONE, "foreign"),
-            "something else, and a stage": (backups(files=(C,), partial=(C,)), NONE, "partial"),
+            "something else, and a stage": (backups(files=(C,), partial=(C,)), NONE, "foreign"),
             "a foreign stage": (Inventory(stages=(Stage(f".{C}.receiving", C, foreign="why"),)), NONE, "missing"),
             "a mark": (replace(complete, stages=(Stage(f".{C}.receiving", C),)), NONE, "partial"),
             "a mark, of no older version": (

@@ -387,6 +387,22 @@ class Stages(unittest.TestCase):
         self.assertFalse(begun.is_alive())
 
 
+class HoldUp(unittest.TestCase):
+    def test_enough(self) -> None:
+        """It lasts, and the others are far faster."""
+        mega = 1 << 20
+        begun = stream.HoldUp(since=100.0, last=100.0, delivered=10 * mega, rate=80 * mega)
+        for seconds, delivered, enough in (
+            (3.9, 0, False),
+            (4.1, 0, True),
+            (5.0, 5 * 9 * mega, True),
+            (5.0, 5 * 11 * mega, False),
+            (60.0, 60 * 9 * mega, True),
+        ):
+            with self.subTest(seconds, delivered=delivered):
+                self.assertEqual(begun.is_enough(100.0 + seconds, 10 * mega + delivered), enough)
+
+
 class Cause(unittest.TestCase):
     def test_the_stage_that_did_not_die_of_a_broken_pipe(self) -> None:
         for send, receive, left_early, wanted in (

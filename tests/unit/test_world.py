@@ -4,6 +4,7 @@ import unittest
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from unittest.mock import patch
 
 from btrfs_backup.cli import parser as cli
 from btrfs_backup.commands.run import run
@@ -325,6 +326,27 @@ class Failures(unittest.TestCase):
         self.assertEqual(actor.told("warning"), ["trouble", "trouble"])
         self.assertFalse({each for each in actor.file if each.kind in (OWED, PARENT)})
 
+    def test_parents_for_which_others_were_taken(self) -> None:
+        """They are named by their UUIDs from then on; when that does not help, another one is tried."""
+        mistaken = {USB: Delivery(failure=TROUBLE, blames_parent=True, mistakes_parent=True)}
+        actor = Told([], seen={USB: seen(A, B)}, answers={Send: [mistaken, mistaken]})
+        self.assertFalse(actor.run().failed)
+        tried = [(each.batches[0].parent, each.batches[0].named) for each in actor.steps if isinstance(each, Send)]
+        self.assertEqual(tried, [(B, False), (B, True), (A, True)])
+        self.assertEqual((actor.told("info")[1:2], actor.told("warning")), (["trouble"], ["trouble"]))
+
+    def test_parents_for_which_others_could_be_taken(self) -> None:
+        """As a look has shown, or since two destinations are on one filesystem."""
+        elsewhere = replace(seen(A, B), inventory=replace(seen(A, B).inventory, elsewhere=frozenset([f"uuid-{B}"])))
+        both = {USB: seen(A, B), NAS: replace(seen(A, B, place=NAS), filesystem=seen(A, B).filesystem)}
+        apart = {USB: seen(A, B), NAS: seen(A, B, place=NAS)}
+        wanted = (({USB: elsewhere}, [True]), (both, [True, True]), (apart, [False]))
+        for found, named in wanted:
+            with self.subTest(found=found):
+                actor = Told([], seen=found)
+                actor.run()
+                self.assertEqual([each.batches[0].named for each in actor.steps if isinstance(each, Send)], named)
+
     def test_delete(self) -> None:
         """Those with one reason are one failure."""
         stuck = Deleted(dict.fromkeys((A, B), TROUBLE))
@@ -370,6 +392,37 @@ class GoingOn(unittest.TestCase):
         self.assertEqual([names_sent(each) for each in report.destinations], [[B], [B]])
         assert actor.last
         self.assertEqual((actor.last.at(USB).stages, actor.last.at(USB).holdings.partial), ((), ()))
+
+    def test_one_that_holds_up_the_others(self) -> None:
+        """It is looked at anew when they have got all, goes on where it was, and shares nothing with them."""
+        nas = self.parts(B, place=NAS)
+        seen_then = iter([seen(A, place=NAS), nas])
+        first = {USB: arrived(B, C), NAS: Delivery(let_go=True)}
+        actor = Told(["-S"], there=(A, B, C), seen={USB: seen(A), NAS: nas}, answers={Send: [first]})
+        perform = actor.perform
+
+        def looked(step: Step, now: World) -> Came:
+            came = perform(step, now)
+            return {**came, NAS: next(seen_then)} if isinstance(step, Look) and isinstance(came, dict) else came
+
+        with patch.object(actor, "perform", looked):
+            report = actor.run()
+        steps = [each for each in actor.steps if isinstance(each, Send | Look)]
+        stage = nas.inventory.stages[0]
+        self.assertEqual(
+            steps,
+            [
+                Look((USB, NAS)),
+                Send((Batch(B, A, (USB, NAS)), Batch(C, B, (USB, NAS)))),
+                Look((NAS,)),
+                Send((Batch(B, None, (NAS,)),), stage),
+                Send((Batch(C, B, (NAS,)),)),
+            ],
+        )
+        self.assertFalse(report.failed)
+        self.assertEqual([names_sent(each) for each in report.destinations], [[B, C], [B, C]])
+        self.assertIn("it is far slower than the others; it gets the rest by itself", actor.told("info")[0])
+        self.assertFalse({each for each in actor.file if each.kind in (OWED, PARENT)})
 
     def test_in_turn(self) -> None:
         """What is older comes first, and what is newer afterwards, on top of it."""
