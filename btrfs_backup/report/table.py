@@ -137,7 +137,7 @@ def _at_source(row: Row, places: Sequence[Place]) -> str:
     for reason in row.because:
         if begin := next((each for each in _AT if reason.startswith(each)), ""):
             needs.setdefault(_AT[begin], []).append(_numbered(reason.removeprefix(begin), places))
-    told = [f"{word} {', '.join(dict.fromkeys(where))}" for word, where in needs.items()]
+    told = [f"{word} {', '.join(sorted(set(where)))}" for word, where in needs.items()]
     return "; ".join([" ".join([_OK, *first]), *told])
 
 

@@ -62,8 +62,8 @@ def show(line: str) -> None:
     """Put LINE in place of the one that is shown."""
     global _shown
     with suppress(OSError):
-        # The last column stays free: what clears the rest of the line would begin there.
-        line = line[: max(1, os.get_terminal_size(sys.stderr.fileno()).columns - 1)]
+        # The last column stays free: what clears the rest of the line would begin there. Some terminals have 0 columns.
+        line = line[: (os.get_terminal_size(sys.stderr.fileno()).columns or 80) - 1]
     _write(f"{_AT_LINE_START}{_NO_WRAP}{line}{_WRAP}{_CLEAR_BELOW}{_AT_LINE_START}")
     _shown = True
 

@@ -23,9 +23,6 @@ class SpoiledPrograms(RealTest):
             self.backup(source, usb)
         snapshots, new = source / "snapshot", usb / "new"
         table: list[tuple[str, str, list[object], int, str]] = [
-            ("stat", "-L", [usb], 1, f"cannot look at '{source}'"),
-            ("readlink", "-f", [usb], 1, f"cannot resolve '{source}'"),
-            ("find", "-mindepth", [usb], 1, f"cannot list '{snapshots}'"),
             ("mkdir", "-p", [new], 10, f"{new}: cannot create the folder '{new}'"),
             ("btrfs", "subvolume snapshot", [usb], 10, f"{source}: cannot take the snapshot '2"),
             ("btrfs", "subvolume list", [usb], 10, f"{source}: cannot list what is in '{snapshots}'"),
@@ -171,6 +168,21 @@ class SpoiledProgramsElsewhere(SshTest):
             "warning: there is no program 'flock' on 127.0.0.1: take care that no two runs work on one folder there at "
             "the same time\n",
         )
+
+    def test_what_fails_there(self) -> None:
+        tools = self.folder / "spoiled"
+        server, source, usb = self.sshd(path=path_with(tools)["PATH"]), self.source(), self.disk("usb").path
+        self.backup(source)
+        for program, message in {
+            "stat": f"cannot look at '{source}'",
+            "readlink": f"cannot resolve '{source}'",
+            "find": f"cannot list '{source}/snapshot'",
+        }.items():
+            with self.subTest(program):
+                fake = make_program(tools, program, f"echo '{SPOILED}' >&2; exit 9") / program
+                result = self.backup(*server.arguments(), f"{server.url}{source}", usb, status=1)
+                fake.unlink()
+                self.assertIn(f"error: {message}: {program} on {server.address}: {SPOILED}\n", result.err)
 
     def test_a_host_that_is_not_there(self) -> None:
         source = self.source()

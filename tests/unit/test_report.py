@@ -1,5 +1,6 @@
 """What a run came to: summary lines, exit status, and how figures are written."""
 
+import os
 import signal
 import unittest
 from dataclasses import replace
@@ -9,7 +10,7 @@ from unittest import mock
 from btrfs_backup.errors import Failure, Interrupted, LockHeld, UsageError
 from btrfs_backup.model.manifest import Comparison, Difference
 from btrfs_backup.model.outcome import Outcome, Report, Restoration, Sent, exit_status, plural, span
-from btrfs_backup.report.terminal import Progress, progress_line
+from btrfs_backup.report.terminal import Progress, clear, progress_line, show
 from btrfs_backup.report.text import (
     differences,
     intentions,
@@ -374,6 +375,20 @@ class ProgressTest(unittest.TestCase):
         ):
             line = progress_line("x", 5_000_000, 1e6, 20_000_000, False, waiting)
             self.assertEqual(line, f"25 % of 20.0 MB, 1.0 MB/s, 0:15 left{wanted}: x")
+
+    def test_as_wide_as_the_terminal(self) -> None:
+        """Without its last column; some say that they have none."""
+        for columns, wanted in ((30, 29), (200, 100), (0, 79)):
+            written: list[str] = []
+            size = os.terminal_size((columns, 24))
+            with (
+                mock.patch("btrfs_backup.report.terminal._write", written.append),
+                mock.patch("os.get_terminal_size", return_value=size),
+                mock.patch("sys.stderr", mock.Mock()),
+            ):
+                show("x" * 100)
+                clear()
+            self.assertEqual([each.count("x") for each in written], [wanted, 0])
 
     def test_destinations(self) -> None:
         """All of them, and how far those are that are behind."""

@@ -287,7 +287,7 @@ snapshot         age   1        2            3          source
             ("year 2026",): "ok year",
             ("newest",): "ok newest",
             ("lies in the future",): "ok future",
-            (f"outstanding for {NAS}", f"parent of one outstanding for {USB}"): "ok; needed by 2, 1",
+            (f"outstanding for {NAS}", f"parent of one outstanding for {USB}"): "ok; needed by 1, 2",
             (f"last delivered to {USB} (filesystem {UUID})",): "ok; last at 1",
             (f"last delivered to {USB} (filesystem x)",): "ok; last at 1 (other disk)",
             (f"not sent to {NAS}, where something else has its name",): "ok; blocked at 2",
