@@ -382,7 +382,7 @@ class _End:
         if any(each.running for each in self._writings):
             return
         if self.unwritten():
-            self._given_up = self._end_children()
+            self._given_up = self._end_children() or self._given_up
         elif self.outlet.delivered - self._written > max(self._receiver.unwritten, least):
             self.write_out(self._receiver.early)
 
