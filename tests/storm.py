@@ -1,4 +1,4 @@
-"""Signals at random moments of runs: each one ends its run as promised, and the next run goes on.
+"""Signals at random moments of runs of all kinds: each one ends its run as promised, and the next run goes on.
 
 python3 -m tests.storm [COUNT [SEED]]        (as root)
 """
@@ -9,43 +9,66 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.real.machine import Disk, fast_folder, random_file, sh, start_command
+from tests.real.sshd import Sshd
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_LONGEST = 20.0  # seconds that a run may take to end
+_LONGEST = 30.0  # seconds that a run may take to end
 # Python says so when it drops what a handler raised.
-_BAD = ("Traceback", "Exception ignored", "unexpected")
+_BAD = ("Traceback", "Exception ignored", "unforeseen")
 
 
 class Storm:
-    """Runs of one source to two places, below FOLDER, each of them disturbed."""
+    """Runs of all kinds, of one source to some places, below FOLDER, each of them disturbed."""
 
     def __init__(self, folder: Path, seed: int) -> None:
         self.random = random.Random(seed)
         self.disks = [Disk(folder, folder / name, 256) for name in ("pool", "usb")]
-        self.source = self.disks[0].path / "home"
-        sh("btrfs", "subvolume", "create", self.source)
-        random_file(self.source / "file", 2)
-        self.options = ["-N", "3", "-n", "3", "-v", "debug"]
-        self.places = [self.disks[1].path / "a", f"shell://cat > {self.disks[1].path}/stream"]
-        self._calm()
-        self.longest = self._calm() * 0.7  # the rest is starting Python
+        pool, usb = (disk.path for disk in self.disks)
+        source, here, self.new = pool / "home", usb / "a", pool / "new"
+        sh("btrfs", "subvolume", "create", source)
+        random_file(source / "file", 2)
+        self.server = Sshd(folder / "sshd")
+        far, there = self.server.arguments(), f"{self.server.url}{usb}"
+        keep = ("-N", "3", "-n", "3")
+        # Of each kind: arguments, and words of the summary.
+        self.kinds: list[tuple[list[object], str]] = [
+            ([*keep, source, here, f"shell://cat > {usb}/$BTRFS_BACKUP_PARENT.stream"], f"{here}: sent"),
+            ([*keep, *far, source, f"{there}/b"], f"{there}/b: sent"),
+            ([*keep, *far, f"{self.server.url}{source}", usb / "c"], f"{usb}/c: sent"),
+            (["--verify=all", source, here], ""),
+            (["--verify", *far, source, f"{there}/b"], ""),
+            (["--restore", here, self.new], ""),
+            (["--status", *far, source, here, f"{there}/b"], ""),
+            (["--dry-run", *far, source, here, f"{there}/b"], ""),
+        ]
+        for kind in self.kinds:
+            self._calm(kind[0])
+        # The rest is starting Python.
+        self.longest = [self._calm(kind[0]) * 0.7 for kind in self.kinds]
 
-    def _calm(self) -> float:
+    def _start(self, arguments: Sequence[object]) -> "subprocess.Popen[str]":
+        for each in (*self.new.glob("snapshot/2*"), *self.new.parent.glob("new")):
+            sh("btrfs", "subvolume", "delete", each)
+        return start_command("-v", "debug", *arguments)
+
+    def _calm(self, arguments: Sequence[object]) -> float:
         began = time.monotonic()
-        run = start_command(*self.options, self.source, *self.places)
+        run = self._start(arguments)
         _, err = run.communicate(timeout=_LONGEST)
         assert run.returncode == 0, err
         return time.monotonic() - began
 
     def disturb(self) -> tuple[bool, list[str]]:
         """One run; whether it was ended by a signal, and what was wrong."""
-        run = start_command(*self.options, self.source, *self.places)
+        (arguments, summary), longest = self.random.choice(list(zip(self.kinds, self.longest, strict=True)))
+        run = self._start(arguments)
         assert run.stderr
         first = run.stderr.readline()
-        time.sleep(self.random.uniform(0, self.longest))
+        time.sleep(self.random.uniform(0, longest))
         numbers = self.random.choices(_SIGNALS, k=self.random.choice((1, 1, 2, 6)))
         for number in numbers:
             run.send_signal(number)
@@ -62,14 +85,16 @@ class Storm:
         over = run.returncode == 0 and time.monotonic() - sent < 1
         if not over and run.returncode not in {*(128 + each for each in numbers), *(-each for each in numbers)}:
             wrong.append(f"status {run.returncode} after {numbers}")
-        if f"{self.places[0]}: sent" not in err.replace("nothing sent", "sent"):
+        if summary not in err.replace("nothing sent", "sent"):
             wrong.append("no summary")
-        return not over, [*wrong, err] if wrong else []
+        return not over, [" ".join(map(str, arguments)), *wrong, err] if wrong else []
 
     def close(self) -> None:
         try:
-            self._calm()
+            for arguments, _ in self.kinds:
+                self._calm(arguments)
         finally:
+            self.server.stop()
             for disk in self.disks:
                 disk.unmount()
 

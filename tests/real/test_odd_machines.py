@@ -6,8 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.real.liar import lying_btrfs, path_with
-from tests.real.machine import OUTSTANDING, TOP, Result, names, sh, with_program
+from tests.real.machine import OUTSTANDING, TOP, Result, lying_btrfs, names, path_with, sh, with_program
 from tests.real.sshd import Sshd, SshTest
 
 WITHOUT = """

@@ -16,7 +16,7 @@ class Signals(RealTest):
         storm = Storm(self.folder, random.randrange(1 << 32))
         self.addCleanup(storm.close)
         ended = 0
-        for _ in range(25):
+        for _ in range(20):
             by_signal, wrong = storm.disturb()
             self.assertFalse(wrong, "\n".join(wrong))
             ended += by_signal
