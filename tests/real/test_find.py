@@ -190,6 +190,7 @@ class Tree(RealTest):
         at.chmod(0o4751)
         os.link(at, self.home / "folder" / "same")
         (self.home / "folder" / "-empty").mkdir()
+        (self.home / "folder" / "20200101-000000" / "x").mkdir(parents=True)
         (self.home / "nowhere").symlink_to("/nowhere")
         os.utime(at, ns=(0, 1_234_567_890_123_456_789))
         os.utime(self.home / "folder", ns=(0, 1_234_567_890_123_456_789))
@@ -226,6 +227,8 @@ class OneFile(Tree):
         self.assertIn(f"{to}: copied {self.snapshot / 'folder'}\n", result.err)
         self.assert_alike(self.snapshot / "folder", to)
         self.assertEqual(extent(to / ODD), extent(self.snapshot / "folder" / ODD))
+        self.backup("-q", "--restore", self.snapshot / "folder" / "20200101-000000" / "x", self.home / "x")
+        self.assertTrue((self.home / "x").is_dir())
         self.backup("-q", "--restore", self.snapshot / "nowhere", self.home / "there")
         self.assertEqual(os.readlink(self.home / "there"), "/nowhere")
         usb = self.disk("usb").path
@@ -266,6 +269,10 @@ class OneFile(Tree):
                 f"the folder '{to}', in which it is to be, does not exist\n  Make it: mkdir -p",
             ),
         )
+        plain = self.home / "folder-20260101-000000"
+        (plain / "20260101-000000").mkdir(parents=True)
+        result = self.backup("--restore", plain / "file", to, status=1)
+        self.assertIn(f"'{plain / 'file'}' is in no backup that is there\n  Is the disk mounted", result.err)
         for what, where, words in table:
             self.assertIn(words, self.backup("--restore", what, where, status=1).err)
         for program, words in {
