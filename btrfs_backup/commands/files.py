@@ -36,7 +36,7 @@ def restore(settings: Settings, publish: Callable[[Restoration], None]) -> None:
             raise _exists(to)
         name = basename(backup)
         taken = Naming(prefix_of(name)).time(name)
-        report = Restoration(source.identity, to.identity, name, taken, intended=f"from {name}")
+        report = Restoration(source.identity, to.identity, name, taken)
         publish(report)
         if not settings.dry_run:
             log.info("%s: copying %s", to, source)

@@ -115,6 +115,14 @@ class Versions(RealTest):
             [size for _, _, size, _, _ in rows(self.backup("--find", "folder", self.home).out)], ["folder"]
         )
 
+    def test_processes_do_not_depend_on_how_many_snapshots_there_are(self) -> None:
+        counts = []
+        for _ in range(2):
+            for _ in range(10):
+                self.take()
+            counts.append(self.backup("-v", "debug", "--find", "file", self.home).err.count("running: "))
+        self.assertEqual(counts[0], counts[1])
+
     def test_nothing(self) -> None:
         """Neither what is not there, nor what is behind a link."""
         (self.home / "way").symlink_to("/etc")
@@ -246,7 +254,7 @@ class OneFile(Tree):
                 result = self.backup(*more, "--restore", self.snapshot / "folder", to, status=1)
                 self.assertIn(f"there is something at '{to}' already\n  Give another name", result.err)
         out = self.backup("--dry-run", "--restore", self.snapshot / "folder", self.home / "new").out
-        self.assertIn(f"would restore {self.snapshot.name} from {self.snapshot / 'folder'}", out)
+        self.assertEqual(out, f"{self.home / 'new'}: would copy {self.snapshot / 'folder'}\n")
         self.assertFalse((self.home / "new").exists())
         race = with_program(self.folder / "bin", "mv", f'echo later >{self.home / "new"}; exec $REAL "$@"')
         result = self.backup("--restore", self.snapshot / "folder", self.home / "new", env=race, status=1)
