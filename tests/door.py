@@ -220,7 +220,8 @@ class Attacker:
             argv = self.useless()
         else:
             request = self.random.choice(self.known)
-            argv = request.build(*(self.word(kind) for kind in request.kinds))
+            more = [request.rest] * self.random.randrange(4) if request.rest else []
+            argv = request.build(*(self.word(kind) for kind in (*request.kinds, *more)))
         if self.random.random() < 0.2:
             words, at = list(argv), self.random.randrange(len(argv))
             self.random.choice(
@@ -275,10 +276,13 @@ class Attacker:
             return choice if (choice := choose(("5", "0", "-1", *self._ids()))) else ""
         if kind is Kind.MOUNT:
             return choose((str(scene.disk.path), "/", str(scene.served), self.path()))
+        if kind in (Kind.NAME, Kind.PATTERN):
+            return choose(("*", "file", "link", "..", ".", "-delete", "sub/../..", "\n", self.path()))
         if self.random.random() < 0.4:
             return self.path()
         found: dict[Kind, list[Path]] = {
             Kind.BACKUP: scene.backups,
+            Kind.INSIDE: [each / name for each in scene.backups for name in ("file", "link", "folder/..", "..", "-x")],
             Kind.NEW: [scene.served / self._name() for _ in range(3)],
             Kind.STAGE: sorted(scene.served.glob(".*.receiving*")),
             Kind.ATTEMPT: sorted(scene.served.glob(".*.receiving*/*")),

@@ -25,10 +25,9 @@ log = logging.getLogger(__name__)
 def restore(settings: Settings, publish: Callable[[Restoration], None]) -> None:
     """Copy the file or folder SOURCE to the new name DEST, and PUBLISH what came of it. Raises Failure."""
     source, [to] = settings.source, settings.destinations
-    backup, below = inside(source.path)
     with Hosts(Access(settings.ssh_options, settings.ssh_sudo)) as hosts:
         here, there = hosts.at(source), hosts.at(to)
-        _check_source(here, source, backup, below)
+        backup = _check_source(here, source)
         folder = examine(there, dirname(to.path))
         if not (folder.exists and folder.is_directory):
             made = there.typed("mkdir", "-p", dirname(to.path))
@@ -37,7 +36,7 @@ def restore(settings: Settings, publish: Callable[[Restoration], None]) -> None:
             raise _exists(to)
         name = basename(backup)
         taken = Naming(prefix_of(name)).time(name)
-        report = Restoration(source.identity, to.identity, name, taken, intended=f"from {name}")
+        report = Restoration(source.identity, to.identity, name, taken)
         publish(report)
         if not settings.dry_run:
             log.info("%s: copying %s", to, source)
@@ -45,13 +44,18 @@ def restore(settings: Settings, publish: Callable[[Restoration], None]) -> None:
             publish(replace(report, done=True))
 
 
-def _check_source(host: Host, source: Location, backup: str, below: str) -> None:
-    """Raises Failure unless something is there, and no link leads to it."""
-    top, folder = examine(host, backup), examine(host, join(backup, dirname(below)).rstrip("/"))
+def _check_source(host: Host, source: Location) -> str:
+    """The path of the backup that it is in. Raises Failure unless something is there, and no link leads to it."""
+    tops = ((backup, below, examine(host, backup)) for backup, below in inside(source.path))
+    backup, below, top = next((each for each in tops if each[2].exists and each[2].is_subvolume), ("", "", None))
+    if not top:
+        raise Failure(f"'{source}' is in no backup that is there", "Is the disk mounted, and the path right?")
+    folder = examine(host, dirname(source.path))
     if not folder.exists or not _is_there(host, source.path):
         raise Failure(f"there is no '{source}'", "'--find' tells which backups have a file, and where.")
     if folder.path != join(top.path, dirname(below)).rstrip("/"):
         raise Failure(f"a symbolic link leads to '{source}', out of its place", "Name the place it leads to.")
+    return backup
 
 
 def _is_there(host: Host, path: str) -> bool:

@@ -56,7 +56,7 @@ class Settings:
     @property
     def restores_inside(self) -> bool:
         """Whether one file or folder of a backup is to be brought back."""
-        return self.restore and bool(inside(self.source.path)[0])
+        return self.restore and bool(inside(self.source.path))
 
     @property
     def far(self) -> bool:

@@ -151,10 +151,10 @@ def is_backup_name(name: str) -> bool:
     return name in Naming(prefix_of(name))
 
 
-def inside(path: str) -> tuple[str, str]:
-    """The backup that PATH is in, and its path there; both are empty when it is in none, or a backup itself."""
+def inside(path: str) -> list[tuple[str, str]]:
+    """What may be the backup that PATH is in, by its name, the topmost first, and the path there; none for a backup."""
     names = path.split("/")
-    at = max((number for number, name in enumerate(names) if is_backup_name(name)), default=-1)
-    if at < 0 or is_backup_name(names[-1]):
-        return "", ""
-    return "/".join(names[: at + 1]), "/".join(names[at + 1 :])
+    places = [number for number, name in enumerate(names, 1) if is_backup_name(name)]
+    if len(names) in places:
+        return []
+    return [("/".join(names[:number]), "/".join(names[number:])) for number in places]

@@ -92,14 +92,15 @@ def _pruning(outcome: Outcome) -> Iterator[str]:
 
 def restore_intentions(report: Restoration) -> list[str]:
     """What a dry run found that a restore would do."""
+    if not report.copy:
+        return [f"{report.destination}: would copy {report.source}"]
     lines = [f"{report.destination}: would restore {report.backup} from {report.source}, {report.intended}"]
     if report.sent:
         begun = report.sent.resumed_from
         on = f", on from {size(begun)}" if begun else ""
         lines.append(f"{report.destination}: would send {_volume([report.sent])}{on}{_room(report.free)}")
         lines += [f"{report.destination}: {what}" for what in _scarcity([report.sent], report.free)]
-    copy = f"{report.destination}: its read-only copy would be {report.copy}"
-    return [*lines, copy] if report.copy else lines
+    return [*lines, f"{report.destination}: its read-only copy would be {report.copy}"]
 
 
 def restored(report: Restoration) -> list[tuple[bool, str]]:

@@ -115,6 +115,14 @@ class Versions(RealTest):
             [size for _, _, size, _, _ in rows(self.backup("--find", "folder", self.home).out)], ["folder"]
         )
 
+    def test_processes_do_not_depend_on_how_many_snapshots_there_are(self) -> None:
+        counts = []
+        for _ in range(2):
+            for _ in range(10):
+                self.take()
+            counts.append(self.backup("-v", "debug", "--find", "file", self.home).err.count("running: "))
+        self.assertEqual(counts[0], counts[1])
+
     def test_nothing(self) -> None:
         """Neither what is not there, nor what is behind a link."""
         (self.home / "way").symlink_to("/etc")
@@ -190,6 +198,7 @@ class Tree(RealTest):
         at.chmod(0o4751)
         os.link(at, self.home / "folder" / "same")
         (self.home / "folder" / "-empty").mkdir()
+        (self.home / "folder" / "20200101-000000" / "x").mkdir(parents=True)
         (self.home / "nowhere").symlink_to("/nowhere")
         os.utime(at, ns=(0, 1_234_567_890_123_456_789))
         os.utime(self.home / "folder", ns=(0, 1_234_567_890_123_456_789))
@@ -226,6 +235,8 @@ class OneFile(Tree):
         self.assertIn(f"{to}: copied {self.snapshot / 'folder'}\n", result.err)
         self.assert_alike(self.snapshot / "folder", to)
         self.assertEqual(extent(to / ODD), extent(self.snapshot / "folder" / ODD))
+        self.backup("-q", "--restore", self.snapshot / "folder" / "20200101-000000" / "x", self.home / "x")
+        self.assertTrue((self.home / "x").is_dir())
         self.backup("-q", "--restore", self.snapshot / "nowhere", self.home / "there")
         self.assertEqual(os.readlink(self.home / "there"), "/nowhere")
         usb = self.disk("usb").path
@@ -243,7 +254,7 @@ class OneFile(Tree):
                 result = self.backup(*more, "--restore", self.snapshot / "folder", to, status=1)
                 self.assertIn(f"there is something at '{to}' already\n  Give another name", result.err)
         out = self.backup("--dry-run", "--restore", self.snapshot / "folder", self.home / "new").out
-        self.assertIn(f"would restore {self.snapshot.name} from {self.snapshot / 'folder'}", out)
+        self.assertEqual(out, f"{self.home / 'new'}: would copy {self.snapshot / 'folder'}\n")
         self.assertFalse((self.home / "new").exists())
         race = with_program(self.folder / "bin", "mv", f'echo later >{self.home / "new"}; exec $REAL "$@"')
         result = self.backup("--restore", self.snapshot / "folder", self.home / "new", env=race, status=1)
@@ -266,6 +277,10 @@ class OneFile(Tree):
                 f"the folder '{to}', in which it is to be, does not exist\n  Make it: mkdir -p",
             ),
         )
+        plain = self.home / "folder-20260101-000000"
+        (plain / "20260101-000000").mkdir(parents=True)
+        result = self.backup("--restore", plain / "file", to, status=1)
+        self.assertIn(f"'{plain / 'file'}' is in no backup that is there\n  Is the disk mounted", result.err)
         for what, where, words in table:
             self.assertIn(words, self.backup("--restore", what, where, status=1).err)
         for program, words in {
