@@ -234,7 +234,7 @@ class WithoutRights(RealTest):
             source,
             usb,
             status=1,
-            says=f"error: cannot look at '{source}': Permission denied",
+            says=f"error: cannot look at '{source.parent}': Permission denied",
         )
 
     def test_own_subvolume(self) -> None:
