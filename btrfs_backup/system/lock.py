@@ -4,6 +4,7 @@ import fcntl
 import logging
 import os
 import re
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 
 LOCK = ".btrfs-backup.lock"  # in the folder of snapshots
 _LOCK_INTERVAL = 0.5  # seconds between tries to get a lock
+_READ = 1 << 16
 _LETTING_GO = 2.0  # seconds for a lock on another machine to be dropped
 
 
@@ -176,13 +178,16 @@ def _remote_lock(host: Host, folder: str, shared: bool = False) -> Iterator[Call
             finally:
                 os.close(stdin)
                 os.close(stdout)
+            word = secrets.token_hex(16).encode() + b"\n"
             with suppress(BrokenPipeError):
-                hold.write(b"\n")
+                hold.write(word)
 
             @cache
             def confirm() -> None:
-                signals.wait([echo.fileno()])
-                if not echo.read(1):
+                said = b""  # a login shell may say anything before
+                while word not in said and signals.wait([echo.fileno()]) and (piece := echo.read(_READ)):
+                    said = said[-_READ:] + piece
+                if word not in said:
                     _explain(host, folder, holder, children)
 
             try:

@@ -446,7 +446,8 @@ class _End:
         if chain.refused:
             return Failure(
                 f"what the other machine sent was refused: {chain.refused}",
-                "No btrfs send makes such a stream. Is that machine what it seems to be?",
+                "No btrfs send makes such a stream. Is that machine what it seems to be? A login shell must not print "
+                "anything by itself when commands are run by ssh.",
             )
         if chain.unproved:
             return Failure(str(chain.unproved), "It is sent from its beginning.")

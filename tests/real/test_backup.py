@@ -41,6 +41,18 @@ class FirstBackups(RealTest):
         self.assertEqual(on_record(source / "snapshot"), {})
         self.assertEqual((first.out, second.out), ("", ""))
 
+    def test_few_processes_when_there_is_nothing_to_do(self) -> None:
+        """However many snapshots there are; with this one and the one that watches over the others it is seven."""
+        source, usb = self.source(), self.disk("usb").path
+        (source / "snapshot").mkdir()
+        for day, more in ((1, 3), (2, 60)):
+            for number in range(more):
+                name = f"2026010{day}-1200{number:02}"
+                sh("btrfs", "subvolume", "snapshot", "-r", source, source / "snapshot" / name)
+            self.backup("-S", source, usb)
+            result = self.backup("-S", "-v", "debug", source, usb)
+            self.assertEqual(result.err.count("debug: running: "), 5, result)
+
     def test_several_destinations_and_a_late_one(self) -> None:
         source = self.source()
         usb, nas, late = (self.disk(name).path for name in ("usb", "nas", "late"))

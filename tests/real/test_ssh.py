@@ -218,6 +218,27 @@ class Connection(SshTest):
         self.backup(*server.arguments(), "--ssh-opt=LogLevel=DEBUG3", source, f"{server.url}{nas}")
         self.assert_complete(nas, source / "snapshot", names(source / "snapshot"))
 
+    def test_a_machine_that_greets(self) -> None:
+        """By a banner, and by a login shell: that does not matter, and is not taken for a lock that is held."""
+        (self.folder / "banner").write_text("All that you do is watched.\n")
+        server = self.sshd(f"Banner {self.folder}/banner", f"SetEnv HOME={self.folder}")
+        (self.folder / ".bashrc").write_text("echo Welcome, root; echo to this machine >&2\n")
+        source, nas = self.source(), self.disk("nas").path
+        for _ in range(2):
+            self.backup(*server.arguments(), source, f"{server.url}{nas}")
+        self.assert_complete(nas, source / "snapshot", names(source / "snapshot"))
+        self.assertEqual(self.backup("-q", *server.arguments(), source, f"{server.url}{nas}").err, "")
+        shown = self.backup("--status", *server.arguments(), source, f"{server.url}{nas}")
+        self.assertNotIn("Welcome", shown.out + shown.err)
+        with open_folder(source / "snapshot" / LOCK) as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            result = self.backup(*server.arguments(), f"{server.url}{source}", nas, status=3)
+            self.assertIn("another run works on the snapshot folder", result.err)
+        # In a stream there is no place for it.
+        result = self.backup(*server.arguments(), f"{server.url}{source}", nas, status=10)
+        self.assertIn("A login shell must not print anything by itself", result.err)
+        self.assert_complete(nas, source / "snapshot", names(source / "snapshot")[:-1])
+
     def test_one_password_on_the_terminal(self) -> None:
         server = self.sshd("PasswordAuthentication yes", "AuthenticationMethods password")
         source, nas, usb = self.source(), self.disk("nas").path, self.disk("usb").path
