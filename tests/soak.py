@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tests import breaks, cuts, identity
+from tests import breaks, cuts, identity, outages
 from tests.real.machine import (
     COMPLETED,
     LOCK,
@@ -225,7 +225,7 @@ def soak(test: RealTest, kills: int, seed: int, ssh: bool, tell: Callable[[str],
 class Run(RealTest):
     """What `python3 -m tests.soak` does; no test of its own."""
 
-    kills, cuts, breaks, acts, seed, ssh = 0, 0, 0, 0, 0, False
+    kills, cuts, breaks, outages, acts, seed, ssh = 0, 0, 0, 0, 0, 0, False
 
     def runTest(self) -> None:  # noqa: N802  # unittest's name
         def tell(line: str) -> None:
@@ -235,6 +235,8 @@ class Run(RealTest):
             cuts.soak(self, self.cuts, self.seed, tell)
         elif self.breaks:
             tell(f"{breaks.soak(self, self.breaks, self.seed, tell)} runs did not end well")
+        elif self.outages:
+            outages.soak(self, self.outages, self.seed, tell)
         elif self.acts:
             identity.soak(self, self.acts, self.seed, tell)
         else:
@@ -250,13 +252,14 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--cuts", type=int, default=0, help="cut so many transfers instead, see tests/cuts.py")
     parser.add_argument("--breaks", type=int, default=0, help="break so many connections, see tests/breaks.py")
+    parser.add_argument("--outages", type=int, default=0, help="cut off the power so often, see tests/outages.py")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--ssh", action="store_true", help="source and one destination on an ssh host")
     parser.add_argument("--identity", action="store_true", help="no kills, but two sources, three disks and people")
     parser.add_argument("--acts", type=int, default=300, help="of people, each followed by a run")
     options = parser.parse_args()
     Run.acts = options.acts if options.identity else 0
-    Run.breaks = options.breaks
+    Run.breaks, Run.outages = options.breaks, options.outages
     Run.kills, Run.cuts, Run.seed, Run.ssh = options.kills, options.cuts, options.seed, options.ssh
     from unittest import TextTestRunner
 

@@ -1,6 +1,6 @@
 """Samples of the soaks: runs are killed at any moment, or disturbed by people, and the next one brings all right."""
 
-from tests import breaks, identity, soak
+from tests import breaks, identity, outages, soak
 from tests.real.machine import RealTest
 
 
@@ -15,6 +15,11 @@ class KilledAnywhere(RealTest):
 class BrokenAnywhere(RealTest):
     def test_connection(self) -> None:
         self.assertGreater(breaks.soak(self, breaks=8, seed=1), 3)
+
+
+class PowerCutAnywhere(RealTest):
+    def test_destination(self) -> None:
+        outages.soak(self, outages=5, seed=1)
 
 
 class People(RealTest):
