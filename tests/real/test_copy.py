@@ -38,7 +38,9 @@ class Copies(RealTest):
         self.assertIn(f"{new}: would send 3 snapshots: about", dry)
         self.assertFalse(new.exists())
         result = self.backup("--copy", self.usb, new)
-        self.assertRegex(result.err, rf"\n{new}: sent 3 snapshots \(2 incremental, [\d.]+ kB in [\d.]+ s\), 3 backups there\n$")
+        self.assertRegex(
+            result.err, rf"\n{new}: sent 3 snapshots \(2 incremental, [\d.]+ kB in [\d.]+ s\), 3 backups there\n$"
+        )
         self.assert_complete(new, self.snapshots, names(self.snapshots))
         first, second, _ = names(new)
         self.assertTrue(shares(new / first, new / second))
