@@ -13,7 +13,7 @@ import unittest
 from contextlib import suppress
 from pathlib import Path
 
-from tests.real.machine import RealTest, kill, sh, wait_for
+from tests.real.machine import RealTest, descendants, kill, sh, wait_for
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
 
@@ -96,8 +96,11 @@ class Sshd:
         return [int(word) for word in listed.split()]
 
     def drop_connections(self) -> None:
-        for pid in self.sessions():
-            kill(pid)
+        """Since OpenSSH 10 a process below the one that was started holds the connection."""
+        for pid in descendants(self.process.pid):
+            with suppress(OSError):
+                if Path(f"/proc/{pid}/comm").read_text().startswith("sshd"):
+                    kill(pid)
 
     def stop(self) -> None:
         sessions = self.sessions() if self.process.poll() is None else []
