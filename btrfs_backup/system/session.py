@@ -119,12 +119,12 @@ class Session:
 
     def begun(self, until: float) -> bool:
         """Whether the shell runs, waiting UNTIL then at most (time.monotonic()). Raises Interrupted."""
-        while not self._has(0):
+        left = math.inf
+        # What has come while others were listened to counts, too.
+        while not self._has(0) and self._open and left > 0 and self._rest <= _MOST_WORDS:
             left = until - time.monotonic()
-            if not self._open or left <= 0 or self._rest > _MOST_WORDS:
-                return False
-            self._move(left)
-        return True
+            self._move(max(0.0, left))
+        return self._has(0)
 
     def ask(self, line: str) -> int:
         """Send the request to run LINE; its number."""

@@ -78,6 +78,13 @@ class SessionTest(unittest.TestCase):
                 made = Session(Command(("sh", "-c", code), "sh"), WORD, scope)
                 self.assertFalse(made.begun(time.monotonic() + (0.2 if code == "sleep 60" else 60)))
 
+    def test_one_that_has_begun_long_ago(self) -> None:
+        """Nobody has listened to it until it is too late."""
+        with ExitStack() as scope:
+            made = Session(Command(session.shell(WORD), "sh"), WORD, scope)
+            time.sleep(1)
+            self.assertTrue(made.begun(time.monotonic() - 10))
+
     def test_output_has_a_limit(self) -> None:
         with mock.patch.object(session, "OUTPUT_KEPT", 1 << 20):
             made = self.begun()
