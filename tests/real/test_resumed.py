@@ -315,7 +315,7 @@ class Cuts(ResumedTest):
         told = f"leaving .{name}.receiving alone: it is of another source, whose transfer was cut off"
         result = self.backup("--status", other, backups)
         self.assertIn(told, result.err)
-        self.assertRegex(result.out, rf"{name}: partial \(\d+ %")
+        self.assertRegex(result.out, rf"{name} is partial \(\d+ %")
         [where] = json.loads(self.backup("--json", "-S", source, backups, module=SMALL).out)["destinations"]
         self.assertGreater(where["sent"][0]["resumed_from"], 0)
         self.assert_same(backups / name, source / "snapshot" / name)
