@@ -97,8 +97,11 @@ class Attempt:
         held = (*earlier.subvolumes, *subvolumes)
         whole = replace(earlier, attempts=(*earlier.attempts, self.name), subvolumes=held)
         # With a commit it is that of a failure, and perhaps on another filesystem by now.
-        if commit or not _removed_in_one_go(self.folder, whole):
+        if commit:
             remove(self.folder, whole, commit)
+        elif not _removed_in_one_go(self.folder, whole):
+            there = {each.uuid for each in self.folder.listed().values()}
+            remove(self.folder, replace(whole, subvolumes=tuple(each for each in held if each.uuid in there)), commit)
 
     def leave(self) -> None:
         """Remove it when it is empty, and leave what was in the stage before. Raises Failure."""

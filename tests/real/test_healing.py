@@ -486,7 +486,6 @@ class Stages(FailedTransfers):
         ("btrfs", "subvolume\\ snapshot*.receiving*", "behind", True),
         ("btrfs", "subvolume\\ delete*", "before", True),
         ("btrfs", "subvolume\\ delete*", "behind", True),
-        ("rm", "*.receiving*", "behind", True),
         ("rmdir", "*.receiving*", "before", True),
         ("rmdir", "*.receiving*", "behind", True),
     )
