@@ -192,12 +192,14 @@ class _Guard:
     """A shell that kills our children, and theirs, when we have been killed and could not.
 
     It reads from a pipe which ones run, each time that changes: those with a session of their own by a minus and its
-    number. The end of the pipe is that of the program.
+    number. One that has just been started tells by itself, with a plus. The end of the pipe is that of the program.
     """
 
     SCRIPT = """
 trap '' HUP INT TERM
-while read -r now; do running=$now; done
+while read -r now; do
+    case $now in +*) running="$running ${now#+}" ;; *) running=$now ;; esac
+done
 end() {
     [ $# -gt 0 ] || return
     started=
@@ -247,9 +249,16 @@ end $running
         self._tell()
 
     def _tell(self) -> None:
+        self._write(" ".join(self._running.values()))
+
+    def report(self) -> None:
+        """In a child: tell that it is there, since we may be killed before we can."""
+        self._write(f"+{os.getpid()}")
+
+    def _write(self, line: str) -> None:
         if self._writer >= 0:
             with suppress(OSError):
-                os.write(self._writer, f"{' '.join(self._running.values())}\n".encode())
+                os.write(self._writer, f"{line}\n".encode())
 
 
 _guard = _Guard()
@@ -530,6 +539,8 @@ def _die_with(parent: int, alone: bool) -> Callable[[], None]:
     libc = ctypes.CDLL(None)
 
     def tie() -> None:
+        if not alone:
+            _guard.report()
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL if alone or not _guard.is_posted else signal.SIGSTOP)
         if os.getppid() != parent:
             os.kill(os.getpid(), signal.SIGKILL)
