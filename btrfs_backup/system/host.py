@@ -115,7 +115,7 @@ class Host:
     def can_run(self, argv: Argv) -> bool:
         """Whether ARGV, which needs no rights, ends well there. Raises Failure when it cannot be reached."""
         try:
-            return self.ended(argv).status == 0
+            return (self.connection.program(argv) if self.connection else self.ended(argv)).status == 0
         except MissingProgram:
             return False
 

@@ -220,6 +220,12 @@ class Connection:
         titles = [title(pipeline[0]) for pipeline in pipelines]
         return [self._ended(session.answer(number), its) for number, its in zip(known, titles, strict=True)]
 
+    def program(self, argv: Argv) -> Ended:
+        """Run ARGV, which needs no rights. Raises Failure like `ended`."""
+        session = self._open()
+        self._asked = {}
+        return self._ended(session.answer(self._send(session, line(argv, sudo=False))), title(argv))
+
     def replace(self, texts: Mapping[str, str]) -> Ended:
         """Put files with these TEXTS, by their paths, in place of those there, each at once or not at all.
 
