@@ -491,7 +491,7 @@ class Meanwhile(VerifyTest):
                 self.assertRegex(line, rf"^({read}|comparing \S+, listed \d+ entries)$")
             if shown:
                 self.assertTrue(any(re.match("99 % of 6.3 MB, .*, 4 of 4 files$", line) for line in lines), lines)
-                self.assertRegex(screen, rf"\r\x1b\[K\S*{usb}: compared ")
+                self.assertRegex(screen, rf"\r\x1b\[J\S*{usb}: compared ")
 
     def on_terminal(self, *arguments: object, env: dict[str, str]) -> str:
         pid, terminal = pty.fork()
