@@ -121,7 +121,7 @@ class Proxy:
         self._delay = delay
         self.limit = 1 << 60
         self._target = port
-        self._rate = rate
+        self.rate = rate
         self._silent = threading.Event()
         self._sockets: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -168,8 +168,8 @@ class Proxy:
                 if self.moved >= self.limit:
                     self.limit = 1 << 60
                     self.cut()
-                if self._rate:
-                    time.sleep(len(piece) / self._rate)
+                if self.rate:
+                    time.sleep(len(piece) / self.rate)
                 under_way.put((time.monotonic() + self._delay, piece))
         under_way.put((0, b""))
 

@@ -80,8 +80,10 @@ class ResumedTest(SshTest):
 
     def cut_off(self, proxy: Proxy, megabytes: float, *arguments: object) -> Result:
         """Run until so much has gone through the PROXY, and the connection breaks."""
+        before, proxy.rate = proxy.rate, 5e6  # what is written has to be marked in time, on a slow machine too
         proxy.limit = proxy.moved + int(megabytes * 1e6)
         result = self.backup(*arguments, status=10, module=SMALL)
+        proxy.rate = before
         kept = r"([\d.]+ MB of it are|What has arrived of it is) kept there, and the next run goes on behind that"
         self.assertRegex(result.err, kept)
         return result

@@ -164,7 +164,7 @@ class Served(SshTest):
         server = self.serving()
         options, part = server.arguments(), "tests.real.small_parts"
         random_file(self.home / "large", 24)
-        proxy = self.proxy(server, 10e6)
+        proxy = self.proxy(server, 5e6)
         self.to = self.to.replace(str(server.port), str(proxy.port))
         new = self.disk("new").path / "home"
         for arguments in ((self.home, self.to), ("--restore", self.to, new)):
