@@ -148,6 +148,9 @@ def _check_task(settings: Settings) -> None:
         raise UsageError(f"{given[0]} changes nothing anyway", "Leave out '--dry-run'.")
     if settings.max_age is not None and not settings.status:
         raise UsageError("'--max-age' belongs to '--status'", "Add '--status', or leave it out.")
+    if settings.sizes and not (settings.status or (settings.dry_run and not given)):
+        what = "'--sizes' belongs to '--status', or to the '--dry-run' of a backup"
+        raise UsageError(what, "Add one of these, or leave it out.")
 
 
 def _check_keeper(settings: Settings, option: str) -> None:

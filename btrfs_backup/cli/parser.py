@@ -86,6 +86,8 @@ _OPTIONS = {
     "instead of a backup": {
         "--dry-run": "do nothing: print what would be taken, sent and deleted, and why the others stay",
         "--status": "print which snapshot is at which DEST, or at those on record when no DEST is given",
+        "--sizes": "with --status or --dry-run: print how much space only each snapshot or backup holds, and how much "
+        "deleting those that KEEP does not keep frees; this reads which data each one has, and may take long",
         "--max-age AGE": "with --status: exit 10 if the newest backup of a DEST is older, e.g. 26h or 2d",
         # Two options without a value: argparse would take the SOURCE behind `--verify` for an optional one.
         "--verify": "compare the newest backup at each DEST with its snapshot, by content; exit 10 if they differ",

@@ -16,9 +16,10 @@ from btrfs_backup.model.outcome import Sent
 from btrfs_backup.model.plan import Batch
 from btrfs_backup.model.records import Records
 from btrfs_backup.model.settings import Settings
+from btrfs_backup.model.sizes import Sizes
 from btrfs_backup.model.snapshot import Subvolume
 from btrfs_backup.model.stage import Stage
-from btrfs_backup.model.world import Clear, Delete, Deleted, Delivery, Destination, Seen, Send, World
+from btrfs_backup.model.world import Clear, Delete, Deleted, Delivery, Destination, Seen, Send, Weigh, World
 from btrfs_backup.report.text import size
 from btrfs_backup.system import folder, signals, stages
 from btrfs_backup.system.folder import Folder, Sending, Shell, parent_is_to_blame
@@ -91,6 +92,9 @@ class Endpoint(Protocol):
 
     def would_delete(self, step: Delete) -> Deleted:
         """What comes of it, as far as that is known. Raises Failure."""
+
+    def weigh(self, step: Weigh) -> Sizes:
+        """How much space backups take up. Raises Failure."""
 
 
 def find(location: Location, hosts: Hosts, settings: Settings, known: Records) -> Endpoint:
@@ -229,6 +233,9 @@ class BackupFolder:
         if step.subvolumes and self.folder.declines_deletion:
             return Deleted(dict.fromkeys((each.name for each in step.subvolumes), _DECLINED))
         return Deleted()
+
+    def weigh(self, step: Weigh) -> Sizes:
+        return weigh(self.folder, step, self.settings)
 
 
 @dataclass(frozen=True)
@@ -369,6 +376,13 @@ class FolderReception:
             log.debug("%s: left as it is: %s", self.at.location, failure)
 
 
+def weigh(there: Folder, step: Weigh, settings: Settings) -> Sizes:
+    """How much space what STEP names takes up in the folder THERE. Raises Failure."""
+    from btrfs_backup.commands.sizes import measure  # few runs need it
+
+    return measure(there, step, settings)
+
+
 def delete(there: Folder, judged: Sequence[Subvolume], settings: Settings) -> Deleted:
     """Delete the subvolumes that were JUDGED in a folder."""
     failures = {
@@ -422,6 +436,9 @@ class ShellCommand:
         return Deleted()
 
     would_delete = delete
+
+    def weigh(self, step: Weigh) -> Sizes:
+        return Sizes()
 
 
 @dataclass(frozen=True)

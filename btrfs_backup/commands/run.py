@@ -17,6 +17,7 @@ from btrfs_backup.model.outcome import Sent
 from btrfs_backup.model.plan import Batch
 from btrfs_backup.model.records import Records
 from btrfs_backup.model.settings import Settings
+from btrfs_backup.model.sizes import Sizes
 from btrfs_backup.model.snapshot import Subvolume
 from btrfs_backup.model.world import (
     Came,
@@ -33,6 +34,7 @@ from btrfs_backup.model.world import (
     Step,
     Take,
     Taken,
+    Weigh,
     World,
 )
 from btrfs_backup.report.text import form, pace, size
@@ -159,6 +161,8 @@ class Real:
                     return self._send(step, now, scope)
             case Measure(_, batch):
                 return self._estimate(batch, now)
+            case Weigh():
+                return self._weigh(step)
             case Delete("", _, judged):
                 return destination.delete(self._source.folder, judged, self.settings)
             case Delete(name):
@@ -308,6 +312,14 @@ class Real:
             return None
         return transfer.measure(self._source.folder.estimate(batch.snapshot, batch.parent))
 
+    def _weigh(self, step: Weigh) -> Sizes | Failure:
+        try:
+            if step.destination:
+                return self._endpoints[step.destination].weigh(step)
+            return destination.weigh(self._source.folder, step, self.settings)
+        except Failure as failure:
+            return failure
+
 
 class Supposed(Real):
     """Looks like Real, and supposes of everything else that it went well: a dry run."""
@@ -318,7 +330,7 @@ class Supposed(Real):
                 return Taken()
             case List():
                 return self._listed(self._list(), now.taken)
-            case Look() | Measure():
+            case Look() | Measure() | Weigh():
                 return super().perform(step, now)
             case Clear():
                 return None

@@ -328,7 +328,7 @@ def _looks() -> Iterator[Request]:
     yield from (_fixed(tools.read(path)) for path in (btrfs.STREAM_VERSION, tools.BOOT_ID))
     yield _fixed(tools.read(mounts.MOUNTINFO), _tell_mounts)
     by_tools = (tools.look, tools.resolve, tools.filesystem_id, tools.entries)
-    by_btrfs = (btrfs.show, btrfs.usage, btrfs.commit, btrfs.sync)
+    by_btrfs = (btrfs.show, btrfs.usage, btrfs.du, btrfs.commit, btrfs.sync)
     yield from (Request(build, (look,), _run) for build in (*by_tools, *by_btrfs))
     yield from (Request(build, (mount,), _run) for build in (tools.inode, btrfs.filesystem_show))
     yield from (Request(partial(btrfs.list_children, readonly_only=each), (look,), _list) for each in (False, True))

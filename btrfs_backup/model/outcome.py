@@ -7,6 +7,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from btrfs_backup.errors import Failure, Interrupted, LockHeld, UsageError
+from btrfs_backup.model.sizes import Sizes
 
 if TYPE_CHECKING:  # few runs need them
     from btrfs_backup.model.changes import Changes
@@ -50,7 +51,7 @@ class Outcome:
     outstanding: names of the snapshots that it still lacks.
     absent: it was not there, and that is no failure.
     verified: what came of the comparison of its backups.
-    free: bytes that are free there, where that was asked.
+    free: bytes that are free there, and sizes: of what is there, where that was asked.
     """
 
     place: str
@@ -63,6 +64,7 @@ class Outcome:
     absent: bool = False
     verified: "tuple[Comparison, ...]" = ()
     free: int | None = None
+    sizes: Sizes | None = None
 
     @property
     def failed(self) -> bool:
@@ -116,7 +118,7 @@ class Place:
 
     reachable: it could be looked at, or is a shell command. newest: its newest complete backup, or the newest known
     from the records when it is not reachable. owed: snapshots, sorted. too_old: the newest one is. parts: of what is
-    owed. disk: the UUID of the filesystem that is there; label: of that filesystem.
+    owed. disk: the UUID of the filesystem that is there; label: of that filesystem. sizes: of what is there.
     """
 
     location: str
@@ -129,6 +131,7 @@ class Place:
     parts: tuple[Partial, ...] = ()
     disk: str = ""
     label: str = ""
+    sizes: Sizes | None = None
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ class Settings:
     rate_limit: int = 0  # bytes a second for each stream; 0: none
     dry_run: bool = False
     status: bool = False  # instead of a backup
+    sizes: bool = False  # with status or dry_run: how much space each snapshot and backup takes up
     max_age: timedelta | None = None  # of the newest complete backup at each destination
     json: bool = False
     restore: bool = False  # instead of a backup: the one DEST is to be made of the backup SOURCE

@@ -72,6 +72,7 @@ def _place(each: Destination, world: World) -> Place:
         tuple(parts),
         each.seen.filesystem,
         each.seen.label,
+        each.outcome.sizes,
     )
 
 

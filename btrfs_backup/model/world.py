@@ -18,6 +18,7 @@ from btrfs_backup.model.plan import Batch, Lineage, Snapshots, Target
 from btrfs_backup.model.records import Records
 from btrfs_backup.model.retention import Verdict
 from btrfs_backup.model.settings import Settings
+from btrfs_backup.model.sizes import Sizes
 from btrfs_backup.model.snapshot import Naming, Subvolume
 from btrfs_backup.model.stage import Stage
 
@@ -154,9 +155,22 @@ class Measure:
     batch: Batch
 
 
-Step = Take | List | Look | Clear | Send | Delete | Measure
+@dataclass(frozen=True)
+class Weigh:
+    """Find out how much space SUBVOLUMES at a destination, or at the source when that is empty, take up.
+
+    going: names of those that are to be deleted; leaning: some of these share data with what is to be sent before.
+    """
+
+    destination: str
+    subvolumes: tuple[Subvolume, ...]
+    going: frozenset[str]
+    leaning: bool = False
+
+
+Step = Take | List | Look | Clear | Send | Delete | Measure | Weigh
 # What comes of each of them, in this order.
-Came = Taken | Listed | Mapping[str, "Seen | Failure"] | Mapping[str, Delivery] | Deleted | Failure | int | None
+Came = Taken | Listed | Mapping[str, "Seen | Failure"] | Mapping[str, Delivery] | Deleted | Failure | int | None | Sizes
 
 
 @dataclass(frozen=True)
@@ -263,6 +277,23 @@ class World:
             for name, (_, parent) in each.parts.items():
                 if name not in each.sizes:
                     yield Measure(each.identity, Batch(name, parent, (each.identity,)))
+        yield from self._weighings()
+
+    def _weighings(self) -> Iterator[Step]:
+        if not self.settings.sizes:
+            return
+        for each in self.destinations:
+            if each.target and each.seen.listed and each.outcome.sizes is None:
+                yield self._weigh(each.identity, each.holdings.complete, self.verdict_at(each), each.outcome.sent)
+        if self.source.sizes is None:
+            yield self._weigh("", self.snapshots, self.verdict())
+
+    def _weigh(self, destination: str, held: Snapshots, verdict: Verdict, sent: Sequence[Sent] = ()) -> Weigh:
+        """What a dry run supposes to be SENT there, or taken, cannot be measured; it shares data with its parent."""
+        supposed = {self.taken, *(each.snapshot for each in sent)}
+        there = tuple(each for name, each in held.items() if name not in supposed)
+        going, parents = {each.name for each in there}.intersection(verdict.dropped), {each.parent for each in sent}
+        return Weigh(destination, there, frozenset(going - parents), not going.isdisjoint(parents))
 
     def _steps(self) -> Iterator[Step]:
         for each in self.destinations:
@@ -287,6 +318,7 @@ class World:
                 name = target.missing[0]
                 stage, parent = self.at(target.destination).parts[name]
                 yield Send((Batch(name, parent, (target.destination,), parent in target.named),), stage)
+        yield from self._weighings()
         for each in self.destinations:
             # Also where a transfer failed: that frees space.
             if each.target and each.seen.listed and each.outcome.kept is None:
@@ -430,6 +462,12 @@ class World:
                 return self._changing(
                     destination, lambda each: replace(each, sizes={**each.sizes, batch.snapshot: outcome})
                 )
+            case Weigh(destination), Sizes() | Failure():
+                world, sizes = self, outcome
+                if isinstance(sizes, Failure):
+                    world, sizes = self._failing(destination, sizes, broken=False), Sizes()
+                sizes = replace(sizes, more_freed=sizes.more_freed or step.leaning)
+                return world._changing_outcome(destination, lambda its: replace(its, sizes=sizes))
         raise TypeError(f"{outcome!r} cannot come of {step!r}")
 
     # --- taking ---

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from btrfs_backup import __version__
 from btrfs_backup.errors import Failure
 from btrfs_backup.model.outcome import Outcome, Place, Report, Restoration, Sent, Survey
+from btrfs_backup.model.sizes import Sizes
 
 if TYPE_CHECKING:  # few runs need them
     from btrfs_backup.model.changes import Changes
@@ -73,6 +74,7 @@ def _outcome(outcome: Outcome, state: str) -> Value:
         else [{"name": name, "because": because} for name, because in sorted(outcome.kept.items())],
         "outstanding": outcome.outstanding,
         "free_bytes": outcome.free,
+        "sizes": _sizes(outcome.sizes),
         "verified": [
             {
                 "snapshot": each.snapshot,
@@ -83,6 +85,18 @@ def _outcome(outcome: Outcome, state: str) -> Value:
             for each in outcome.verified
         ],
         "failures": [_failure(failure) for failure in outcome.failures],
+    }
+
+
+def _sizes(sizes: Sizes | None) -> Value | None:
+    if not sizes:
+        return None
+    return {
+        "alone": [{"name": name, "bytes": count} for name, count in sizes.alone.items()],
+        "at_least": sizes.more,
+        "deleting": sizes.going,
+        "freed": sizes.freed,
+        "freed_at_least": sizes.more_freed,
     }
 
 
@@ -108,6 +122,7 @@ def _survey(survey: Survey) -> Value:
     return {
         "source": {
             "location": survey.source.place,
+            "sizes": _sizes(survey.source.sizes),
             "failures": [_failure(failure) for failure in survey.source.failures],
         },
         "snapshots": [
@@ -135,6 +150,7 @@ def _place(place: Place) -> Value:
         "age_seconds": None if place.age is None else int(place.age.total_seconds()),
         "too_old": place.too_old,
         "owed": list(place.owed),
+        "sizes": _sizes(place.sizes),
         "partial": [
             {
                 "snapshot": each.snapshot,

@@ -4,11 +4,13 @@ import re
 import textwrap
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
+from functools import partial
 from itertools import groupby
 
 from btrfs_backup.model import survey as status
 from btrfs_backup.model.outcome import Partial, Place, Row, Survey, plural
-from btrfs_backup.report.text import size
+from btrfs_backup.model.sizes import Sizes
+from btrfs_backup.report.text import alone, freed, size
 
 _RED, _GREEN, _YELLOW, _PLAIN = "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[0m"
 _COLOURS = {
@@ -54,21 +56,24 @@ def table(survey: Survey, width: int, colour: bool) -> list[str]:
     lines = [f"source: {survey.source.place}"]
     lines += [f"{number}: {place.location}" for number, place in enumerate(survey.places, 1)] or [_NO_PLACES]
     if survey.rows:
-        lines += ["", *_grid(survey.rows, survey.places, width, colour)]
-    lines += [""] if survey.places else []
+        lines += ["", *_grid(survey, width, colour)]
+    lines += [""] if survey.places or survey.source.sizes else []
+    lines += _freed("source", survey.source.sizes, width)
     for number, place in enumerate(survey.places, 1):
         lines += _standing(f"{number}: ", place, width, colour)
         for part in place.parts:
             lines += _wrapped(f"{number}: {_partial(part)}", width)
+        lines += _freed(str(number), place.sizes, width)
     return lines
 
 
-def _grid(rows: Sequence[Row], places: Sequence[Place], width: int, colour: bool) -> list[str]:
+def _grid(survey: Survey, width: int, colour: bool) -> list[str]:
     """The table; the rows that no destination has are one where several follow each other."""
-    groups = [list(group) for _, group in groupby(rows, _alike)]
+    places = survey.places
+    groups = [list(group) for _, group in groupby(survey.rows, partial(_alike, survey.source.sizes))]
     shown = [row for group in groups for row in group if not _folds(group)]
     heads = ["snapshot", "age", *map(str, range(1, len(places) + 1))]
-    cells = {row.snapshot: _cells(row) for row in shown}
+    cells = {row.snapshot: _cells(row, places) for row in shown}
     widths = [max(map(len, column)) for column in zip(heads, *cells.values(), strict=True)]
     header = _GAP.join([*(head.ljust(size) for head, size in zip(heads, widths, strict=True)), "source"])
     indent = sum(widths) + len(_GAP) * len(widths)
@@ -78,7 +83,7 @@ def _grid(rows: Sequence[Row], places: Sequence[Place], width: int, colour: bool
             lines += _wrapped(_coloured(_folded(group), group[0].states[1:], colour), width)
             continue
         for row in group:
-            first, *rest = textwrap.wrap(_at_source(row, places), max(14, width - indent)) or [""]
+            first, *rest = textwrap.wrap(_at_source(row, survey), max(14, width - indent)) or [""]
             padded = [text.ljust(size) for text, size in zip(cells[row.snapshot], widths, strict=True)]
             states = [_coloured(text, [state], colour) for text, state in zip(padded[2:], row.states[1:], strict=True)]
             lines.append(_GAP.join([*padded[:2], *states, first]).rstrip())
@@ -86,11 +91,14 @@ def _grid(rows: Sequence[Row], places: Sequence[Place], width: int, colour: bool
     return [*lines, header] if len(lines) > _MANY else lines
 
 
-def _alike(row: Row) -> object:
-    """What is the same for rows that can be one: of snapshots that no destination has, or needs at the source."""
+def _alike(sizes: Sizes | None, row: Row) -> object:
+    """What is the same for rows that can be one: of snapshots that no destination has, or needs at the source.
+
+    SIZES: at the source; each row has its own.
+    """
     lacking = len(row.states) > 1 and all(state in _LACKING for state in row.states[1:])
     needed = any(reason.startswith(tuple(_AT)) for reason in row.because)
-    return row.states if lacking and not needed else row.snapshot
+    return row.states if lacking and not needed and not alone(sizes, row.snapshot) else row.snapshot
 
 
 def _folds(group: Sequence[Row]) -> bool:
@@ -108,10 +116,16 @@ def _folded(group: Sequence[Row]) -> str:
     return f"{first.snapshot} to {group[-1].snapshot}: {len(group)} {which}, {told or 'at no destination'}"
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: Row, places: Sequence[Place]) -> list[str]:
     kept = row.kept or ((),) * len(row.states)
     states = (_state(state, because) for state, because in zip(row.states[1:], kept, strict=False))
-    return [row.snapshot, _short_age(row.age), *states]
+    held = (alone(place.sizes, row.snapshot) for place in places)
+    sized = (_joined(", ", *each) for each in zip(states, held, strict=False))
+    return [row.snapshot, _short_age(row.age), *sized]
+
+
+def _joined(by: str, *texts: str) -> str:
+    return by.join(filter(None, texts))
 
 
 def _state(state: str, because: Sequence[str]) -> str:
@@ -125,20 +139,21 @@ def _word(reason: str) -> str:
     return next((word for begin, word in _WORDS.items() if reason.startswith(begin)), reason)
 
 
-def _at_source(row: Row, places: Sequence[Place]) -> str:
+def _at_source(row: Row, survey: Survey) -> str:
     """The state at the source; destinations that need the snapshot are named by their numbers."""
+    held = alone(survey.source.sizes, row.snapshot)
     if row.states[0] != status.COMPLETE:
         return row.states[0]
     if not row.because:
-        return _DROPPED
+        return _joined(", ", _DROPPED, held)
     policy = [_word(each) for each in row.because if not each.startswith(tuple(_AT))]
     first = [word for word in policy[:1] if word]
     needs: dict[str, list[str]] = {}
     for reason in row.because:
         if begin := next((each for each in _AT if reason.startswith(each)), ""):
-            needs.setdefault(_AT[begin], []).append(_numbered(reason.removeprefix(begin), places))
+            needs.setdefault(_AT[begin], []).append(_numbered(reason.removeprefix(begin), survey.places))
     told = [f"{word} {', '.join(sorted(set(where)))}" for word, where in needs.items()]
-    return "; ".join([" ".join([_OK, *first]), *told])
+    return "; ".join([_joined(", ", " ".join([_OK, *first]), held), *told])
 
 
 def _numbered(where: str, places: Sequence[Place]) -> str:
@@ -185,6 +200,12 @@ def _flowing(first: str, words: Sequence[tuple[str, str]], width: int, colour: b
         lines[-1] += f" {code}{word}{_PLAIN}" if colour and code else f" {word}"
         length += 1 + len(word)
     return lines
+
+
+def _freed(where: str, sizes: Sizes | None, width: int) -> list[str]:
+    if not sizes or not sizes.going:
+        return []
+    return _wrapped(f"{where}: deleting {sizes.going} of {len(sizes.alone)} frees {freed(sizes)}", width)
 
 
 def _wrapped(text: str, width: int) -> list[str]:

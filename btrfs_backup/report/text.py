@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from btrfs_backup.model.outcome import Outcome, Report, Restoration, Sent, plural, span
+from btrfs_backup.model.sizes import Sizes
 
 if TYPE_CHECKING:  # few runs need them
     from btrfs_backup.model.manifest import Comparison
@@ -83,11 +84,30 @@ def _failing(outcome: Outcome) -> Iterator[str]:
 
 def _pruning(outcome: Outcome) -> Iterator[str]:
     kept = outcome.kept or {}
-    yield from (f"would delete {name}" for name in outcome.deleted)
+    for name in outcome.deleted:
+        held = alone(outcome.sizes, name)
+        yield f"would delete {name}{held and f', which alone holds {held}'}"
+    if outcome.deleted and outcome.sizes and outcome.sizes.alone:
+        yield f"would free {freed(outcome.sizes)} by that"
     if kept and not outcome.deleted:
         yield f"would keep all of {len(kept)}"
         return
-    yield from (f"would keep {name}: {', '.join(because)}" for name, because in kept.items())
+    for name, because in kept.items():
+        held = alone(outcome.sizes, name)
+        yield f"would keep {name}: {', '.join(because)}{held and f'; it alone holds {held}'}"
+
+
+def alone(sizes: Sizes | None, name: str) -> str:
+    """How much only NAME holds; empty when that is not known."""
+    if not sizes or name not in sizes.alone:
+        return ""
+    return f"{'at least ' if sizes.more else ''}{size(sizes.alone[name])}"
+
+
+def freed(sizes: Sizes) -> str:
+    """How much is freed by all that is to be deleted."""
+    counted = " (compressed data counted in full)" if sizes.more else ""
+    return f"{'at least ' if sizes.more_freed else ''}{size(sizes.freed)}{counted}"
 
 
 def restore_intentions(report: Restoration) -> list[str]:

@@ -135,6 +135,18 @@ def parse_usage(text: str) -> int | None:
     return int(match[1]) if match else None
 
 
+def du(path: str) -> Argv:
+    """How much data is below PATH, and how much of that nothing else holds, in bytes."""
+    return ("btrfs", "filesystem", "du", "--raw", "-s", path)
+
+
+def parse_du(text: str) -> int:
+    """Bytes that nothing else holds. Raises Failure when the text is not of the expected form."""
+    if not (match := re.search(r"^ *\d+ +(\d+) +(?:\d+|-) ", text, re.MULTILINE | re.ASCII)):
+        raise _not_understood("filesystem du", text)
+    return int(match[1])
+
+
 VERSION: Argv = ("btrfs", "--version")
 # Highest protocol that `btrfs send` of the running kernel can write (Linux >= 5.10).
 STREAM_VERSION = "/sys/fs/btrfs/features/send_stream_version"

@@ -55,6 +55,7 @@ class Served(SshTest):
         newest = names(snapshots)[-1]
         result = self.backup(*options, "--status", "--max-age", "1h", self.home, self.to)
         self.assertIn(f"newest complete backup {newest}", " ".join(result.out.split()))
+        self.assertIn("ok, at least ", self.backup(*options, "--status", "--sizes", self.home, self.to).out)
         self.assertIn("no difference", self.backup(*options, "--verify=all", self.home, self.to).err)
         new = self.home.parent / "new"
         for more in ((), ("--compress", "gzip")):

@@ -20,6 +20,7 @@ from btrfs_backup.errors import Failure
 from btrfs_backup.model.changes import Change, Changes
 from btrfs_backup.model.manifest import Comparison, Difference
 from btrfs_backup.model.outcome import Outcome, Partial, Place, Report, Restoration, Row, Sent, Survey
+from btrfs_backup.model.sizes import Sizes
 from btrfs_backup.model.versions import Found, Look, Versions
 from btrfs_backup.report.document import document
 
@@ -28,6 +29,7 @@ MANUAL = sorted((TOP / "btrfs_backup" / "manual").iterdir())
 TEXTS = {path.name: path.read_text(encoding="utf-8") for path in (TOP / "README.rst", *MANUAL)}
 NOW = datetime(2026, 1, 4).astimezone()
 FAILURE = Failure("what", "hint")
+SIZES = Sizes({"s": 1}, 1, 1)
 PROGRAM = "/usr/local/bin/btrfs-backup"
 
 
@@ -69,6 +71,7 @@ class Documents(unittest.TestCase):
             outstanding=("o",),
             failures=(FAILURE,),
             verified=(Comparison("v", 1, 1, (Difference("x", "it is missing"),)),),
+            sizes=SIZES,
         )
         found = self.found("run", Report(Outcome("/a"), "s", (outcome,)))
         self.assertEqual(found, self.described("Run, dry run, verify"))
@@ -77,7 +80,9 @@ class Documents(unittest.TestCase):
         rows = (Row("s", ("complete", "missing"), ("why",), (("why",),)),)
         parts = (Partial("s", 1, 2, NOW),)
         survey = Survey(
-            Outcome("/a", failures=(FAILURE,)), rows, (Place("/b", True, "s", None, ("s",), False, (FAILURE,), parts),)
+            Outcome("/a", failures=(FAILURE,), sizes=SIZES),
+            rows,
+            (Place("/b", True, "s", None, ("s",), False, (FAILURE,), parts, sizes=SIZES),),
         )
         found = {field.replace("./b", ".*") for field in self.found("status", survey)}
         self.assertEqual(found, self.described("Status of all"))

@@ -383,7 +383,15 @@ class DocumentTest(unittest.TestCase):
             verified=(Comparison(B, 3, 99, (Difference("x", "it is missing"),)),),
         )
         report = Report(Outcome("/home", failures=(Failure("full", "Free some."),)), B, (usb,))
-        nothing = {"sent": [], "cleared": [], "deleted": [], "kept": None, "outstanding": [], "verified": []}
+        nothing = {
+            "sent": [],
+            "cleared": [],
+            "deleted": [],
+            "kept": None,
+            "outstanding": [],
+            "verified": [],
+            "sizes": None,
+        }
         self.assertEqual(
             self.parsed("run", report),
             {
@@ -407,6 +415,7 @@ class DocumentTest(unittest.TestCase):
                         "kept": [{"name": B, "because": ["latest 1 of 1"]}],
                         "outstanding": [C],
                         "free_bytes": None,
+                        "sizes": None,
                         "verified": [
                             {
                                 "snapshot": B,
@@ -454,6 +463,7 @@ class DocumentTest(unittest.TestCase):
                 "age_seconds": 282600,
                 "too_old": False,
                 "owed": [C],
+                "sizes": None,
                 "partial": [],
                 "failures": [{"message": "down", "hint": "Wait."}],
             },
