@@ -65,6 +65,9 @@ MACHINES = {
         "Look before and after": "photos; for each in 1 2; do btrfs-backup /srv/photos /mnt/usb/photos; done",
         "What is there: --status": "photos; btrfs-backup /srv/photos /mnt/{usb,disk2}/photos; umount /mnt/disk2; "
         "btrfs-backup /srv/photos /mnt/{usb,disk2}/photos",
+        "How much space: --sizes": "photos; change() { head -c $1 /dev/urandom >/srv/photos/new.jpg; "
+        "btrfs-backup /srv/photos /mnt/usb/photos; }; head -c 4M /dev/urandom >/srv/photos/old.jpg; change 2M; "
+        "change 8M; rm /srv/photos/old.jpg; change 3M; change 1M; sleep 2",
     },
     "server.rst": {
         "A server that cannot be emptied": "photos; mkdir /mnt/pool/laptop; "
