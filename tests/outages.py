@@ -11,7 +11,7 @@ import random
 import time
 from collections.abc import Callable
 
-from tests.real.machine import RealTest, names, random_file, show, tree
+from tests.real.machine import RealTest, names, random_file, sh, show, tree
 from tests.real.test_disks import MortalDisk
 
 
@@ -24,6 +24,7 @@ class Outages:
         self.source = test.source()
         self.disk = MortalDisk(test.folder, test.folder / "usb", 400)
         test.addCleanup(self.disk.detach)
+        sh("sync", "-f", self.disk.below)  # or its image would be lost, too
         self.seconds = 1.0
         self.trees: dict[str, object] = {}  # of the snapshots, by their UUIDs
 

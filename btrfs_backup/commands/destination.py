@@ -188,7 +188,8 @@ class BackupFolder:
         if self.settings.transfer and not (self.settings.status or self.settings.dry_run):
             self.host.learn(self.settings.compressed_data)
         label = self.folder.label(self.filesystem) if self.settings.status else ""
-        return Seen(self.filesystem, held, beside_source=here == there, free=free, label=label, prunes=prunes)
+        inside = f"/{self.folder.info.mount.inside(self.folder.info.path)}" if self.folder.exists else ""
+        return Seen(self.filesystem, held, True, here == there, free, label, prunes, inside)
 
     def clear(self, step: Clear, known: Destination) -> None:
         held = known.seen.inventory.subvolumes

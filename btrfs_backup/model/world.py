@@ -69,6 +69,7 @@ class Seen:
     filesystem: the UUID of its filesystem, empty for a shell command; listed: it can be looked into.
     beside_source: it is on the filesystem of the source. free, label: bytes that are free there, and the label of the
     filesystem, where that was asked. prunes: its host deletes backups by itself, and not for others.
+    inside: the path in the filesystem, with a leading slash; empty when it does not exist, and for a shell command.
     """
 
     filesystem: str = ""
@@ -78,6 +79,7 @@ class Seen:
     free: int | None = None
     label: str = ""
     prunes: bool = False
+    inside: str = ""
 
 
 @dataclass(frozen=True)
@@ -511,6 +513,12 @@ class World:
     def _looked(self, destination: str, seen: Seen | Failure) -> "World":
         if isinstance(seen, Failure):
             return self._unseen(destination, seen)
+        others = [each for each in self.destinations if each.looked and each.identity != destination]
+        same = [each for each in others if (each.seen.filesystem, each.seen.inside) == (seen.filesystem, seen.inside)]
+        if seen.inside and same:
+            what = f"it is the same folder as {same[0].identity}, by another path, and is not served twice"
+            world = self._changing(destination, lambda each: replace(each, looked=True))
+            return world._failing(destination, Failure(what, "Name it once."))
         if not seen.listed:
             delivered = records.last_delivered(self.records, destination)
             target = plan.unlisted_target(destination, delivered, self.snapshots, self.naming, self.moment)

@@ -133,14 +133,17 @@ class Session:
         self._asked += 1
         return self._asked
 
-    def answer(self, number: int) -> Answer | None:
-        """That to the request NUMBER; None when the session ended before. Raises Interrupted, TooMuch."""
+    def answer(self, number: int, title: str) -> Answer | None:
+        """That to the request NUMBER, which messages call TITLE; None when the session ended before.
+
+        Raises Interrupted, TooMuch.
+        """
         while not self._has(number):
             if not self._open:
                 return None
             if self._rest > OUTPUT_KEPT:
                 self.child.signal(signal.SIGKILL)
-                raise TooMuch("another machine printed")
+                raise TooMuch(f"'{title}' printed")
             self._move(math.inf)
         status, stdout = self._outputs.pieces[number]
         self._outputs.pieces[number] = status, b""

@@ -18,7 +18,7 @@ from btrfs_backup.model.location import Location
 from btrfs_backup.system import hints, process, tools
 from btrfs_backup.system.btrfs import Argv
 from btrfs_backup.system.process import SSH_FAILED, Command, CommandFailed, Ended
-from btrfs_backup.system.session import Answer, Session, shell
+from btrfs_backup.system.session import Session, shell
 from btrfs_backup.system.tools import title
 
 if TYPE_CHECKING:
@@ -218,13 +218,13 @@ class Connection:
         if ahead:
             self._ask_ahead(session, ahead)
         titles = [title(pipeline[0]) for pipeline in pipelines]
-        return [self._ended(session.answer(number), its) for number, its in zip(known, titles, strict=True)]
+        return [self._ended(session, number, its) for number, its in zip(known, titles, strict=True)]
 
     def program(self, argv: Argv) -> Ended:
         """Run ARGV, which needs no rights. Raises Failure like `ended`."""
         session = self._open()
         self._asked = {}
-        return self._ended(session.answer(self._send(session, line(argv, sudo=False))), title(argv))
+        return self._ended(session, self._send(session, line(argv, sudo=False)), title(argv))
 
     def replace(self, texts: Mapping[str, str]) -> Ended:
         """Put files with these TEXTS, by their paths, in place of those there, each at once or not at all.
@@ -234,7 +234,7 @@ class Connection:
         session = self._open()
         self._asked = {}
         request = " && ".join(replacing(path, text, self._access.sudo) for path, text in texts.items())
-        ended = self._ended(session.answer(self._send(session, request)), "rm, touch, cp, dd, mv")
+        ended = self._ended(session, self._send(session, request), "rm, touch, cp, dd, mv")
         if ended.status:
             with suppress(Failure):
                 self.ended([[tools.remove_file(f"{path}.new")] for path in texts])
@@ -251,8 +251,9 @@ class Connection:
     def _line(self, pipeline: Sequence[Argv]) -> str:
         return " | ".join(line(each, self._access.sudo and not number) for number, each in enumerate(pipeline))
 
-    def _ended(self, answer: Answer | None, title: str) -> Ended:
+    def _ended(self, session: Session, number: int, title: str) -> Ended:
         command = self._command("", title)
+        answer = session.answer(number, command.title)
         return Ended(command, *((answer.status, answer.stdout, answer.messages) if answer else (SSH_FAILED, b"", "")))
 
     # --- in channels of their own ---

@@ -416,6 +416,8 @@ class Run:
             return Delivery(failure=self.failure(place), unknown=True)
         self.sent.setdefault(place, []).extend(each.snapshot for each in arrived)
         if disk and kind == 1 and batch.parent:
+            if step.resumed:
+                disk.stages.pop(step.resumed.name)  # nothing of it is of use
             return Delivery(arrived, published, Failure("of no use", "Mend it."), blames_parent=True)
         if disk and kind == 2:
             self.leave(batch, place)

@@ -15,9 +15,9 @@ from btrfs_backup.model.world import World
 from tests.unit import imagined
 from tests.unit.imagined import Dry, Run, Universe
 
-# Of a quick run of the tests; BTRFS_BACKUP_HISTORIES sets another number, and _SEED where they begin.
-HISTORIES = int(os.environ.get("BTRFS_BACKUP_HISTORIES", "120"))
-SEED = int(os.environ.get("BTRFS_BACKUP_HISTORIES_SEED", "0"))
+# Of a quick run of the tests; TESTED_HISTORIES sets another number, and _SEED where they begin.
+HISTORIES = int(os.environ.get("TESTED_HISTORIES", "120"))
+SEED = int(os.environ.get("TESTED_HISTORIES_SEED", "0"))
 RUNS = 10
 
 

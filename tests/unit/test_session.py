@@ -27,7 +27,7 @@ class SessionTest(unittest.TestCase):
         return made
 
     def asked(self, made: Session, line: str) -> tuple[int, bytes, str]:
-        answer = made.answer(made.ask(line))
+        answer = made.answer(made.ask(line), "sh")
         assert answer
         return answer.status, answer.stdout, answer.messages
 
@@ -41,7 +41,7 @@ class SessionTest(unittest.TestCase):
     def test_several_are_under_way(self) -> None:
         made = self.begun()
         numbers = [made.ask(f"echo {number}; sleep 0.01") for number in range(30)]
-        answers = [made.answer(number) for number in reversed(numbers)]
+        answers = [made.answer(number, "sh") for number in reversed(numbers)]
         self.assertEqual([int(each.stdout) for each in answers if each], list(range(29, -1, -1)))
 
     def test_words_arrive_as_they_are(self) -> None:
@@ -68,9 +68,9 @@ class SessionTest(unittest.TestCase):
     def test_one_that_ends(self) -> None:
         made = self.begun()
         number = made.ask("echo last words >&2; kill -9 $$")
-        self.assertIsNone(made.answer(number))
+        self.assertIsNone(made.answer(number, "sh"))
         self.assertEqual(made.last_words, "last words\n")
-        self.assertIsNone(made.answer(made.ask("true")))
+        self.assertIsNone(made.answer(made.ask("true"), "sh"))
 
     def test_one_that_never_begins(self) -> None:
         for code in ("sleep 60", "exit 3", "yes"):
@@ -88,8 +88,8 @@ class SessionTest(unittest.TestCase):
     def test_output_has_a_limit(self) -> None:
         with mock.patch.object(session, "OUTPUT_KEPT", 1 << 20):
             made = self.begun()
-            with self.assertRaises(TooMuch):
-                made.answer(made.ask("yes"))
+            with self.assertRaisesRegex(TooMuch, "'sh' printed more than"):
+                made.answer(made.ask("yes"), "sh")
 
     def test_no_descriptors(self) -> None:
         with (
