@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 from tests.real.machine import (
@@ -105,6 +106,7 @@ class CutOff(RealTest):
         command = self.start("--verify", source, usb, env=slow)
         wait_for(lambda: sum(1 for each in children_of(command.pid) if children_of(each)) == 2)
         started = descendants(command.pid)
+        time.sleep(0.5)  # until the run itself knows that they are there
         kill(command.pid)
         command.wait()
         wait_for(lambda: not any(map(is_running, started)), 5)
