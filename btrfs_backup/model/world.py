@@ -515,7 +515,7 @@ class World:
             return self._unseen(destination, seen)
         others = [each for each in self.destinations if each.looked and each.identity != destination]
         same = [each for each in others if (each.seen.filesystem, each.seen.inside) == (seen.filesystem, seen.inside)]
-        if seen.inside and same:
+        if seen.inside and same and not self.settings.status:
             what = f"it is the same folder as {same[0].identity}, by another path, and is not served twice"
             world = self._changing(destination, lambda each: replace(each, looked=True))
             return world._failing(destination, Failure(what, "Name it once."))
