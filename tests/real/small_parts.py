@@ -16,5 +16,5 @@ if __name__ == "__main__":
     process._TICK = 0.03
     pipes._SMALL = 512 << 10
     transfer.LARGEST_PIPE = PIPE
-    transfer._HELD_UP = 3.0
+    transfer._HELD_UP = 6.0
     sys.exit(main())

@@ -100,8 +100,8 @@ class Slow(ResumedTest):
     def test_a_slow_line_beside_a_disk(self) -> None:
         """The disk has all long before the line has, which goes on by itself where it was."""
         server, source, usb, nas = self.sshd(), self.source(), self.disk("usb").path, self.disk("nas").path
-        proxy = self.proxy(server, rate=2e6)
-        grow(source, 1)
+        proxy = self.proxy(server, rate=1e6)
+        grow(source, 1, megabytes=14)
         url = server.url.replace(str(server.port), str(proxy.port))
         command = self.start("--json", *server.arguments(), source, usb, f"{url}{nas}", module=SMALL)
         wait_for(lambda: bool(names(usb)))
