@@ -127,7 +127,7 @@ class Session:
         return self._has(0)
 
     def ask(self, line: str) -> int:
-        """Send the request to run LINE; its number."""
+        """Send the request to run LINE, when the shell runs: what runs before may read its input. Its number."""
         self._unsent += encode(line)
         self._write()
         self._asked += 1
@@ -175,7 +175,7 @@ class Session:
         for each in (self._outputs, self._messages):
             if each.open:
                 poll.register(each.reader, select.POLLIN)
-        if self._unsent:
+        if self._unsent and self._has(0):
             poll.register(self._writer, select.POLLOUT)
         for waker in signals.waker():
             poll.register(waker, select.POLLIN)
@@ -188,7 +188,7 @@ class Session:
 
     def _write(self) -> None:
         with suppress(BlockingIOError):
-            while self._unsent:
+            while self._unsent and self._has(0):
                 try:
                     del self._unsent[: os.write(self._writer, self._unsent)]
                 except BrokenPipeError:

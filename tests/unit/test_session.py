@@ -65,6 +65,15 @@ class SessionTest(unittest.TestCase):
             self.assertTrue(made.begun(time.monotonic() + 60))
             self.assertEqual(self.asked(made, "echo x"), (0, b"x\n", ""))
 
+    def test_what_runs_before_it_begins_gets_no_request(self) -> None:
+        code = 'timeout 0.5 cat >/dev/null; exec sh -c "$2" sh "$4"'
+        with ExitStack() as scope:
+            made = Session(Command(("sh", "-c", code, *session.shell(WORD)), "sh"), WORD, scope)
+            early = made.ask("echo early")
+            self.assertTrue(made.begun(time.monotonic() + 60))
+            made.ask("echo late")
+            self.assertEqual(made.answer(early, "sh"), session.Answer(0, b"early\n", ""))
+
     def test_one_that_ends(self) -> None:
         made = self.begun()
         number = made.ask("echo last words >&2; kill -9 $$")
