@@ -347,7 +347,7 @@ def _coming_in() -> Iterator[Request]:
     yield Request(tools.make_attempt, (attempt,), _run)
     yield Request(tools.write_out, (look,), _write_out)
     yield Request(btrfs.create, (Kind.STAGED,), _mark)
-    yield from (Request(partial(tools.hold, shared=each), (a_stage,), _run) for each in (False, True))
+    yield from (Request(partial(tools.hold_folder, shared=each), (a_stage,), _run) for each in (False, True))
     for debug in (False, True):
         yield Request(partial(btrfs.receive, debug=debug), (attempt,), _receive)
         yield Request(partial(_receive_locked, debug), (a_stage, attempt), _receive)

@@ -66,7 +66,7 @@ def staged(host: Host, folder: str, shared: bool) -> Iterator[Held]:
     """
     with ExitStack() as held:
         if host.connection:
-            confirm = held.enter_context(_remote_lock(host, folder, shared=shared))
+            confirm = held.enter_context(_remote_lock(host, folder, tools.hold_folder(folder, shared), shared))
             yielded = Held(confirm=partial(_at_work, folder, confirm))
             if not shared:
                 yielded.confirm()
@@ -101,7 +101,7 @@ def lock(host: Host, folder: str, wait: float = 0.0) -> Iterator[None]:
             try:
                 with ExitStack() as trying:
                     if host.connection:
-                        trying.enter_context(_remote_lock(host, target))()
+                        trying.enter_context(_remote_lock(host, target, tools.hold(target)))()
                     else:
                         trying.enter_context(_local_lock(host, target))
                     held.push(trying.pop_all())
@@ -162,12 +162,12 @@ def _local_lock(host: Host, folder: str, kind: int = fcntl.LOCK_EX) -> Iterator[
 
 
 @contextmanager
-def _remote_lock(host: Host, folder: str, shared: bool = False) -> Iterator[Callable[[], None]]:
+def _remote_lock(host: Host, folder: str, how: Argv, shared: bool = False) -> Iterator[Callable[[], None]]:
     """`flock` on the host holds the lock for a `cat` that ends when our end of its input is closed, or we die.
 
-    Gives what waits until it is held.
+    HOW: see `tools.hold`. Gives what waits until it is held.
     """
-    command = host.command(tools.hold(folder, shared))
+    command = host.command(how)
     with Children() as children:
         with lacking(f"cannot lock the snapshot folder '{folder}'"):
             stdin, ours = os.pipe()

@@ -175,14 +175,19 @@ def hold(path: str, shared: bool = False) -> Argv:
     return ("flock", "-n", *(["-s"] if shared else []), path, "cat")
 
 
-def is_held(path: str) -> Argv:
-    """Ends with 1 when somebody holds a lock on PATH."""
-    return ("flock", "-n", path, "true")
+def hold_folder(folder: str, shared: bool = False) -> Argv:
+    """The same for a FOLDER; flock makes a file of that name where nothing is, unless told that it is a folder."""
+    return hold(f"{folder}/.", shared)
 
 
-def locked(path: str, argv: Argv) -> Argv:
-    """ARGV, which shares the lock on PATH as long as it runs."""
-    return ("flock", "-n", "-s", path, *argv)
+def is_held(folder: str) -> Argv:
+    """Ends with 1 when somebody holds a lock on FOLDER."""
+    return ("flock", "-n", f"{folder}/.", "true")
+
+
+def locked(folder: str, argv: Argv) -> Argv:
+    """ARGV, which shares the lock on FOLDER as long as it runs."""
+    return ("flock", "-n", "-s", f"{folder}/.", *argv)
 
 
 def versions(depth: int | str, name: str, same: str, *starts: str) -> Argv:

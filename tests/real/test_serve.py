@@ -359,12 +359,22 @@ class Refused(RealTest):
         for argv in (delete, tools.remove_tree(attempt), tools.remove_folder(attempt)):
             self.assert_refused("it is being received into: process .*", *argv)
         os.close(descriptor)
-        with subprocess.Popen(tools.hold(str(staged.parent.parent), shared=True), stdin=subprocess.PIPE) as held:
+        with subprocess.Popen(tools.hold_folder(str(staged.parent.parent), shared=True), stdin=subprocess.PIPE) as held:
             wait_for(lambda: lock.is_held(Host(), str(staged.parent.parent)))
             self.assertEqual(self.ask(*delete)[0], 0)
             held.communicate()
         self.assertEqual(self.ask(*tools.remove_tree(attempt)), (0, ""))
         self.assertFalse(staged.parent.exists())
+
+    def test_a_stage_that_is_not_there(self) -> None:
+        """To ask for its lock makes no file in its place."""
+        place = self.served / ".20260101-000000.receiving"
+        for argv in (tools.is_held(str(place)), *(tools.hold_folder(str(place), each) for each in (False, True))):
+            self.assertIn("No such file or directory", self.ask(*argv)[1])
+            self.assert_refused(
+                "it is nothing that a client needs for its backups", *(each.removesuffix("/.") for each in argv)
+            )
+        self.assertFalse(os.path.lexists(place))
 
     def test_streams(self) -> None:
         """Parents and clones from a neighbour, and names that play with lists."""
