@@ -7,6 +7,7 @@ of pushes, with something wrong in some of them; the others are anything.
 """
 
 import argparse
+import itertools
 import logging
 import os
 import random
@@ -35,12 +36,16 @@ SECRET = b"what only the neighbour knows " * 200
 Answer = tuple[int, bytes, bytes]
 _WORD = "0123456789abcdef" * 2
 IN_SESSION = ssh.line(session.shell(_WORD), False, ssh.PLAIN_WORDS)
-ENDINGS = re.compile(rb"\n%s (\d+)\n" % _WORD.encode())
+ENDINGS = re.compile(rb"\n%s \d+ (\d+)\n" % _WORD.encode())
+
+
+def request_in_session(number: int, argv: tuple[str, ...]) -> bytes:
+    return session.encode(_WORD, number, ssh.line(argv, sudo=False))
 
 
 def ask_in_session(folder: Path, *argvs: tuple[str, ...]) -> list[Answer]:
     """What a client of FOLDER gets that asks for ARGVS in one session."""
-    _, out, err = ask(folder, IN_SESSION, b"".join(session.encode(ssh.line(argv, sudo=False)) for argv in argvs))
+    _, out, err = ask(folder, IN_SESSION, b"".join(itertools.starmap(request_in_session, enumerate(argvs, 1))))
     outs, errs = ENDINGS.split(out), ENDINGS.split(err)
     return [(int(outs[2 * each + 1]), outs[2 * each], errs[2 * each]) for each in range(1, len(argvs) + 1)]
 
@@ -196,7 +201,7 @@ class Attacker:
     def step(self) -> tuple[str, str, bytes]:
         """What is asked for next: what it is, the request, and the input."""
         if self.random.random() < 0.3:
-            lines = b"".join(session.encode(self._request()[1]) for _ in range(3))
+            lines = b"".join(session.encode(_WORD, number, self._request()[1]) for number in (1, 2, 3))
             return "session", IN_SESSION, lines if self.random.random() < 0.8 else lines[: -len(lines) // 4]
         return self._request()
 

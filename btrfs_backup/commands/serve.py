@@ -406,15 +406,17 @@ def _serve_session(ground: Ground, word: str) -> int:
     """Do what comes from a client line by line (see system.session), until nothing comes any more."""
     with open(os.dup(0), "rb", 0) as source, open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
-        _tell_end(word, 0)
-        for line in _lines(source.fileno()):
-            _tell_end(word, _served(ground.spelled, session.decode(line)))
+        _tell_end(word, 0, 0)
+        for request in _lines(source.fileno()):
+            if found := session.decode(word, request):
+                number, line = found
+                _tell_end(word, number, _served(ground.spelled, line))
     return 0
 
 
-def _tell_end(word: str, status: int) -> None:
+def _tell_end(word: str, number: int, status: int) -> None:
     for each in (1, 2):
-        process.written(each, memoryview(session.mark(word, status)))
+        process.written(each, memoryview(session.mark(word, number, status)))
 
 
 def _lines(source: int) -> Iterator[bytes]:

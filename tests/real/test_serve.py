@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from btrfs_backup.system import btrfs, lock, session, ssh, tools
+from btrfs_backup.system import btrfs, lock, ssh, tools
 from btrfs_backup.system.host import Host
 from tests import door
 from tests.real.machine import TOP, RealTest, descendants, names, random_file, sh, show, wait_for
@@ -165,7 +165,7 @@ class Served(SshTest):
         server = self.serving()
         options, part = server.arguments(), "tests.real.small_parts"
         random_file(self.home / "large", 24)
-        proxy = self.proxy(server, 5e6)
+        proxy = self.proxy(server, 3e6)
         self.to = self.to.replace(str(server.port), str(proxy.port))
         new = self.disk("new").path / "home"
         for arguments in ((self.home, self.to), ("--restore", self.to, new)):
@@ -180,7 +180,7 @@ class Served(SshTest):
             result = self.backup("--json", *options, *taken, *arguments, module=part)
             said = json.loads(result.out)
             sent = said["sent"] if new in arguments else said["destinations"][0]["sent"][0]
-            self.assertGreater(sent["resumed_from"], 1e6)
+            self.assertGreater(sent["resumed_from"], 1e6, result.err)
             self.assertLess(proxy.moved - before, sent["bytes"] - sent["resumed_from"] + 1e6)
         snapshots = self.home / "snapshot"
         self.assert_complete(self.served, snapshots, names(snapshots))
@@ -428,7 +428,7 @@ class Refused(RealTest):
         self.assertEqual([status for status, _, _ in answers], [0, 1, 1, 1])
         self.assertTrue((self.served / "a b").is_dir())
         self.assertIn(b"refused: rm -rf /: ", answers[1][2])
-        request = session.encode(ssh.line(tools.make_folder(f"{self.served}/c"), sudo=False))
+        request = door.request_in_session(1, tools.make_folder(f"{self.served}/c"))
         for given in (request[:-1], b"x" * (2 << 20) + b"\n" + request):
             _, out, err = door.ask(self.served, door.IN_SESSION, given)
             self.assertEqual(len(door.ENDINGS.findall(out)), 1)

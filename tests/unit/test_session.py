@@ -49,12 +49,17 @@ class SessionTest(unittest.TestCase):
         for word in ("a b", "two\nlines\n\n", "'\"$n\"'", "$n", "it's", "\udcff", "\\", "!x", "", "*", "#", "a\tb"):
             with self.subTest(word):
                 line = ssh.line(("printf", "%s", word), sudo=False)
-                self.assertEqual(session.decode(session.encode(line)[:-1]), line)
+                self.assertEqual(session.decode(WORD, session.encode(WORD, 7, line)[:-1]), (7, line))
                 self.assertEqual(self.asked(made, line), (0, os.fsencode(word), ""))
 
     def test_a_request_that_is_cut_off_is_not_run(self) -> None:
         argv = session.shell(WORD)
-        done = subprocess.run(argv, input=b"echo one\necho two", capture_output=True, check=True)
+        done = subprocess.run(
+            argv,
+            input=session.encode(WORD, 1, "echo one") + session.encode(WORD, 2, "echo two")[:-1],
+            capture_output=True,
+            check=True,
+        )
         self.assertIn(b"one", done.stdout)
         self.assertNotIn(b"two", done.stdout)
 
@@ -65,14 +70,18 @@ class SessionTest(unittest.TestCase):
             self.assertTrue(made.begun(time.monotonic() + 60))
             self.assertEqual(self.asked(made, "echo x"), (0, b"x\n", ""))
 
-    def test_what_runs_before_it_begins_gets_no_request(self) -> None:
-        code = 'timeout 0.5 cat >/dev/null; exec sh -c "$2" sh "$4"'
-        with ExitStack() as scope:
-            made = Session(Command(("sh", "-c", code, *session.shell(WORD)), "sh"), WORD, scope)
-            early = made.ask("echo early")
-            self.assertTrue(made.begun(time.monotonic() + 60))
-            made.ask("echo late")
-            self.assertEqual(made.answer(early, "sh"), session.Answer(0, b"early\n", ""))
+    def test_what_runs_before_it_begins_may_read_its_input(self) -> None:
+        """All of it, some lines, or a part of one: what is lost is sent again, and no answer is that to another one."""
+        for reads in ("timeout 0.5 cat", "read -r x", "read -r x; read -r x", "dd bs=1 count=45", "dd bs=1 count=100"):
+            code = f'{{ {reads}; }} >/dev/null 2>&1; exec sh -c "$2" sh "$4"'
+            with self.subTest(reads), ExitStack() as scope:
+                made = Session(Command(("sh", "-c", code, *session.shell(WORD)), "sh"), WORD, scope)
+                early = [made.ask(f"echo early {number}") for number in range(4)]
+                self.assertTrue(made.begun(time.monotonic() + 60))
+                late = made.ask("echo late")
+                answers = [made.answer(number, "sh") for number in (*early, late)]
+                wanted = [*(f"early {number}" for number in range(4)), "late"]
+                self.assertEqual([each.stdout.decode().strip() for each in answers if each], wanted)
 
     def test_one_that_ends(self) -> None:
         made = self.begun()
@@ -126,7 +135,7 @@ class Replacing(unittest.TestCase):
         self.path.chmod(0o640)
 
     def replace(self, text: str, path: str = os.environ["PATH"]) -> int:
-        request = session.encode(ssh.replacing(str(self.path), text, sudo=False))
+        request = session.encode(WORD, 1, ssh.replacing(str(self.path), text, sudo=False))
         done = subprocess.run(session.shell(WORD), input=request, env={"PATH": path}, capture_output=True)
         return int(done.stdout.split()[-1])
 
