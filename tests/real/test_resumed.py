@@ -388,7 +388,8 @@ class Cuts(ResumedTest):
         filler.write_bytes(os.urandom(1 << 20) * ((shutil.disk_usage(backups).free - (14 << 20)) >> 20))
         sh("sync", "-f", backups)
         grow(source, 1)
-        result = self.backup(source, backups, status=10, module=SMALL)
+        # What is written has to be marked in time.
+        result = self.backup("--rate-limit", "6M", source, backups, status=10, module=SMALL)
         self.assertRegex(result.err, r"No space left|disk full")
         self.assertRegex(result.err, r"[\d.]+ MB of it are kept there")
         filler.unlink()
