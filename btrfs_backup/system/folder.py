@@ -25,7 +25,7 @@ from btrfs_backup.system.process import DECLINED, Command, CommandFailed, Ended,
 
 # A login shell gets a command line as one argument, of 128 KiB at most (execve(2), MAX_ARG_STRLEN).
 _LONGEST_LINE = 120_000
-_AT_ONCE = 16  # commands that delete
+AT_ONCE = 16  # commands that delete
 _SUBVOLUME_INFO = 0x81F8943C  # BTRFS_IOC_GET_SUBVOL_INFO
 _FS_INFO = 0x8400941F  # BTRFS_IOC_FS_INFO: what it tells has 1024 bytes, the UUID from the 16th on
 
@@ -277,8 +277,8 @@ class Folder:
         if convert_rw:
             return failures | self._delete_by_path([there[each.uuid] for each in wanted], convert_rw)
         said: dict[str, Ended] = {}
-        for start in range(0, len(wanted), _AT_ONCE):
-            some = wanted[start : start + _AT_ONCE]
+        for start in range(0, len(wanted), AT_ONCE):
+            some = wanted[start : start + AT_ONCE]
             argvs = [btrfs.delete_by_id(each.id, self.info.mount.point) for each in some]
             said |= {each.uuid: end for each, end in zip(some, self.host.ended_together(*argvs), strict=True)}
             if declined := next((end for end in said.values() if end.status == DECLINED), None):

@@ -15,7 +15,7 @@ from btrfs_backup.model.arrival import Found
 from btrfs_backup.model.snapshot import Subvolume
 from btrfs_backup.model.stage import SUBVOLUME, Stage
 from btrfs_backup.system import btrfs, lock, tools
-from btrfs_backup.system.folder import Folder, Sending
+from btrfs_backup.system.folder import AT_ONCE, Folder, Sending
 from btrfs_backup.system.lock import Held
 from btrfs_backup.system.process import Command, Pipeline
 
@@ -188,6 +188,11 @@ def _removed_in_one_go(folder: Folder, left: Stage) -> bool:
     place = folder.at(left.entry)
     deletions = [btrfs.delete_by_id(each.id, folder.info.mount.point) for each in left.subvolumes if each.id]
     folders = [tools.remove_folder(path) for path in (*(join(place, each) for each in left.attempts), place)]
+    if not folder.host.connection:
+        # Measured: 30 small increments took 1.06 of the time when these were deleted one after the other.
+        for start in range(0, len(deletions), AT_ONCE):
+            folder.host.ended_together(*deletions[start : start + AT_ONCE])
+        deletions = []
     return not folder.host.in_turn([*deletions, *folders])[-1].status
 
 
