@@ -188,7 +188,9 @@ class BackupFolder:
         if self.settings.transfer and not (self.settings.status or self.settings.dry_run):
             self.host.learn(self.settings.compressed_data)
         label = self.folder.label(self.filesystem) if self.settings.status else ""
-        inside = f"/{self.folder.info.mount.inside(self.folder.info.path)}" if self.folder.exists else ""
+        # A filesystem on another machine may have the same UUID, being a copy.
+        top = self.location.host
+        inside = f"{top}/{self.folder.info.mount.inside(self.folder.info.path)}" if self.folder.exists else ""
         return Seen(self.filesystem, held, True, here == there, free, label, prunes, inside)
 
     def clear(self, step: Clear, known: Destination) -> None:

@@ -69,7 +69,7 @@ class Seen:
     filesystem: the UUID of its filesystem, empty for a shell command; listed: it can be looked into.
     beside_source: it is on the filesystem of the source. free, label: bytes that are free there, and the label of the
     filesystem, where that was asked. prunes: its host deletes backups by itself, and not for others.
-    inside: the path in the filesystem, with a leading slash; empty when it does not exist, and for a shell command.
+    inside: the machine, and the path in the filesystem; empty when it does not exist, and for a shell command.
     """
 
     filesystem: str = ""

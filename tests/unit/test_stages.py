@@ -6,6 +6,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from unittest.mock import patch
 
+from btrfs_backup.cli import parser
+from btrfs_backup.commands.destination import BackupFolder
 from btrfs_backup.errors import Failure, LockHeld
 from btrfs_backup.model.snapshot import Subvolume
 from btrfs_backup.model.stage import Stage
@@ -137,6 +139,19 @@ class Identifying(unittest.TestCase):
     def test_a_filesystem_that_cannot_be_identified(self) -> None:
         with self.assertRaisesRegex(Failure, "^cannot identify the filesystem of '/usb': btrfs filesystem show: "):
             folder(MadeUp(failing=("btrfs filesystem show",))).filesystem()
+
+
+class Places(unittest.TestCase):
+    def test_copies_of_a_filesystem_are_not_one_folder(self) -> None:
+        """Its UUID and the path are the same on two machines."""
+        settings = parser.parse(["-T", "/home", "/usb", "ssh://nas/usb"])
+        with patch.object(paths, "entries", return_value={}):
+            found = [
+                BackupFolder(place, folder(MadeUp()), "uuid", settings).seen(folder(MadeUp()))
+                for place in settings.destinations
+            ]
+        self.assertEqual([each.filesystem for each in found], ["uuid", "uuid"])
+        self.assertEqual([each.inside for each in found], ["/usb", "nas/usb"])
 
 
 class Listing(unittest.TestCase):

@@ -368,6 +368,17 @@ class Failures(unittest.TestCase):
         self.assertLessEqual(owed(USB, C), actor.file)
 
 
+class OneFolder(unittest.TestCase):
+    def test_by_two_paths(self) -> None:
+        """It is served once. A copy of the filesystem on another machine, with its UUID, is another folder."""
+        places = {USB: "/backups", "/link": "/backups", NAS: "nas/backups"}
+        looks = {place: replace(seen(A), filesystem="one", inside=inside) for place, inside in places.items()}
+        report = (actor := Told(["-S"], seen=looks)).run()
+        self.assertEqual([bool(each.failures) for each in report.destinations], [False, True, False])
+        self.assertIn(f"it is the same folder as {USB}, by another path, and is not served twice", actor.told("error"))
+        self.assertEqual([names_sent(each) for each in report.destinations], [[B], [], [B]])
+
+
 class GoingOn(unittest.TestCase):
     """With parts of transfers that were cut off."""
 
