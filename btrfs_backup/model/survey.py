@@ -41,7 +41,10 @@ def survey(world: World) -> Survey:
 
 def _age(name: str, world: World) -> timedelta | None:
     taken = world.naming.time(name)
-    return world.moment - taken if taken and taken <= world.moment else None
+    # One of the same second as the one before is called after the next second.
+    if not taken or world.naming.is_ahead(name, world.moment):
+        return None
+    return max(world.moment - taken, timedelta())
 
 
 def _place(each: Destination, world: World) -> Place:
